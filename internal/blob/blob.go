@@ -1,0 +1,50 @@
+// Package blob is the port to bulk storage: immutable bytes by name.
+//
+// A name is a slash-separated path of components from [A-Za-z0-9._=-], never "." or "..". A blob is
+// written once and never changed; it is visible only whole. The store knows nothing of what the bytes
+// mean. Implementations are children (memblob, fsblob, ...); every one passes blobtest.
+package blob
+
+import (
+	"context"
+	"io"
+	"iter"
+	"time"
+
+	"tarn.dev/tarn/internal/base/errdef"
+)
+
+// Errors of every implementation.
+var (
+	// ErrNotFound is returned by Get, Stat and Delete for a name that has no blob.
+	ErrNotFound = errdef.New(errdef.NotFound, "blob.not_found", "no such blob")
+	// ErrExists is returned by Put for a name that has a blob; the existing one is untouched.
+	ErrExists = errdef.New(errdef.AlreadyExists, "blob.exists", "blob exists")
+)
+
+// Info describes one blob.
+type Info struct {
+	Name    string
+	Size    int64
+	ModTime time.Time
+}
+
+// Store holds blobs. All methods are safe for concurrent use; a canceled context ends a call early
+// with the cause and leaves nothing visible.
+type Store interface {
+	// Put stores everything r yields under name, if name is free, else returns ErrExists. On return
+	// the blob is durable: it survives a crash of process and machine. On error nothing is visible.
+	Put(ctx context.Context, name string, r io.Reader) error
+	// Get reads length bytes from offset; length < 0 means to the end. Reading past the end yields
+	// what is there. The caller closes the reader.
+	Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error)
+	// Stat describes one blob.
+	Stat(ctx context.Context, name string) (Info, error)
+	// List yields the blobs whose name begins with prefix, in bytewise order of names.
+	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+	// Delete removes a blob. Readers that are open keep reading it.
+	Delete(ctx context.Context, name string) error
+	// URI is the address under which other programs (Iceberg readers, DuckDB) find name:
+	// file:///... for a directory, s3://... for an object store.
+	URI(name string) string
+}

@@ -1,0 +1,119 @@
+// Package runtime is the port to isolated execution: run this command with these mounts and limits.
+//
+// It knows nothing of tables, runs or history. A caller creates a Sandbox from a Spec, asks it under
+// which path each mount appears inside, writes what the command needs, runs it, and closes the sandbox,
+// which frees everything it held. Implementations are children (process, later linuxns, k8spod); every
+// one passes runtimetest.
+package runtime
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Level says how strongly an implementation isolates.
+type Level string
+
+// The levels, weakest first.
+const (
+	// Process: own folder, environment, limits and process tree; no namespaces.
+	Process Level = "process"
+	// UserNS: namespaces without root.
+	UserNS Level = "userns"
+	// Full: namespaces, uid of its own, cgroup, seccomp.
+	Full Level = "full"
+)
+
+// Mount makes a host folder or file visible inside a sandbox. At level process nothing is mounted and
+// Sandbox.Path returns Source itself.
+type Mount struct {
+	Name     string // unique within the Spec, [a-z0-9-]+
+	Source   string // absolute path on the host
+	Writable bool
+}
+
+// Limits bound a sandbox; zero means unlimited.
+type Limits struct {
+	MemoryBytes int64         // resident memory of the whole process tree
+	CPUs        float64       // cores
+	PIDs        int           // processes and threads
+	DiskBytes   int64         // what is written to the sandbox's own folder
+	Time        time.Duration // wall clock of one Run
+}
+
+// Spec describes a sandbox.
+type Spec struct {
+	ID      string // label for logs and process listings, e.g. "r-7k2m9x/delays"
+	Mounts  []Mount
+	Limits  Limits
+	Network bool // false: no network where the level can enforce it
+}
+
+// Command is one program to run in a sandbox.
+type Command struct {
+	Argv []string          // Argv[0] is an absolute path on the host or inside a mount
+	Env  map[string]string // the child has exactly these variables
+	Dir  string            // as seen inside; "" is the sandbox's own empty folder
+	// Stdout and Stderr get the output as it is written. They may be the same writer; writes are
+	// serialized then. Nil discards.
+	Stdout, Stderr io.Writer
+	// Message gets each line written to the message descriptor (number in the variable
+	// TARN_MESSAGES_FD), without its newline, in order, from one goroutine. It must not keep line.
+	Message func(line []byte)
+}
+
+// Reason says why a command ended.
+type Reason string
+
+// The reasons.
+const (
+	Exited      Reason = "exited"        // by itself; Code holds the exit status
+	Signaled    Reason = "signaled"      // by a signal that we did not send; Signal holds it
+	TimedOut    Reason = "timed_out"     // Limits.Time
+	OutOfMemory Reason = "out_of_memory" // Limits.MemoryBytes
+	DiskFull    Reason = "disk_full"     // Limits.DiskBytes
+	Canceled    Reason = "canceled"      // the context of Run ended
+)
+
+// Usage is what a command consumed.
+type Usage struct {
+	Wall, CPU       time.Duration
+	PeakMemoryBytes int64
+}
+
+// Exit is how a command ended. A command that failed is an Exit, not an error.
+type Exit struct {
+	Reason Reason
+	Code   int
+	Signal int
+	Usage  Usage
+}
+
+// OK reports a clean end.
+func (e Exit) OK() bool { return e.Reason == Exited && e.Code == 0 }
+
+// Sandbox is one isolated place. Run may be called several times, one at a time.
+type Sandbox interface {
+	// Path is where the mount of that name appears inside. Unknown names are a programming error.
+	Path(mount string) string
+	// Home is the sandbox's own writable folder as seen inside; HostHome is the same on the host.
+	Home() string
+	HostHome() string
+	// Run runs cmd to its end and until every process it started is gone. All output and messages
+	// have been delivered when it returns. An error means the command could not be started.
+	// Ending ctx kills the whole tree; everything is freed within a second.
+	Run(ctx context.Context, cmd Command) (Exit, error)
+	// Close kills what still runs and removes the sandbox's own folder. Closing twice is no error.
+	Close() error
+}
+
+// Runtime makes sandboxes. Safe for concurrent use.
+type Runtime interface {
+	// Level is the isolation every sandbox of this runtime has; it is shown in every run.
+	Level() Level
+	// Create prepares a sandbox. The caller closes it.
+	Create(ctx context.Context, spec Spec) (Sandbox, error)
+	// Close closes every sandbox that is still open.
+	Close() error
+}
