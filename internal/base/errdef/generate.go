@@ -1,0 +1,3 @@
+package errdef
+
+//go:generate go run ./gen ../../..
