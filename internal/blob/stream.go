@@ -1,0 +1,24 @@
+package blob
+
+import (
+	"context"
+	"io"
+)
+
+// ReaderWithContext returns a reader that fails with ctx's cause once ctx has ended. Implementations
+// wrap the source of Put and the result of Get with it, so that a long copy ends early.
+func ReaderWithContext(ctx context.Context, r io.Reader) io.Reader {
+	return &contextReader{ctx, r}
+}
+
+type contextReader struct {
+	ctx context.Context //nolint:containedctx // lives as long as the one call it belongs to
+	r   io.Reader
+}
+
+func (r *contextReader) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.r.Read(p)
+}
