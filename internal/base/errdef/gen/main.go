@@ -14,7 +14,7 @@ import (
 
 // outputs are the generated files, by path from the repository root.
 var outputs = map[string]func() []byte{
-	"docs/reference/errors.md":             markdown,
+	"docs/reference/errors.md":           markdown,
 	"sdk/python/src/tarn/_errors_gen.py": python,
 }
 
