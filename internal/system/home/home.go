@@ -1,0 +1,208 @@
+// Package home is where a user's Tarn lives on disk and how its one server is found: the layout of
+// TARN_HOME, the socket, and the lock that a server holds for its whole life.
+//
+// Client and server both use it; everything that only the server touches (rows, packs, scratch) is laid
+// out here too, so that the layout can be read in one place.
+package home
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/zeebo/blake3"
+
+	"tarn.dev/tarn/internal/base/errdef"
+)
+
+// Format is the newest home format that this binary reads and the one that it writes.
+const Format = 1
+
+// Errors of a home.
+var (
+	ErrForeign = errdef.New(errdef.PermissionDenied, "home.foreign", "the home belongs to another user").
+			WithNext("export TARN_URL=... to use that user's server", "export TARN_HOME=... for a home of your own")
+	ErrNotAHome = errdef.New(errdef.FailedPrecondition, "home.not_a_home", "not a Tarn home")
+	ErrNewer    = errdef.New(errdef.FailedPrecondition, "home.format_newer", "the home is newer than this binary").
+			WithNext("install the newer tarn, or set TARN_HOME to another folder")
+	ErrLocked = errdef.New(errdef.FailedPrecondition, "home.locked", "the home is in use")
+)
+
+// Home is one home. Make one with At or Find.
+type Home struct {
+	Dir    string // absolute, without symbolic links
+	Cache  string // shared by all homes of a user
+	Socket string
+}
+
+// Files and folders of a home.
+func (h Home) FormatFile() string { return filepath.Join(h.Dir, "format") }
+func (h Home) LockFile() string   { return filepath.Join(h.Dir, "lock") }
+func (h Home) Meta() string       { return filepath.Join(h.Dir, "meta.db") }
+func (h Home) Scratch() string    { return filepath.Join(h.Dir, "scratch") }
+func (h Home) Log() string        { return filepath.Join(h.Dir, "logs", "server.log") }
+
+// Project is the root of one project's bulk storage.
+func (h Home) Project(name string) string { return filepath.Join(h.Dir, "projects", name) }
+
+// CurrentBranch is the file that remembers what `tarn switch` chose for a project.
+func (h Home) CurrentBranch(project string) string { return filepath.Join(h.Dir, "current", project) }
+
+// launchFile is locked by a client while it starts a server, so that clients start exactly one.
+func (h Home) launchFile() string { return filepath.Join(h.Dir, "launch") }
+
+// known are the names that may lie in a home before it has a format file.
+var known = map[string]bool{"launch": true, "lock": true, "current": true, "logs": true, "format.new": true}
+
+// Find is the home of this process: TARN_HOME, else the user's data folder. It makes the folder.
+func Find() (Home, error) {
+	dir := os.Getenv("TARN_HOME")
+	if dir == "" {
+		data := os.Getenv("XDG_DATA_HOME")
+		if data == "" {
+			user, err := os.UserHomeDir()
+			if err != nil {
+				return Home{}, errdef.Newf(errdef.FailedPrecondition, "home.none", "find the home folder: %w", err).
+					WithNext("export TARN_HOME=/some/folder")
+			}
+			data = filepath.Join(user, ".local", "share")
+		}
+		dir = filepath.Join(data, "tarn")
+	}
+	return At(dir)
+}
+
+// At is the home in dir, which it makes. It refuses a folder of another user and a folder that holds
+// something else; the format is checked by Lock.
+func At(dir string) (Home, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return Home{}, errdef.Newf(errdef.InvalidArgument, "home.path", "TARN_HOME %q: %w", dir, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return Home{}, errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home %s: %w", dir, err).
+			WithNext("export TARN_HOME=/a/folder/you/can/write")
+	}
+	// Two spellings of one home must find one server.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return Home{}, errdef.Newf(errdef.FailedPrecondition, "home.make", "open the home: %w", err)
+	}
+	if owner, err := ownerOf(dir); err != nil {
+		return Home{}, err
+	} else if owner != os.Geteuid() {
+		return Home{}, ErrForeign.Errorf("home %s belongs to uid %d, you are uid %d", dir, owner, os.Geteuid())
+	}
+	cache, err := cacheDir()
+	if err != nil {
+		return Home{}, err
+	}
+	h := Home{Dir: dir, Cache: cache}
+	h.Socket, err = socketPath(dir)
+	return h, err
+}
+
+func cacheDir() (string, error) {
+	if dir := os.Getenv("TARN_CACHE"); dir != "" {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return "", errdef.Newf(errdef.InvalidArgument, "home.path", "TARN_CACHE %q: %w", dir, err)
+		}
+		return abs, nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", errdef.Newf(errdef.FailedPrecondition, "home.none", "find the cache folder: %w", err).
+			WithNext("export TARN_CACHE=/some/folder")
+	}
+	return filepath.Join(dir, "tarn"), nil
+}
+
+// socketPath is short (a socket's path has 107 bytes at most) and lies in a folder that only its owner
+// can enter, which is what keeps other users out.
+func socketPath(dir string) (string, error) {
+	run := filepath.Join("/tmp", "tarn-"+strconv.Itoa(os.Geteuid()))
+	if xdg := os.Getenv("XDG_RUNTIME_DIR"); xdg != "" && len(xdg) < 70 {
+		if st, err := os.Stat(xdg); err == nil && st.IsDir() {
+			run = filepath.Join(xdg, "tarn")
+		}
+	}
+	if err := os.Mkdir(run, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", errdef.Newf(errdef.FailedPrecondition, "home.socket", "make the socket's folder: %w", err).
+			WithNext("export XDG_RUNTIME_DIR=/a/short/folder/of/your/own")
+	}
+	st, err := os.Lstat(run)
+	if err != nil {
+		return "", errdef.Newf(errdef.FailedPrecondition, "home.socket", "open the socket's folder: %w", err)
+	}
+	if sys := st.Sys().(*syscall.Stat_t); !st.IsDir() || int(sys.Uid) != os.Geteuid() || st.Mode().Perm()&0o077 != 0 {
+		return "", errdef.Newf(errdef.PermissionDenied, "home.socket", "%s is not a folder that only you can enter", run).
+			WithNext("export XDG_RUNTIME_DIR=/a/short/folder/of/your/own")
+	}
+	sum := blake3.Sum256([]byte(dir))
+	return filepath.Join(run, hex.EncodeToString(sum[:6])+".sock"), nil
+}
+
+func ownerOf(path string) (int, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return 0, errdef.Newf(errdef.FailedPrecondition, "home.make", "open the home: %w", err)
+	}
+	return int(st.Sys().(*syscall.Stat_t).Uid), nil
+}
+
+// prepare checks the format of a home, or makes a fresh home. The caller holds the lock.
+func (h Home) prepare() error {
+	b, err := os.ReadFile(h.FormatFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return h.create()
+	}
+	if err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.format", "read the home's format: %w", err)
+	}
+	text := strings.TrimSpace(string(b))
+	number, ok := strings.CutPrefix(text, "tarn-home ")
+	n, err := strconv.Atoi(number)
+	switch {
+	case !ok || err != nil || n < 1:
+		return ErrNotAHome.Errorf("%s says %.40q, not what a Tarn home says", h.FormatFile(), text)
+	case n > Format:
+		return ErrNewer.Errorf("home %s has format %d; this tarn reads formats up to %d", h.Dir, n, Format)
+	}
+	return nil
+}
+
+func (h Home) create() error {
+	entries, err := os.ReadDir(h.Dir)
+	if err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.make", "read the home: %w", err)
+	}
+	for _, e := range entries {
+		if !known[e.Name()] {
+			return ErrNotAHome.Errorf("%s is not a Tarn home and not empty: it holds %s", h.Dir, e.Name()).
+				WithNext("export TARN_HOME=/a/new/folder")
+		}
+	}
+	next := h.FormatFile() + ".new"
+	if err := writeSynced(next, fmt.Appendf(nil, "tarn-home %d\n", Format)); err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home: %w", err)
+	}
+	if err := os.Rename(next, h.FormatFile()); err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home: %w", err)
+	}
+	return nil
+}
+
+func writeSynced(name string, b []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, werr := f.Write(b)
+	return errors.Join(werr, f.Sync(), f.Close())
+}
