@@ -31,12 +31,26 @@ func (m Map) edit(ctx context.Context, p Params, edits []Edit) (Map, error) {
 		case err != nil:
 			return Map{}, err
 		case res.root != nil:
-			return Map{store: m.store, root: *res.root}, nil
+			root, err := e.collapse(ctx, *res.root)
+			return Map{store: m.store, root: root}, err
 		case len(res.next) == 0:
 			return m, nil // every node came out as it was
 		}
 		ops = res.next
 	}
+}
+
+// collapse goes down from a node with a single child, which an old node at the right edge may be, to
+// the lowest level that has a single node.
+func (e *editor) collapse(ctx context.Context, root Hash) (Hash, error) {
+	for root != (Hash{}) {
+		n, err := e.load(ctx, root)
+		if err != nil || n.level == 0 || len(n.items) > 1 {
+			return root, err
+		}
+		root = n.items[0].child
+	}
+	return root, nil
 }
 
 // operation is an edit of one level: of keys on level 0, of children above it.
