@@ -68,7 +68,10 @@ func python() []byte {
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class Error(Exception):
@@ -83,9 +86,9 @@ class Error(Exception):
         self,
         message: str = "",
         *,
-        code: Optional[str] = None,
+        code: str | None = None,
         reason: str = "",
-        details: Optional[Mapping[str, Any]] = None,
+        details: Mapping[str, Any] | None = None,
         next: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
@@ -93,13 +96,13 @@ class Error(Exception):
             self.code = code
         self.reason: str = reason or self.code
         self.message: str = message
-        self.details: Dict[str, Any] = dict(details or {})
-        self.next: Tuple[str, ...] = tuple(next)
+        self.details: dict[str, Any] = dict(details or {})
+        self.next: tuple[str, ...] = tuple(next)
 `)
 	for _, r := range errdef.Table {
 		fmt.Fprintf(&b, "\n\nclass %s(Error):\n    \"\"\"%s.\"\"\"\n\n    code = %q\n", r.Python, sentence(r.Text), r.Name)
 	}
-	b.WriteString("\n\nCODES: Dict[str, Type[Error]] = {\n")
+	b.WriteString("\n\nCODES: dict[str, type[Error]] = {\n")
 	for _, r := range errdef.Table {
 		fmt.Fprintf(&b, "    %q: %s,\n", r.Name, r.Python)
 	}

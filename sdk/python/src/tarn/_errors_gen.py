@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class Error(Exception):
@@ -18,9 +21,9 @@ class Error(Exception):
         self,
         message: str = "",
         *,
-        code: Optional[str] = None,
+        code: str | None = None,
         reason: str = "",
-        details: Optional[Mapping[str, Any]] = None,
+        details: Mapping[str, Any] | None = None,
         next: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
@@ -28,8 +31,8 @@ class Error(Exception):
             self.code = code
         self.reason: str = reason or self.code
         self.message: str = message
-        self.details: Dict[str, Any] = dict(details or {})
-        self.next: Tuple[str, ...] = tuple(next)
+        self.details: dict[str, Any] = dict(details or {})
+        self.next: tuple[str, ...] = tuple(next)
 
 
 class InvalidArgumentError(Error):
@@ -122,7 +125,7 @@ class CanceledError(Error):
     code = "canceled"
 
 
-CODES: Dict[str, Type[Error]] = {
+CODES: dict[str, type[Error]] = {
     "invalid_argument": InvalidArgumentError,
     "unauthenticated": AuthError,
     "permission_denied": PermissionDeniedError,
