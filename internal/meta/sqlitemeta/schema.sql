@@ -1,0 +1,8 @@
+CREATE TABLE row (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX row_version ON row(version);
+CREATE TABLE gone (key BLOB PRIMARY KEY NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX gone_version ON gone(version);
+CREATE TABLE state (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO state VALUES ('txn', 0), ('horizon', 0);
+PRAGMA application_id = 0x5461726e;
+PRAGMA user_version = 1;
