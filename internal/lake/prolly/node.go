@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/lake/wire"
 )
 
 // magic opens every node: "TN" and the version of the format.
@@ -68,14 +69,12 @@ func encode(p Params, level int, items []item) []byte {
 	b = binary.AppendUvarint(b, uint64(level))
 	b = binary.AppendUvarint(b, uint64(len(items)))
 	for _, it := range items {
-		b = binary.AppendUvarint(b, uint64(len(it.key)))
-		b = append(b, it.key...)
+		b = wire.AppendBytes(b, it.key)
 		if level == 0 {
-			b = binary.AppendUvarint(b, uint64(len(it.value)))
-			b = append(b, it.value...)
+			b = wire.AppendBytes(b, it.value)
 		} else {
 			b = append(b, it.child[:]...)
-			b = binary.AppendUvarint(b, uint64(it.keys))
+			b = wire.AppendInt(b, it.keys)
 		}
 	}
 	return b
@@ -83,42 +82,41 @@ func encode(p Params, level int, items []item) []byte {
 
 // decode reads a node and refuses all bytes that encode would not have written.
 func decode(data []byte) (*node, error) {
-	r := reader{rest: data}
-	if string(r.take(uint64(len(magic)))) != magic {
+	r := wire.NewReader(data)
+	if string(r.Take(len(magic))) != magic {
 		return nil, ErrCorrupt.Errorf("tree node does not begin with %q", magic)
 	}
 	n := &node{raw: data}
-	n.params = Params{Min: r.size(), Target: r.size(), Max: r.size()}
-	n.level = r.size()
-	count := r.uvarint()
-	if r.bad || !n.params.valid() || n.level > maxLevel || count == 0 || count > uint64(len(data)) {
+	n.params = Params{Min: r.Size(), Target: r.Size(), Max: r.Size()}
+	n.level = r.Size()
+	count := r.Size()
+	if !r.OK() || !n.params.valid() || n.level > maxLevel || count == 0 || count > len(data) {
 		return nil, ErrCorrupt.Errorf("tree node has a bad header")
 	}
 	n.items = make([]item, count)
 	total := int64(0)
 	for i := range n.items {
 		it := &n.items[i]
-		it.key = r.take(r.uvarint())
+		it.key = r.Bytes()
 		if n.level == 0 {
-			it.value = r.take(r.uvarint())
+			it.value = r.Bytes()
 		} else {
-			copy(it.child[:], r.take(uint64(len(it.child))))
-			keys := r.uvarint()
-			if keys == 0 || keys > uint64(math.MaxInt64-total) {
-				r.bad = true
+			copy(it.child[:], r.Take(len(it.child)))
+			it.keys = r.Int()
+			if it.keys == 0 || it.keys > math.MaxInt64-total {
+				r.Fail()
 			}
-			it.keys = int64(keys)
 			total += it.keys
 		}
-		if r.bad {
+		if !r.OK() {
 			return nil, ErrCorrupt.Errorf("tree node ends or overflows in item %d of %d", i, count)
 		}
 		if i > 0 && bytes.Compare(n.items[i-1].key, it.key) >= 0 {
 			return nil, ErrCorrupt.Errorf("tree node: key %q does not follow %q", it.key, n.items[i-1].key)
 		}
 	}
-	if len(r.rest) != 0 {
-		return nil, ErrCorrupt.Errorf("tree node has %d bytes after its last item", len(r.rest))
+	if !r.Done() {
+		return nil, ErrCorrupt.Errorf("tree node has %d bytes after its last item", r.Len())
 	}
 	return n, nil
 }
@@ -134,42 +132,4 @@ func load(ctx context.Context, s Store, h Hash) (*node, error) {
 	}
 	n.hash = h
 	return n, nil
-}
-
-// reader takes apart bytes that may be hostile; after the first violation bad stays true and all reads
-// yield zero values.
-type reader struct {
-	rest []byte
-	bad  bool
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.rest)
-	// A last byte of zero is a longer form of a shorter number: one value, one encoding.
-	if r.bad || n <= 0 || (n > 1 && r.rest[n-1] == 0) {
-		r.bad = true
-		return 0
-	}
-	r.rest = r.rest[n:]
-	return v
-}
-
-// size reads a number that must fit a 32-bit int.
-func (r *reader) size() int {
-	v := r.uvarint()
-	if v > math.MaxInt32 {
-		r.bad = true
-		return 0
-	}
-	return int(v)
-}
-
-func (r *reader) take(n uint64) []byte {
-	if r.bad || n > uint64(len(r.rest)) {
-		r.bad = true
-		return nil
-	}
-	b := r.rest[:n:n]
-	r.rest = r.rest[n:]
-	return b
 }
