@@ -49,13 +49,13 @@ const (
 type FileServiceClient interface {
 	// Put stores any number of files as one commit. The first message holds `write`; then for each file
 	// one message with `path`, followed by its bytes in `data`. Nothing is visible before the end.
-	Put(context.Context) *connect.ClientStreamForClient[v1.PutRequest, v1.PutResponse]
+	Put(context.Context) (*connect.ClientStreamForClientSimple[v1.PutRequest, v1.PutResponse], error)
 	// Get streams the files that a pattern selects: for each one message with `file`, then its bytes.
-	Get(context.Context, *connect.Request[v1.GetRequest]) (*connect.ServerStreamForClient[v1.GetResponse], error)
+	Get(context.Context, *v1.GetRequest) (*connect.ServerStreamForClient[v1.GetResponse], error)
 	// List streams what a pattern selects, in order.
-	List(context.Context, *connect.Request[v1.ListRequest]) (*connect.ServerStreamForClient[v1.ListResponse], error)
+	List(context.Context, *v1.ListRequest) (*connect.ServerStreamForClient[v1.ListResponse], error)
 	// Remove removes what the patterns select, as one commit.
-	Remove(context.Context, *connect.Request[v1.RemoveRequest]) (*connect.Response[v1.RemoveResponse], error)
+	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
 }
 
 // NewFileServiceClient constructs a client for the tarn.v1.FileService service. By default, it uses
@@ -105,36 +105,40 @@ type fileServiceClient struct {
 }
 
 // Put calls tarn.v1.FileService.Put.
-func (c *fileServiceClient) Put(ctx context.Context) *connect.ClientStreamForClient[v1.PutRequest, v1.PutResponse] {
-	return c.put.CallClientStream(ctx)
+func (c *fileServiceClient) Put(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.PutRequest, v1.PutResponse], error) {
+	return c.put.CallClientStreamSimple(ctx)
 }
 
 // Get calls tarn.v1.FileService.Get.
-func (c *fileServiceClient) Get(ctx context.Context, req *connect.Request[v1.GetRequest]) (*connect.ServerStreamForClient[v1.GetResponse], error) {
-	return c.get.CallServerStream(ctx, req)
+func (c *fileServiceClient) Get(ctx context.Context, req *v1.GetRequest) (*connect.ServerStreamForClient[v1.GetResponse], error) {
+	return c.get.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // List calls tarn.v1.FileService.List.
-func (c *fileServiceClient) List(ctx context.Context, req *connect.Request[v1.ListRequest]) (*connect.ServerStreamForClient[v1.ListResponse], error) {
-	return c.list.CallServerStream(ctx, req)
+func (c *fileServiceClient) List(ctx context.Context, req *v1.ListRequest) (*connect.ServerStreamForClient[v1.ListResponse], error) {
+	return c.list.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Remove calls tarn.v1.FileService.Remove.
-func (c *fileServiceClient) Remove(ctx context.Context, req *connect.Request[v1.RemoveRequest]) (*connect.Response[v1.RemoveResponse], error) {
-	return c.remove.CallUnary(ctx, req)
+func (c *fileServiceClient) Remove(ctx context.Context, req *v1.RemoveRequest) (*v1.RemoveResponse, error) {
+	response, err := c.remove.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // FileServiceHandler is an implementation of the tarn.v1.FileService service.
 type FileServiceHandler interface {
 	// Put stores any number of files as one commit. The first message holds `write`; then for each file
 	// one message with `path`, followed by its bytes in `data`. Nothing is visible before the end.
-	Put(context.Context, *connect.ClientStream[v1.PutRequest]) (*connect.Response[v1.PutResponse], error)
+	Put(context.Context, *connect.ClientStream[v1.PutRequest]) (*v1.PutResponse, error)
 	// Get streams the files that a pattern selects: for each one message with `file`, then its bytes.
-	Get(context.Context, *connect.Request[v1.GetRequest], *connect.ServerStream[v1.GetResponse]) error
+	Get(context.Context, *v1.GetRequest, *connect.ServerStream[v1.GetResponse]) error
 	// List streams what a pattern selects, in order.
-	List(context.Context, *connect.Request[v1.ListRequest], *connect.ServerStream[v1.ListResponse]) error
+	List(context.Context, *v1.ListRequest, *connect.ServerStream[v1.ListResponse]) error
 	// Remove removes what the patterns select, as one commit.
-	Remove(context.Context, *connect.Request[v1.RemoveRequest]) (*connect.Response[v1.RemoveResponse], error)
+	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
 }
 
 // NewFileServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -144,25 +148,25 @@ type FileServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewFileServiceHandler(svc FileServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	fileServiceMethods := v1.File_tarn_v1_file_proto.Services().ByName("FileService").Methods()
-	fileServicePutHandler := connect.NewClientStreamHandler(
+	fileServicePutHandler := connect.NewClientStreamHandlerSimple(
 		FileServicePutProcedure,
 		svc.Put,
 		connect.WithSchema(fileServiceMethods.ByName("Put")),
 		connect.WithHandlerOptions(opts...),
 	)
-	fileServiceGetHandler := connect.NewServerStreamHandler(
+	fileServiceGetHandler := connect.NewServerStreamHandlerSimple(
 		FileServiceGetProcedure,
 		svc.Get,
 		connect.WithSchema(fileServiceMethods.ByName("Get")),
 		connect.WithHandlerOptions(opts...),
 	)
-	fileServiceListHandler := connect.NewServerStreamHandler(
+	fileServiceListHandler := connect.NewServerStreamHandlerSimple(
 		FileServiceListProcedure,
 		svc.List,
 		connect.WithSchema(fileServiceMethods.ByName("List")),
 		connect.WithHandlerOptions(opts...),
 	)
-	fileServiceRemoveHandler := connect.NewUnaryHandler(
+	fileServiceRemoveHandler := connect.NewUnaryHandlerSimple(
 		FileServiceRemoveProcedure,
 		svc.Remove,
 		connect.WithSchema(fileServiceMethods.ByName("Remove")),
@@ -187,18 +191,18 @@ func NewFileServiceHandler(svc FileServiceHandler, opts ...connect.HandlerOption
 // UnimplementedFileServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedFileServiceHandler struct{}
 
-func (UnimplementedFileServiceHandler) Put(context.Context, *connect.ClientStream[v1.PutRequest]) (*connect.Response[v1.PutResponse], error) {
+func (UnimplementedFileServiceHandler) Put(context.Context, *connect.ClientStream[v1.PutRequest]) (*v1.PutResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Put is not implemented"))
 }
 
-func (UnimplementedFileServiceHandler) Get(context.Context, *connect.Request[v1.GetRequest], *connect.ServerStream[v1.GetResponse]) error {
+func (UnimplementedFileServiceHandler) Get(context.Context, *v1.GetRequest, *connect.ServerStream[v1.GetResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Get is not implemented"))
 }
 
-func (UnimplementedFileServiceHandler) List(context.Context, *connect.Request[v1.ListRequest], *connect.ServerStream[v1.ListResponse]) error {
+func (UnimplementedFileServiceHandler) List(context.Context, *v1.ListRequest, *connect.ServerStream[v1.ListResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.List is not implemented"))
 }
 
-func (UnimplementedFileServiceHandler) Remove(context.Context, *connect.Request[v1.RemoveRequest]) (*connect.Response[v1.RemoveResponse], error) {
+func (UnimplementedFileServiceHandler) Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Remove is not implemented"))
 }

@@ -68,25 +68,25 @@ const (
 
 // HistoryServiceClient is a client for the tarn.v1.HistoryService service.
 type HistoryServiceClient interface {
-	ListBranches(context.Context, *connect.Request[v1.ListBranchesRequest]) (*connect.Response[v1.ListBranchesResponse], error)
-	CreateBranch(context.Context, *connect.Request[v1.CreateBranchRequest]) (*connect.Response[v1.CreateBranchResponse], error)
-	DeleteBranch(context.Context, *connect.Request[v1.DeleteBranchRequest]) (*connect.Response[v1.DeleteBranchResponse], error)
-	ListTags(context.Context, *connect.Request[v1.ListTagsRequest]) (*connect.Response[v1.ListTagsResponse], error)
-	CreateTag(context.Context, *connect.Request[v1.CreateTagRequest]) (*connect.Response[v1.CreateTagResponse], error)
-	DeleteTag(context.Context, *connect.Request[v1.DeleteTagRequest]) (*connect.Response[v1.DeleteTagResponse], error)
+	ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error)
+	CreateBranch(context.Context, *v1.CreateBranchRequest) (*v1.CreateBranchResponse, error)
+	DeleteBranch(context.Context, *v1.DeleteBranchRequest) (*v1.DeleteBranchResponse, error)
+	ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error)
+	CreateTag(context.Context, *v1.CreateTagRequest) (*v1.CreateTagResponse, error)
+	DeleteTag(context.Context, *v1.DeleteTagRequest) (*v1.DeleteTagResponse, error)
 	// Resolve finds the commit that a ref names.
-	Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error)
+	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Log streams commits, newest first; with a name, those that changed it.
-	Log(context.Context, *connect.Request[v1.LogRequest]) (*connect.ServerStreamForClient[v1.LogResponse], error)
+	Log(context.Context, *v1.LogRequest) (*connect.ServerStreamForClient[v1.LogResponse], error)
 	// Diff streams the keys that differ, in order.
-	Diff(context.Context, *connect.Request[v1.DiffRequest]) (*connect.ServerStreamForClient[v1.DiffResponse], error)
+	Diff(context.Context, *v1.DiffRequest) (*connect.ServerStreamForClient[v1.DiffResponse], error)
 	// Merge brings source into a branch. A dry run answers exactly what the merge would. Conflicts are
 	// an answer, not an error, and leave the branch as it was.
-	Merge(context.Context, *connect.Request[v1.MergeRequest]) (*connect.Response[v1.MergeResponse], error)
+	Merge(context.Context, *v1.MergeRequest) (*v1.MergeResponse, error)
 	// Revert makes a commit that undoes another.
-	Revert(context.Context, *connect.Request[v1.RevertRequest]) (*connect.Response[v1.RevertResponse], error)
+	Revert(context.Context, *v1.RevertRequest) (*v1.RevertResponse, error)
 	// Show finds out what a word names (a branch, a tag, a commit, a table, a file) and describes it.
-	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
+	Show(context.Context, *v1.ShowRequest) (*v1.ShowResponse, error)
 }
 
 // NewHistoryServiceClient constructs a client for the tarn.v1.HistoryService service. By default,
@@ -192,86 +192,126 @@ type historyServiceClient struct {
 }
 
 // ListBranches calls tarn.v1.HistoryService.ListBranches.
-func (c *historyServiceClient) ListBranches(ctx context.Context, req *connect.Request[v1.ListBranchesRequest]) (*connect.Response[v1.ListBranchesResponse], error) {
-	return c.listBranches.CallUnary(ctx, req)
+func (c *historyServiceClient) ListBranches(ctx context.Context, req *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error) {
+	response, err := c.listBranches.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // CreateBranch calls tarn.v1.HistoryService.CreateBranch.
-func (c *historyServiceClient) CreateBranch(ctx context.Context, req *connect.Request[v1.CreateBranchRequest]) (*connect.Response[v1.CreateBranchResponse], error) {
-	return c.createBranch.CallUnary(ctx, req)
+func (c *historyServiceClient) CreateBranch(ctx context.Context, req *v1.CreateBranchRequest) (*v1.CreateBranchResponse, error) {
+	response, err := c.createBranch.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // DeleteBranch calls tarn.v1.HistoryService.DeleteBranch.
-func (c *historyServiceClient) DeleteBranch(ctx context.Context, req *connect.Request[v1.DeleteBranchRequest]) (*connect.Response[v1.DeleteBranchResponse], error) {
-	return c.deleteBranch.CallUnary(ctx, req)
+func (c *historyServiceClient) DeleteBranch(ctx context.Context, req *v1.DeleteBranchRequest) (*v1.DeleteBranchResponse, error) {
+	response, err := c.deleteBranch.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // ListTags calls tarn.v1.HistoryService.ListTags.
-func (c *historyServiceClient) ListTags(ctx context.Context, req *connect.Request[v1.ListTagsRequest]) (*connect.Response[v1.ListTagsResponse], error) {
-	return c.listTags.CallUnary(ctx, req)
+func (c *historyServiceClient) ListTags(ctx context.Context, req *v1.ListTagsRequest) (*v1.ListTagsResponse, error) {
+	response, err := c.listTags.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // CreateTag calls tarn.v1.HistoryService.CreateTag.
-func (c *historyServiceClient) CreateTag(ctx context.Context, req *connect.Request[v1.CreateTagRequest]) (*connect.Response[v1.CreateTagResponse], error) {
-	return c.createTag.CallUnary(ctx, req)
+func (c *historyServiceClient) CreateTag(ctx context.Context, req *v1.CreateTagRequest) (*v1.CreateTagResponse, error) {
+	response, err := c.createTag.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // DeleteTag calls tarn.v1.HistoryService.DeleteTag.
-func (c *historyServiceClient) DeleteTag(ctx context.Context, req *connect.Request[v1.DeleteTagRequest]) (*connect.Response[v1.DeleteTagResponse], error) {
-	return c.deleteTag.CallUnary(ctx, req)
+func (c *historyServiceClient) DeleteTag(ctx context.Context, req *v1.DeleteTagRequest) (*v1.DeleteTagResponse, error) {
+	response, err := c.deleteTag.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Resolve calls tarn.v1.HistoryService.Resolve.
-func (c *historyServiceClient) Resolve(ctx context.Context, req *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error) {
-	return c.resolve.CallUnary(ctx, req)
+func (c *historyServiceClient) Resolve(ctx context.Context, req *v1.ResolveRequest) (*v1.ResolveResponse, error) {
+	response, err := c.resolve.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Log calls tarn.v1.HistoryService.Log.
-func (c *historyServiceClient) Log(ctx context.Context, req *connect.Request[v1.LogRequest]) (*connect.ServerStreamForClient[v1.LogResponse], error) {
-	return c.log.CallServerStream(ctx, req)
+func (c *historyServiceClient) Log(ctx context.Context, req *v1.LogRequest) (*connect.ServerStreamForClient[v1.LogResponse], error) {
+	return c.log.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Diff calls tarn.v1.HistoryService.Diff.
-func (c *historyServiceClient) Diff(ctx context.Context, req *connect.Request[v1.DiffRequest]) (*connect.ServerStreamForClient[v1.DiffResponse], error) {
-	return c.diff.CallServerStream(ctx, req)
+func (c *historyServiceClient) Diff(ctx context.Context, req *v1.DiffRequest) (*connect.ServerStreamForClient[v1.DiffResponse], error) {
+	return c.diff.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Merge calls tarn.v1.HistoryService.Merge.
-func (c *historyServiceClient) Merge(ctx context.Context, req *connect.Request[v1.MergeRequest]) (*connect.Response[v1.MergeResponse], error) {
-	return c.merge.CallUnary(ctx, req)
+func (c *historyServiceClient) Merge(ctx context.Context, req *v1.MergeRequest) (*v1.MergeResponse, error) {
+	response, err := c.merge.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Revert calls tarn.v1.HistoryService.Revert.
-func (c *historyServiceClient) Revert(ctx context.Context, req *connect.Request[v1.RevertRequest]) (*connect.Response[v1.RevertResponse], error) {
-	return c.revert.CallUnary(ctx, req)
+func (c *historyServiceClient) Revert(ctx context.Context, req *v1.RevertRequest) (*v1.RevertResponse, error) {
+	response, err := c.revert.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Show calls tarn.v1.HistoryService.Show.
-func (c *historyServiceClient) Show(ctx context.Context, req *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error) {
-	return c.show.CallUnary(ctx, req)
+func (c *historyServiceClient) Show(ctx context.Context, req *v1.ShowRequest) (*v1.ShowResponse, error) {
+	response, err := c.show.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // HistoryServiceHandler is an implementation of the tarn.v1.HistoryService service.
 type HistoryServiceHandler interface {
-	ListBranches(context.Context, *connect.Request[v1.ListBranchesRequest]) (*connect.Response[v1.ListBranchesResponse], error)
-	CreateBranch(context.Context, *connect.Request[v1.CreateBranchRequest]) (*connect.Response[v1.CreateBranchResponse], error)
-	DeleteBranch(context.Context, *connect.Request[v1.DeleteBranchRequest]) (*connect.Response[v1.DeleteBranchResponse], error)
-	ListTags(context.Context, *connect.Request[v1.ListTagsRequest]) (*connect.Response[v1.ListTagsResponse], error)
-	CreateTag(context.Context, *connect.Request[v1.CreateTagRequest]) (*connect.Response[v1.CreateTagResponse], error)
-	DeleteTag(context.Context, *connect.Request[v1.DeleteTagRequest]) (*connect.Response[v1.DeleteTagResponse], error)
+	ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error)
+	CreateBranch(context.Context, *v1.CreateBranchRequest) (*v1.CreateBranchResponse, error)
+	DeleteBranch(context.Context, *v1.DeleteBranchRequest) (*v1.DeleteBranchResponse, error)
+	ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error)
+	CreateTag(context.Context, *v1.CreateTagRequest) (*v1.CreateTagResponse, error)
+	DeleteTag(context.Context, *v1.DeleteTagRequest) (*v1.DeleteTagResponse, error)
 	// Resolve finds the commit that a ref names.
-	Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error)
+	Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error)
 	// Log streams commits, newest first; with a name, those that changed it.
-	Log(context.Context, *connect.Request[v1.LogRequest], *connect.ServerStream[v1.LogResponse]) error
+	Log(context.Context, *v1.LogRequest, *connect.ServerStream[v1.LogResponse]) error
 	// Diff streams the keys that differ, in order.
-	Diff(context.Context, *connect.Request[v1.DiffRequest], *connect.ServerStream[v1.DiffResponse]) error
+	Diff(context.Context, *v1.DiffRequest, *connect.ServerStream[v1.DiffResponse]) error
 	// Merge brings source into a branch. A dry run answers exactly what the merge would. Conflicts are
 	// an answer, not an error, and leave the branch as it was.
-	Merge(context.Context, *connect.Request[v1.MergeRequest]) (*connect.Response[v1.MergeResponse], error)
+	Merge(context.Context, *v1.MergeRequest) (*v1.MergeResponse, error)
 	// Revert makes a commit that undoes another.
-	Revert(context.Context, *connect.Request[v1.RevertRequest]) (*connect.Response[v1.RevertResponse], error)
+	Revert(context.Context, *v1.RevertRequest) (*v1.RevertResponse, error)
 	// Show finds out what a word names (a branch, a tag, a commit, a table, a file) and describes it.
-	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
+	Show(context.Context, *v1.ShowRequest) (*v1.ShowResponse, error)
 }
 
 // NewHistoryServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -281,73 +321,73 @@ type HistoryServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewHistoryServiceHandler(svc HistoryServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	historyServiceMethods := v1.File_tarn_v1_history_proto.Services().ByName("HistoryService").Methods()
-	historyServiceListBranchesHandler := connect.NewUnaryHandler(
+	historyServiceListBranchesHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceListBranchesProcedure,
 		svc.ListBranches,
 		connect.WithSchema(historyServiceMethods.ByName("ListBranches")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceCreateBranchHandler := connect.NewUnaryHandler(
+	historyServiceCreateBranchHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceCreateBranchProcedure,
 		svc.CreateBranch,
 		connect.WithSchema(historyServiceMethods.ByName("CreateBranch")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceDeleteBranchHandler := connect.NewUnaryHandler(
+	historyServiceDeleteBranchHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceDeleteBranchProcedure,
 		svc.DeleteBranch,
 		connect.WithSchema(historyServiceMethods.ByName("DeleteBranch")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceListTagsHandler := connect.NewUnaryHandler(
+	historyServiceListTagsHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceListTagsProcedure,
 		svc.ListTags,
 		connect.WithSchema(historyServiceMethods.ByName("ListTags")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceCreateTagHandler := connect.NewUnaryHandler(
+	historyServiceCreateTagHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceCreateTagProcedure,
 		svc.CreateTag,
 		connect.WithSchema(historyServiceMethods.ByName("CreateTag")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceDeleteTagHandler := connect.NewUnaryHandler(
+	historyServiceDeleteTagHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceDeleteTagProcedure,
 		svc.DeleteTag,
 		connect.WithSchema(historyServiceMethods.ByName("DeleteTag")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceResolveHandler := connect.NewUnaryHandler(
+	historyServiceResolveHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceResolveProcedure,
 		svc.Resolve,
 		connect.WithSchema(historyServiceMethods.ByName("Resolve")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceLogHandler := connect.NewServerStreamHandler(
+	historyServiceLogHandler := connect.NewServerStreamHandlerSimple(
 		HistoryServiceLogProcedure,
 		svc.Log,
 		connect.WithSchema(historyServiceMethods.ByName("Log")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceDiffHandler := connect.NewServerStreamHandler(
+	historyServiceDiffHandler := connect.NewServerStreamHandlerSimple(
 		HistoryServiceDiffProcedure,
 		svc.Diff,
 		connect.WithSchema(historyServiceMethods.ByName("Diff")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceMergeHandler := connect.NewUnaryHandler(
+	historyServiceMergeHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceMergeProcedure,
 		svc.Merge,
 		connect.WithSchema(historyServiceMethods.ByName("Merge")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceRevertHandler := connect.NewUnaryHandler(
+	historyServiceRevertHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceRevertProcedure,
 		svc.Revert,
 		connect.WithSchema(historyServiceMethods.ByName("Revert")),
 		connect.WithHandlerOptions(opts...),
 	)
-	historyServiceShowHandler := connect.NewUnaryHandler(
+	historyServiceShowHandler := connect.NewUnaryHandlerSimple(
 		HistoryServiceShowProcedure,
 		svc.Show,
 		connect.WithSchema(historyServiceMethods.ByName("Show")),
@@ -388,50 +428,50 @@ func NewHistoryServiceHandler(svc HistoryServiceHandler, opts ...connect.Handler
 // UnimplementedHistoryServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedHistoryServiceHandler struct{}
 
-func (UnimplementedHistoryServiceHandler) ListBranches(context.Context, *connect.Request[v1.ListBranchesRequest]) (*connect.Response[v1.ListBranchesResponse], error) {
+func (UnimplementedHistoryServiceHandler) ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.ListBranches is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) CreateBranch(context.Context, *connect.Request[v1.CreateBranchRequest]) (*connect.Response[v1.CreateBranchResponse], error) {
+func (UnimplementedHistoryServiceHandler) CreateBranch(context.Context, *v1.CreateBranchRequest) (*v1.CreateBranchResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.CreateBranch is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) DeleteBranch(context.Context, *connect.Request[v1.DeleteBranchRequest]) (*connect.Response[v1.DeleteBranchResponse], error) {
+func (UnimplementedHistoryServiceHandler) DeleteBranch(context.Context, *v1.DeleteBranchRequest) (*v1.DeleteBranchResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.DeleteBranch is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) ListTags(context.Context, *connect.Request[v1.ListTagsRequest]) (*connect.Response[v1.ListTagsResponse], error) {
+func (UnimplementedHistoryServiceHandler) ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.ListTags is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) CreateTag(context.Context, *connect.Request[v1.CreateTagRequest]) (*connect.Response[v1.CreateTagResponse], error) {
+func (UnimplementedHistoryServiceHandler) CreateTag(context.Context, *v1.CreateTagRequest) (*v1.CreateTagResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.CreateTag is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) DeleteTag(context.Context, *connect.Request[v1.DeleteTagRequest]) (*connect.Response[v1.DeleteTagResponse], error) {
+func (UnimplementedHistoryServiceHandler) DeleteTag(context.Context, *v1.DeleteTagRequest) (*v1.DeleteTagResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.DeleteTag is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error) {
+func (UnimplementedHistoryServiceHandler) Resolve(context.Context, *v1.ResolveRequest) (*v1.ResolveResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.Resolve is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) Log(context.Context, *connect.Request[v1.LogRequest], *connect.ServerStream[v1.LogResponse]) error {
+func (UnimplementedHistoryServiceHandler) Log(context.Context, *v1.LogRequest, *connect.ServerStream[v1.LogResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.Log is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) Diff(context.Context, *connect.Request[v1.DiffRequest], *connect.ServerStream[v1.DiffResponse]) error {
+func (UnimplementedHistoryServiceHandler) Diff(context.Context, *v1.DiffRequest, *connect.ServerStream[v1.DiffResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.Diff is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) Merge(context.Context, *connect.Request[v1.MergeRequest]) (*connect.Response[v1.MergeResponse], error) {
+func (UnimplementedHistoryServiceHandler) Merge(context.Context, *v1.MergeRequest) (*v1.MergeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.Merge is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) Revert(context.Context, *connect.Request[v1.RevertRequest]) (*connect.Response[v1.RevertResponse], error) {
+func (UnimplementedHistoryServiceHandler) Revert(context.Context, *v1.RevertRequest) (*v1.RevertResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.Revert is not implemented"))
 }
 
-func (UnimplementedHistoryServiceHandler) Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error) {
+func (UnimplementedHistoryServiceHandler) Show(context.Context, *v1.ShowRequest) (*v1.ShowResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.Show is not implemented"))
 }

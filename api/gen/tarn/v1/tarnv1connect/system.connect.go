@@ -48,13 +48,13 @@ const (
 // SystemServiceClient is a client for the tarn.v1.SystemService service.
 type SystemServiceClient interface {
 	// Status is also the handshake: it is the first call of every client.
-	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
+	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Shutdown asks the server to end after this call; with if_idle only when nothing else is going on.
-	Shutdown(context.Context, *connect.Request[v1.ShutdownRequest]) (*connect.Response[v1.ShutdownResponse], error)
+	Shutdown(context.Context, *v1.ShutdownRequest) (*v1.ShutdownResponse, error)
 	// Doctor looks at the host and the home and says what is wrong and what to do.
-	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
+	Doctor(context.Context, *v1.DoctorRequest) (*v1.DoctorResponse, error)
 	// Fsck verifies the invariants of a project's store and streams what it finds.
-	Fsck(context.Context, *connect.Request[v1.FsckRequest]) (*connect.ServerStreamForClient[v1.FsckResponse], error)
+	Fsck(context.Context, *v1.FsckRequest) (*connect.ServerStreamForClient[v1.FsckResponse], error)
 }
 
 // NewSystemServiceClient constructs a client for the tarn.v1.SystemService service. By default, it
@@ -104,35 +104,47 @@ type systemServiceClient struct {
 }
 
 // Status calls tarn.v1.SystemService.Status.
-func (c *systemServiceClient) Status(ctx context.Context, req *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
-	return c.status.CallUnary(ctx, req)
+func (c *systemServiceClient) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusResponse, error) {
+	response, err := c.status.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Shutdown calls tarn.v1.SystemService.Shutdown.
-func (c *systemServiceClient) Shutdown(ctx context.Context, req *connect.Request[v1.ShutdownRequest]) (*connect.Response[v1.ShutdownResponse], error) {
-	return c.shutdown.CallUnary(ctx, req)
+func (c *systemServiceClient) Shutdown(ctx context.Context, req *v1.ShutdownRequest) (*v1.ShutdownResponse, error) {
+	response, err := c.shutdown.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Doctor calls tarn.v1.SystemService.Doctor.
-func (c *systemServiceClient) Doctor(ctx context.Context, req *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error) {
-	return c.doctor.CallUnary(ctx, req)
+func (c *systemServiceClient) Doctor(ctx context.Context, req *v1.DoctorRequest) (*v1.DoctorResponse, error) {
+	response, err := c.doctor.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Fsck calls tarn.v1.SystemService.Fsck.
-func (c *systemServiceClient) Fsck(ctx context.Context, req *connect.Request[v1.FsckRequest]) (*connect.ServerStreamForClient[v1.FsckResponse], error) {
-	return c.fsck.CallServerStream(ctx, req)
+func (c *systemServiceClient) Fsck(ctx context.Context, req *v1.FsckRequest) (*connect.ServerStreamForClient[v1.FsckResponse], error) {
+	return c.fsck.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // SystemServiceHandler is an implementation of the tarn.v1.SystemService service.
 type SystemServiceHandler interface {
 	// Status is also the handshake: it is the first call of every client.
-	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
+	Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error)
 	// Shutdown asks the server to end after this call; with if_idle only when nothing else is going on.
-	Shutdown(context.Context, *connect.Request[v1.ShutdownRequest]) (*connect.Response[v1.ShutdownResponse], error)
+	Shutdown(context.Context, *v1.ShutdownRequest) (*v1.ShutdownResponse, error)
 	// Doctor looks at the host and the home and says what is wrong and what to do.
-	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
+	Doctor(context.Context, *v1.DoctorRequest) (*v1.DoctorResponse, error)
 	// Fsck verifies the invariants of a project's store and streams what it finds.
-	Fsck(context.Context, *connect.Request[v1.FsckRequest], *connect.ServerStream[v1.FsckResponse]) error
+	Fsck(context.Context, *v1.FsckRequest, *connect.ServerStream[v1.FsckResponse]) error
 }
 
 // NewSystemServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -142,25 +154,25 @@ type SystemServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	systemServiceMethods := v1.File_tarn_v1_system_proto.Services().ByName("SystemService").Methods()
-	systemServiceStatusHandler := connect.NewUnaryHandler(
+	systemServiceStatusHandler := connect.NewUnaryHandlerSimple(
 		SystemServiceStatusProcedure,
 		svc.Status,
 		connect.WithSchema(systemServiceMethods.ByName("Status")),
 		connect.WithHandlerOptions(opts...),
 	)
-	systemServiceShutdownHandler := connect.NewUnaryHandler(
+	systemServiceShutdownHandler := connect.NewUnaryHandlerSimple(
 		SystemServiceShutdownProcedure,
 		svc.Shutdown,
 		connect.WithSchema(systemServiceMethods.ByName("Shutdown")),
 		connect.WithHandlerOptions(opts...),
 	)
-	systemServiceDoctorHandler := connect.NewUnaryHandler(
+	systemServiceDoctorHandler := connect.NewUnaryHandlerSimple(
 		SystemServiceDoctorProcedure,
 		svc.Doctor,
 		connect.WithSchema(systemServiceMethods.ByName("Doctor")),
 		connect.WithHandlerOptions(opts...),
 	)
-	systemServiceFsckHandler := connect.NewServerStreamHandler(
+	systemServiceFsckHandler := connect.NewServerStreamHandlerSimple(
 		SystemServiceFsckProcedure,
 		svc.Fsck,
 		connect.WithSchema(systemServiceMethods.ByName("Fsck")),
@@ -185,18 +197,18 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 // UnimplementedSystemServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedSystemServiceHandler struct{}
 
-func (UnimplementedSystemServiceHandler) Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
+func (UnimplementedSystemServiceHandler) Status(context.Context, *v1.StatusRequest) (*v1.StatusResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Status is not implemented"))
 }
 
-func (UnimplementedSystemServiceHandler) Shutdown(context.Context, *connect.Request[v1.ShutdownRequest]) (*connect.Response[v1.ShutdownResponse], error) {
+func (UnimplementedSystemServiceHandler) Shutdown(context.Context, *v1.ShutdownRequest) (*v1.ShutdownResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Shutdown is not implemented"))
 }
 
-func (UnimplementedSystemServiceHandler) Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error) {
+func (UnimplementedSystemServiceHandler) Doctor(context.Context, *v1.DoctorRequest) (*v1.DoctorResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Doctor is not implemented"))
 }
 
-func (UnimplementedSystemServiceHandler) Fsck(context.Context, *connect.Request[v1.FsckRequest], *connect.ServerStream[v1.FsckResponse]) error {
+func (UnimplementedSystemServiceHandler) Fsck(context.Context, *v1.FsckRequest, *connect.ServerStream[v1.FsckResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Fsck is not implemented"))
 }
