@@ -104,7 +104,12 @@ func (q *Queue) Acquire(ctx context.Context, s *Session) (*Ticket, error) {
 func (q *Queue) wait(ctx context.Context, t *Ticket) error {
 	for {
 		before, err := q.before(ctx, t)
-		if err != nil || before == nil {
+		if err != nil {
+			return err
+		}
+		if before == nil {
+			// The one before may have been of this very session, and gone because it was fenced.
+			_, err := q.store.Txn(ctx, t.Conditions(), nil)
 			return err
 		}
 		if err := q.waitGone(ctx, t.session, *before); err != nil {
