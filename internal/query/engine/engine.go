@@ -1,0 +1,103 @@
+// Package engine is the child process that runs SQL: the role `tarn engine`. It is the only package
+// that links DuckDB, and the process may die at any moment without harm to anybody.
+//
+// Before a job DuckDB is open already, so that a warm child hides its start. A job's limits and files
+// are set, then external access is switched off and the configuration locked: whatever the SQL says,
+// it reaches the job's own files and its own folder for spilling, nothing else.
+//
+// Insertion order is preserved, so that a LIMIT without ORDER BY gives the same rows each time. It
+// costs parallelism only in the last pipeline of a plan (a plain scan of Arrow files runs on one
+// thread); aggregates, joins and sorts stay parallel.
+package engine
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/query"
+	"tarn.dev/tarn/internal/query/engine/duck"
+)
+
+// Main serves jobs from stdin until one has run, and returns the exit status. When stdin ends the
+// parent is gone and nobody wants the result, so the process exits at once, also in the middle of a
+// query: the caller keeps stdin open until it has read the Result.
+func Main(stdin io.Reader, stdout, results io.Writer) int {
+	db, err := open()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "engine: %v\n", err)
+		return 1
+	}
+	lines := make(chan []byte)
+	go readLines(stdin, lines)
+	for line := range lines {
+		job, err := parseJob(line)
+		var result query.Result
+		switch {
+		case err != nil:
+		case job.Analyze:
+			result.Analysis, err = analyze(db, job.SQL)
+		default:
+			result, err = run(db, job, stdout)
+		}
+		if err != nil {
+			result.Error = query.NewFailure(classify(err))
+		}
+		if err := json.NewEncoder(results).Encode(result); err != nil {
+			fmt.Fprintf(os.Stderr, "engine: write result: %v\n", err)
+			return 1
+		}
+		if !job.Analyze {
+			return 0 // the process ends with its job: nothing of one reaches another
+		}
+	}
+	return 0
+}
+
+func readLines(stdin io.Reader, lines chan<- []byte) {
+	r := bufio.NewReader(stdin)
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			os.Exit(0)
+		}
+		lines <- line
+	}
+}
+
+func parseJob(line []byte) (query.Job, error) {
+	d := json.NewDecoder(strings.NewReader(string(line)))
+	d.UseNumber() // 9007199254740993 stays what it is
+	var job query.Job
+	if err := d.Decode(&job); err != nil {
+		return job, errdef.Newf(errdef.Internal, "query.bad_job", "read job: %w", err)
+	}
+	return job, nil
+}
+
+// open starts DuckDB with everything that is the same for all jobs.
+func open() (*duck.DB, error) {
+	db, err := duck.Open(map[string]string{
+		"autoinstall_known_extensions": "false",
+		"autoload_known_extensions":    "false",
+		"allow_community_extensions":   "false",
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, sql := range []string{
+		`SET TimeZone = 'UTC'`,
+		`CREATE SCHEMA "default"`,
+		`SET schema = 'default'`,
+	} {
+		if err := db.Exec(sql); err != nil {
+			db.Close()
+			return nil, fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return db, nil
+}

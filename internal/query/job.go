@@ -1,0 +1,198 @@
+// Package query runs SQL over the tables of a ref, in children that may die.
+//
+// The server never opens DuckDB. It keeps an Engine: a pool of processes of its own binary in the role
+// `tarn engine` (package query/engine, the only one that links DuckDB), one of them warm. A child gets
+// a Job as a line of JSON on stdin, streams Arrow on stdout and answers with a Result as a line of JSON
+// on descriptor 3. It may analyze any number of texts, then runs one job, then exits. Cancelling kills
+// it; a crash or a runaway query is an error of that query and of nothing else.
+//
+// A query is two steps: Analyze says which tables a statement reads and what it writes, a Resolver
+// says where those tables are, and Run gets both as a Job.
+package query
+
+import (
+	"encoding/json"
+
+	"tarn.dev/tarn/internal/base/errdef"
+)
+
+// Job is what an engine child does.
+type Job struct {
+	SQL     string         // Analysis.SQL; the text itself with Analyze
+	Params  map[string]any `json:",omitempty"` // by name; "1", "2", ... for positional ones
+	Sources []Source       `json:",omitempty"`
+	Write   *Write         `json:",omitempty"`
+	Sinks   []Sink         `json:",omitempty"`
+
+	// Analyze only parses SQL; Result.Analysis holds the answer and the child takes further jobs.
+	Analyze bool `json:",omitempty"`
+	// Describe only binds SQL to the sources; Result.Schema holds the answer.
+	Describe bool `json:",omitempty"`
+
+	MemoryBytes int64  `json:",omitempty"` // DuckDB's own limit; the process needs up to 1.7 times that
+	Threads     int    `json:",omitempty"`
+	TempDir     string `json:",omitempty"` // where it may spill; "" is no spilling
+	TempBytes   int64  `json:",omitempty"` // bound of what it spills
+}
+
+// Name is the name of a table as SQL says it. Ref is the part after "@", or of AT (VERSION => ...).
+type Name struct {
+	Namespace string `json:",omitempty"` // "" is the default one
+	Table     string
+	Ref       string `json:",omitempty"`
+}
+
+// String is the name as a user would write it: orders, sales.orders@dev.
+func (n Name) String() string {
+	s := n.Table
+	if n.Namespace != "" && n.Namespace != "default" {
+		s = n.Namespace + "." + s
+	}
+	if n.Ref != "" {
+		s += "@" + n.Ref
+	}
+	return s
+}
+
+// Source is a table of a job. Exactly one of Parquet, Arrow and Import is set; Parquet without files
+// is an empty table.
+type Source struct {
+	Name    Name
+	Parquet *ParquetScan `json:",omitempty"`
+	Arrow   []string     `json:",omitempty"` // Arrow IPC files of one schema, mapped
+	Import  *ImportScan  `json:",omitempty"`
+}
+
+// ParquetScan reads the files of a table by field id, so that renamed and added columns come right.
+type ParquetScan struct {
+	Files   []string
+	Columns []Column
+}
+
+// Column is a column of a table. Type is a DuckDB type (DuckType makes it from an Arrow type).
+type Column struct {
+	FieldID int
+	Name    string
+	Type    string
+}
+
+// ImportScan reads foreign files with DuckDB's own sniffers.
+type ImportScan struct {
+	Format  string         // parquet, csv or json (also JSON lines)
+	Paths   []string       // absolute; globs with *, ** and ? are expanded and sorted
+	Options map[string]any `json:",omitempty"` // of read_parquet, read_csv, read_json: header, delim, columns, ...
+}
+
+// WriteMode says what becomes of the rows a write produces.
+type WriteMode string
+
+// The modes of a write.
+const (
+	Append  WriteMode = "append"  // INSERT: the rows are added to the target
+	Replace WriteMode = "replace" // UPDATE, DELETE, MERGE: the rows are the target's whole new content
+	Create  WriteMode = "create"  // CREATE TABLE AS: the rows are a new table
+)
+
+// Write says what a statement that is not a SELECT does. The job's result are the rows of Mode; the
+// target itself is never touched by the engine.
+type Write struct {
+	Target    Name
+	Mode      WriteMode
+	OrReplace bool // CREATE OR REPLACE TABLE: the target may exist
+	IfMissing bool // CREATE TABLE IF NOT EXISTS: nothing happens if the target exists
+}
+
+// Staged stands for the target of an Append or Replace in Analysis.SQL: a temporary table into which
+// the target's rows (Replace) or none of them (Append) are copied first. What it holds after the
+// statement is the result, so a write may read its own target and sees it as it was. Create has no
+// staged table: its SQL is the SELECT alone.
+const Staged = "__tarn_staged"
+
+// SinkKind is where rows go.
+type SinkKind string
+
+// The kinds of sinks. SinkFile stands alone, the others combine.
+const (
+	SinkStream SinkKind = "stream" // Arrow IPC stream on stdout
+	SinkArrow  SinkKind = "arrow"  // one uncompressed Arrow IPC file that can be mapped
+	SinkTable  SinkKind = "table"  // Parquet files of a table, by catalog/datafile
+	SinkFile   SinkKind = "file"   // a file in Format
+)
+
+// Sink is one destination of a job's rows.
+type Sink struct {
+	Kind   SinkKind
+	Path   string `json:",omitempty"` // arrow, file: the file
+	Sync   bool   `json:",omitempty"` // arrow, file: durable before the job ends
+	Format string `json:",omitempty"` // file: parquet, csv, json (lines) or arrow
+	// Table is what catalog/datafile needs to write the files.
+	Table json.RawMessage `json:",omitempty"`
+}
+
+// Result is what a child says at the end of a job.
+type Result struct {
+	Rows     int64
+	Schema   []byte    `json:",omitempty"` // Arrow IPC stream of the schema alone; ParseSchema reads it
+	Outputs  []Output  `json:",omitempty"` // one per sink, in order
+	Analysis *Analysis `json:",omitempty"`
+	Error    *Failure  `json:",omitempty"`
+}
+
+// Output is what a sink made.
+type Output struct {
+	Kind  SinkKind
+	Bytes int64           `json:",omitempty"`
+	Table json.RawMessage `json:",omitempty"` // what catalog/datafile reports
+}
+
+// Failure is an error on its way from a child.
+type Failure struct {
+	Code    string
+	Reason  string
+	Message string
+	Details map[string]any `json:",omitempty"`
+	Next    []string       `json:",omitempty"`
+}
+
+// NewFailure makes an error ready for the way.
+func NewFailure(err error) *Failure {
+	e := errdef.As(err)
+	return &Failure{Code: e.Code.String(), Reason: e.Reason, Message: e.Message, Details: e.Details, Next: e.Next}
+}
+
+// Err is the error again.
+func (f *Failure) Err() error {
+	e := errdef.New(errdef.ParseCode(f.Code), f.Reason, f.Message).WithNext(f.Next...)
+	for key, value := range f.Details {
+		e = e.WithDetail(key, value)
+	}
+	return e
+}
+
+// Kind is what a statement is.
+type Kind string
+
+// The kinds of statements that run.
+const (
+	Select Kind = "select"
+	Insert Kind = "insert"
+	Update Kind = "update"
+	Delete Kind = "delete"
+	Merge  Kind = "merge"
+	CTAS   Kind = "create_table_as"
+)
+
+// Analysis is what a statement reads and writes.
+type Analysis struct {
+	Kind   Kind
+	Tables []Reference `json:",omitempty"` // in order of appearance; a table that is read twice appears once
+	Write  *Write      `json:",omitempty"`
+	SQL    string      // what to run: AT clauses are folded into names, a write's target is Staged
+	Params []string    `json:",omitempty"` // names, in order of appearance
+}
+
+// Reference is a place where a statement names a table.
+type Reference struct {
+	Name Name
+	Line int // from 1
+}

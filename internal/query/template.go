@@ -1,0 +1,58 @@
+package query
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"tarn.dev/tarn/internal/base/errdef"
+)
+
+var (
+	template = regexp.MustCompile(`\{\{.*?\}\}|\{%.*?%\}`)
+	dbtRef   = regexp.MustCompile(`^\{\{-?\s*(?:ref\(\s*|source\(.*,\s*)['"]([^'"]+)['"]\s*\)\s*-?\}\}$`)
+)
+
+// checkTemplate recognises dbt, which many people have: the parser's own message would be about "{".
+func checkTemplate(name, sql string) error {
+	at := template.FindStringIndex(sql)
+	if at == nil || inQuotes(sql[:at[0]]) {
+		return nil
+	}
+	text := sql[at[0]:at[1]]
+	where := place(name, strings.Count(sql[:at[0]], "\n")+1)
+	if ref := dbtRef.FindStringSubmatch(text); ref != nil {
+		return ErrTemplate.Errorf("%s%s is dbt. Write FROM %s.", where, text, ref[1])
+	}
+	return ErrTemplate.Errorf("%s%s is dbt. Write plain SQL; values come in as parameters: $name.", where, text)
+}
+
+// inQuotes says whether the end of the text is inside a string or behind a line comment's start.
+func inQuotes(sql string) bool {
+	line := sql[strings.LastIndexByte(sql, '\n')+1:]
+	return strings.Count(sql, "'")%2 == 1 || strings.Contains(line, "--")
+}
+
+// place is "orders.sql:3: ", or nothing for a text without a name.
+func place(name string, line int) string {
+	if name == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", name, line)
+}
+
+// located puts the place before the message of a statement's error.
+func located(name string, err error) error {
+	var e *errdef.Error
+	if name == "" || !errors.As(err, &e) || e.Code != errdef.InvalidArgument {
+		return err
+	}
+	line := 1
+	if n, ok := e.Details["line"].(float64); ok {
+		line = int(n)
+	}
+	c := *e
+	c.Message = place(name, line) + e.Message
+	return &c
+}
