@@ -138,7 +138,7 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 		return !c.dead() && ctx.Err() == nil && result.Analysis != nil, err
 	})
 	if err != nil {
-		return Analysis{}, located(name, err)
+		return Analysis{}, located(name, sql, err)
 	}
 	if result.Analysis == nil {
 		return Analysis{}, ErrCrashed.Errorf("the query engine gave no analysis")

@@ -34,25 +34,26 @@ func inQuotes(sql string) bool {
 	return strings.Count(sql, "'")%2 == 1 || strings.Contains(line, "--")
 }
 
-// place is "orders.sql:3: ", or nothing for a text without a name.
+// place is "orders.sql:3: ", or "line 3: " for a text without a name.
 func place(name string, line int) string {
 	if name == "" {
-		return ""
+		return fmt.Sprintf("line %d: ", line)
 	}
 	return fmt.Sprintf("%s:%d: ", name, line)
 }
 
-// located puts the place before the message of a statement's error.
-func located(name string, err error) error {
+// located puts the place before the message of a statement's error. A text without a name has a line
+// only if it has several.
+func located(name, sql string, err error) error {
 	var e *errdef.Error
-	if name == "" || !errors.As(err, &e) || e.Code != errdef.InvalidArgument {
+	if !errors.As(err, &e) || e.Code != errdef.InvalidArgument {
 		return err
 	}
-	line := 1
-	if n, ok := e.Details["line"].(float64); ok {
-		line = int(n)
+	line, ok := e.Details["line"].(float64)
+	if !ok || name == "" && !strings.Contains(strings.TrimSpace(sql), "\n") {
+		return err
 	}
 	c := *e
-	c.Message = place(name, line) + e.Message
+	c.Message = place(name, int(line)) + e.Message
 	return &c
 }

@@ -293,3 +293,15 @@ func finishFile(sink query.Sink) (int64, error) {
 	}
 	return info.Size(), nil
 }
+
+// withoutSemicolon cuts the statement behind its last token.
+func withoutSemicolon(sql string) string {
+	tokens := lex(sql)
+	for len(tokens) > 0 && tokens[len(tokens)-1].is(";") {
+		tokens = tokens[:len(tokens)-1]
+	}
+	if len(tokens) == 0 {
+		return ""
+	}
+	return sql[:tokens[len(tokens)-1].end]
+}
