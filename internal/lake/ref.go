@@ -1,0 +1,345 @@
+package lake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/fault"
+	"tarn.dev/tarn/internal/meta"
+)
+
+// MainBranch exists in every lake from the start and cannot be deleted.
+const MainBranch = "main"
+
+// MaxRef bounds the name of a branch or tag.
+const MaxRef = 255
+
+// Errors about refs. Their messages name what was asked for and what there is.
+var (
+	ErrInvalidRef     = errdef.New(errdef.InvalidArgument, "lake.invalid_ref", "invalid ref")
+	ErrRefNotFound    = errdef.New(errdef.NotFound, "lake.ref_not_found", "no such ref")
+	ErrBranchNotFound = errdef.New(errdef.NotFound, "lake.branch_not_found", "no such branch")
+	ErrTagNotFound    = errdef.New(errdef.NotFound, "lake.tag_not_found", "no such tag")
+	ErrRefExists      = errdef.New(errdef.AlreadyExists, "lake.ref_exists", "the name is taken")
+	ErrAmbiguousRef   = errdef.New(errdef.InvalidArgument, "lake.ambiguous_ref", "several commits begin with this id")
+	ErrMainBranch     = errdef.New(errdef.FailedPrecondition, "lake.main_branch", "the branch main cannot be deleted")
+)
+
+// Ref is a branch or a tag with the commit it names.
+type Ref struct {
+	Name   string
+	Commit Hash
+	Time   time.Time // of a branch: when it last moved; of a tag: when it was made
+}
+
+// refRow is the row of a branch or tag.
+type refRow struct {
+	Commit Hash      `json:"commit"`
+	Time   time.Time `json:"time"`
+}
+
+// moveRow is one line of a branch's reflog: what it named from then on. A zero commit: it was deleted.
+type moveRow struct {
+	Commit Hash   `json:"commit"`
+	Why    string `json:"why"` // create, update, merge, revert, delete
+	Author string `json:"author,omitempty"`
+}
+
+// requestRow is what an idempotent request has come to.
+type requestRow struct {
+	Branch string    `json:"branch"`
+	Commit Hash      `json:"commit"`
+	Time   time.Time `json:"time"`
+}
+
+// Rows of the history. A ref's name is the tail of its key as it is, so that refs list in order; in
+// the reflog it is one escaped part, because the time follows.
+func (l *Lake) branchKey(name string) string { return l.prefix + "branch/" + name }
+func (l *Lake) tagKey(name string) string    { return l.prefix + "tag/" + name }
+func (l *Lake) commitKey(id string) string   { return l.prefix + "commit/" + id }
+func (l *Lake) requestKey(id string) string  { return l.prefix + "request/" + meta.Key(id) }
+func (l *Lake) moveKey(branch string, t time.Time) string {
+	return fmt.Sprintf("%sreflog/%s/%016x", l.prefix, meta.Key(branch), uint64(t.UnixNano()))
+}
+
+// CheckRefName returns ErrInvalidRef, with the reason, for a name that no branch or tag may have.
+func CheckRefName(name string) error {
+	bad := func(format string, args ...any) error {
+		return ErrInvalidRef.Errorf("invalid ref name %q: "+format, append([]any{clip(name)}, args...)...).
+			WithNext("Use letters, digits, '.', '_', '-', and '/' between parts.")
+	}
+	switch {
+	case name == "":
+		return ErrInvalidRef.Errorf("the ref name is empty")
+	case len(name) > MaxRef:
+		return bad("it has %d bytes, at most %d are allowed", len(name), MaxRef)
+	case !utf8.ValidString(name) || !norm.NFC.IsNormalString(name):
+		return bad("it is not UTF-8 in normal form C")
+	}
+	for _, r := range name {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) && !strings.ContainsRune("._-/", r) {
+			return bad("%q is not allowed", r)
+		}
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		switch {
+		case part == "":
+			return bad("a part between slashes is empty")
+		case part[0] == '.' || part[0] == '-':
+			return bad("a part may not begin with %q", part[:1])
+		case strings.Contains(part, ".."):
+			return bad("\"..\" is not allowed")
+		}
+	}
+	if _, err := ParseHash(name); err == nil {
+		return bad("it would hide a commit id")
+	}
+	return nil
+}
+
+// Branches yields all branches in order of their names.
+func (l *Lake) Branches(ctx context.Context) iter.Seq2[Ref, error] {
+	return l.refs(ctx, l.branchKey(""))
+}
+
+// Tags yields all tags in order of their names.
+func (l *Lake) Tags(ctx context.Context) iter.Seq2[Ref, error] { return l.refs(ctx, l.tagKey("")) }
+
+func (l *Lake) refs(ctx context.Context, prefix string) iter.Seq2[Ref, error] {
+	return func(yield func(Ref, error) bool) {
+		for row, err := range l.rows.Scan(ctx, meta.Prefix(prefix)) {
+			var ref Ref
+			if err == nil {
+				ref, err = parseRef(strings.TrimPrefix(row.Key, prefix), row)
+			}
+			if !yield(ref, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func parseRef(name string, row meta.Row) (Ref, error) {
+	var r refRow
+	if err := json.Unmarshal(row.Value, &r); err != nil || r.Commit.IsZero() {
+		return Ref{}, ErrCorrupt.Errorf("row %s is not that of a ref", row.Key)
+	}
+	return Ref{Name: name, Commit: r.Commit, Time: r.Time.UTC()}, nil
+}
+
+// Branch returns one branch, or ErrBranchNotFound.
+func (l *Lake) Branch(ctx context.Context, name string) (Ref, error) {
+	ref, _, err := l.branch(ctx, name)
+	return ref, err
+}
+
+// branch returns a branch with the version of its row.
+func (l *Lake) branch(ctx context.Context, name string) (Ref, int64, error) {
+	if err := CheckRefName(name); err != nil {
+		return Ref{}, 0, err
+	}
+	row, err := l.rows.Get(ctx, l.branchKey(name))
+	if errors.Is(err, meta.ErrNotFound) {
+		return Ref{}, 0, l.refNotFound(ctx, ErrBranchNotFound, "branch", name, l.Branches)
+	}
+	if err != nil {
+		return Ref{}, 0, err
+	}
+	ref, err := parseRef(name, row)
+	return ref, row.Version, err
+}
+
+// refNotFound words the absence of a ref: what was typed, what is close, what there is.
+func (l *Lake) refNotFound(ctx context.Context, sentinel *errdef.Error, what, name string, lists ...func(context.Context) iter.Seq2[Ref, error]) error {
+	var names []string
+	for _, list := range lists {
+		for ref, err := range list(ctx) {
+			if err != nil {
+				return err
+			}
+			if !strings.HasPrefix(ref.Name, "run/") || strings.HasPrefix(name, "run/") {
+				names = append(names, ref.Name)
+			}
+		}
+	}
+	text := fmt.Sprintf("there is no %s '%s'.", what, clip(name))
+	if near := nearest(name, names); near != "" {
+		text += " Did you mean " + near + "?"
+	}
+	switch {
+	case len(names) == 0:
+		return sentinel.Errorf("%s", text)
+	case len(lists) > 1:
+		return sentinel.Errorf("%s Branches and tags: %s.", text, some(names))
+	case what == "tag":
+		return sentinel.Errorf("%s Tags: %s.", text, some(names))
+	}
+	return sentinel.Errorf("%s Branches: %s.", text, some(names))
+}
+
+// CreateBranch makes a branch that names the commit from.
+func (l *Lake) CreateBranch(ctx context.Context, name string, from Hash) (Ref, error) {
+	ref, value, err := l.newRef(ctx, name, from)
+	if err != nil {
+		return Ref{}, err
+	}
+	log, err := json.Marshal(moveRow{Commit: from, Why: "create"})
+	if err != nil {
+		return Ref{}, err
+	}
+	if err := fault.Point("lake.branch.create.before_txn"); err != nil {
+		return Ref{}, err
+	}
+	_, err = l.rows.Txn(ctx,
+		[]meta.Condition{meta.Absent(l.branchKey(name)), meta.Absent(l.tagKey(name)), meta.Exists(l.commitKey(from.String()))},
+		[]meta.Write{meta.Set(l.branchKey(name), value), meta.Set(l.moveKey(name, ref.Time), log)})
+	if err != nil {
+		return Ref{}, l.taken(name, err)
+	}
+	return ref, fault.Point("lake.branch.create.after_txn")
+}
+
+// CreateTag makes a tag that names the commit for good.
+func (l *Lake) CreateTag(ctx context.Context, name string, commit Hash) (Ref, error) {
+	ref, value, err := l.newRef(ctx, name, commit)
+	if err != nil {
+		return Ref{}, err
+	}
+	_, err = l.rows.Txn(ctx,
+		[]meta.Condition{meta.Absent(l.tagKey(name)), meta.Absent(l.branchKey(name)), meta.Exists(l.commitKey(commit.String()))},
+		[]meta.Write{meta.Set(l.tagKey(name), value)})
+	if err != nil {
+		return Ref{}, l.taken(name, err)
+	}
+	return ref, nil
+}
+
+func (l *Lake) newRef(ctx context.Context, name string, commit Hash) (Ref, []byte, error) {
+	if err := CheckRefName(name); err != nil {
+		return Ref{}, nil, err
+	}
+	if _, err := l.rows.Get(ctx, l.commitKey(commit.String())); err != nil {
+		if errors.Is(err, meta.ErrNotFound) {
+			err = ErrRefNotFound.Errorf("there is no commit %s", commit)
+		}
+		return Ref{}, nil, err
+	}
+	ref := Ref{Name: name, Commit: commit, Time: time.Now().UTC()}
+	value, err := json.Marshal(refRow{Commit: ref.Commit, Time: ref.Time})
+	return ref, value, err
+}
+
+// taken words the failed condition of a new ref.
+func (l *Lake) taken(name string, err error) error {
+	var failed *meta.ConditionError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	switch failed.Condition.Key {
+	case l.branchKey(name):
+		return ErrRefExists.Errorf("there is a branch '%s' already", name)
+	case l.tagKey(name):
+		return ErrRefExists.Errorf("there is a tag '%s' already; tags do not move", name).
+			WithNext("tarn tag rm "+name, "or choose another name")
+	}
+	return err
+}
+
+// DeleteBranch removes a branch; its commits stay. An update that is under way on it fails with
+// ErrBranchNotFound.
+func (l *Lake) DeleteBranch(ctx context.Context, name string) error {
+	if name == MainBranch {
+		return ErrMainBranch
+	}
+	for {
+		ref, version, err := l.branch(ctx, name)
+		if err != nil {
+			return err
+		}
+		log, err := json.Marshal(moveRow{Why: "delete"})
+		if err != nil {
+			return err
+		}
+		_, err = l.rows.Txn(ctx, []meta.Condition{meta.At(l.branchKey(name), version)},
+			[]meta.Write{meta.Delete(l.branchKey(name)), meta.Set(l.moveKey(name, after(ref.Time)), log)})
+		if !errors.Is(err, meta.ErrConditionFailed) {
+			return err
+		}
+	}
+}
+
+// DeleteTag removes a tag; its commit stays.
+func (l *Lake) DeleteTag(ctx context.Context, name string) error {
+	if err := CheckRefName(name); err != nil {
+		return err
+	}
+	_, err := l.rows.Txn(ctx, []meta.Condition{meta.Exists(l.tagKey(name))}, []meta.Write{meta.Delete(l.tagKey(name))})
+	if errors.Is(err, meta.ErrConditionFailed) {
+		return l.refNotFound(ctx, ErrTagNotFound, "tag", name, l.Tags)
+	}
+	return err
+}
+
+// after is now, or just behind t if the clock is not past it: the moves of a branch have an order.
+func after(t time.Time) time.Time {
+	if now := time.Now().UTC(); now.After(t) {
+		return now
+	}
+	return t.Add(1)
+}
+
+// Move is a line of a branch's reflog.
+type Move struct {
+	Time   time.Time
+	Commit Hash // zero: the branch was deleted
+	Why    string
+	Author string
+}
+
+// Reflog yields the moves of a branch, the newest first, those before its deletion included.
+func (l *Lake) Reflog(ctx context.Context, branch string) iter.Seq2[Move, error] {
+	return l.moves(ctx, branch, time.Time{}, 0)
+}
+
+// moves yields the moves up to a time (zero: all), the newest first.
+func (l *Lake) moves(ctx context.Context, branch string, until time.Time, limit int) iter.Seq2[Move, error] {
+	prefix := l.prefix + "reflog/" + meta.Key(branch) + "/"
+	return func(yield func(Move, error) bool) {
+		r := meta.Prefix(prefix)
+		r.Reverse, r.Limit = true, limit
+		if !until.IsZero() {
+			r.End = l.moveKey(branch, until.Add(1))
+		}
+		for row, err := range l.rows.Scan(ctx, r) {
+			var m Move
+			if err == nil {
+				m, err = parseMove(row, prefix)
+			}
+			if !yield(m, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func parseMove(row meta.Row, prefix string) (Move, error) {
+	var nanos uint64
+	if _, err := fmt.Sscanf(strings.TrimPrefix(row.Key, prefix), "%016x", &nanos); err != nil {
+		return Move{}, ErrCorrupt.Errorf("row %s names no time", row.Key)
+	}
+	var m moveRow
+	if err := json.Unmarshal(row.Value, &m); err != nil {
+		return Move{}, ErrCorrupt.Errorf("row %s is not a move: %w", row.Key, err)
+	}
+	return Move{Time: time.Unix(0, int64(nanos)).UTC(), Commit: m.Commit, Why: m.Why, Author: m.Author}, nil
+}

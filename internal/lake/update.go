@@ -1,0 +1,251 @@
+package lake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/fault"
+	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/lease"
+)
+
+// ErrRequestReused is returned when a request id comes again for another branch.
+var ErrRequestReused = errdef.New(errdef.InvalidArgument, "lake.request_reused", "the request id was used for something else")
+
+// ErrContended is returned when the head of a branch moved under an update again and again: somebody
+// moves it without standing in the queue.
+var ErrContended = errdef.New(errdef.Conflict, "lake.branch_contended", "the branch keeps moving")
+
+// ErrReadOnly is returned for a write through a store or Tx that takes none.
+var ErrReadOnly = errdef.New(errdef.FailedPrecondition, "lake.read_only", "nothing can be written here")
+
+// maxAttempts bounds how often an update is tried anew. Only a writer outside the queue, such as the
+// garbage collector condemning a pack, makes it necessary at all.
+const maxAttempts = 16
+
+// Tx is one attempt at an update. It is used by one goroutine, except Batch, and only inside of the
+// function it is given to. When the attempt loses, everything done with it is undone and the function
+// is called again.
+type Tx struct {
+	// Head is the commit that the branch names; the new commit is its child.
+	Head Commit
+
+	lake       *Lake
+	batch      *Batch
+	tree       Tree
+	edits      []Edit
+	parents    []Commit
+	moveTo     *Commit // an existing commit that becomes the head instead of a new one
+	why        string
+	message    string // when the caller gives none
+	conditions []meta.Condition
+	writes     []meta.Write
+}
+
+// Tree is the tree that will be committed, with all changes so far.
+func (tx *Tx) Tree(ctx context.Context) (Tree, error) {
+	if len(tx.edits) > 0 {
+		t, err := tx.tree.Edit(ctx, tx.batch, tx.edits)
+		if err != nil {
+			return Tree{}, err
+		}
+		tx.tree, tx.edits = t, nil
+	}
+	return tx.tree, nil
+}
+
+// Put sets the entry at key.
+func (tx *Tx) Put(key string, e Entry) { tx.edits = append(tx.edits, Edit{Key: key, Entry: &e}) }
+
+// Delete removes the entry at key; removing an absent one is no error.
+func (tx *Tx) Delete(key string) { tx.edits = append(tx.edits, Edit{Key: key}) }
+
+// SetTree replaces the whole tree, changes so far included.
+func (tx *Tx) SetTree(t Tree) { tx.tree, tx.edits = t, nil }
+
+// AddParent makes the new commit a merge of c too.
+func (tx *Tx) AddParent(c Commit) { tx.parents = append(tx.parents, c) }
+
+// Batch takes the objects that the new commit needs.
+func (tx *Tx) Batch() *Batch { return tx.batch }
+
+// Also adds rows to the transaction that makes the commit visible. When one of the conditions does not
+// hold, Update returns meta.ErrConditionFailed and nothing has happened.
+func (tx *Tx) Also(conditions []meta.Condition, writes []meta.Write) {
+	tx.conditions = append(tx.conditions, conditions...)
+	tx.writes = append(tx.writes, writes...)
+}
+
+// Update moves a branch: it waits for its turn in the branch's queue, calls fn with the current head,
+// and makes what fn did visible as one commit in one meta transaction. When it returns a commit, that
+// commit is durable. Callers are served in the order in which they came.
+//
+// fn may be called again on a newer head. When it changes nothing and adds no parent there is no commit
+// and the head is returned; rows given to Also are written nevertheless. An error of fn ends the update
+// without a trace.
+func (l *Lake) Update(ctx context.Context, branch string, info CommitInfo, fn func(ctx context.Context, tx *Tx) error) (Commit, error) {
+	if err := info.check(); err != nil {
+		return Commit{}, err
+	}
+	if done, ok, err := l.answered(ctx, branch, info.RequestID); ok || err != nil {
+		return done, err
+	}
+	if _, err := l.Branch(ctx, branch); err != nil { // before waiting for a turn on it
+		return Commit{}, err
+	}
+	ticket, release, err := l.turn(ctx, branch)
+	if err != nil {
+		return Commit{}, err
+	}
+	c, err := l.attempts(ctx, branch, info, ticket, fn)
+	// A ticket that cannot be given back dies with the session: the update's outcome stands.
+	return c, errors.Join(err, release(ctx))
+}
+
+func (l *Lake) attempts(ctx context.Context, branch string, info CommitInfo, ticket *lease.Ticket, fn func(context.Context, *Tx) error) (Commit, error) {
+	var last error
+	for range maxAttempts {
+		// Here too, because the same request may have been the one before in the queue.
+		if done, ok, err := l.answered(ctx, branch, info.RequestID); ok || err != nil {
+			return done, err
+		}
+		c, err := l.attempt(ctx, branch, info, ticket, fn)
+		var failed *meta.ConditionError
+		if !errors.As(err, &failed) || !l.mayRetry(failed.Condition.Key, branch, info.RequestID) {
+			return c, err
+		}
+		last = err
+	}
+	return Commit{}, ErrContended.Errorf("branch %s moved %d times under one update: %w", branch, maxAttempts, last)
+}
+
+// mayRetry tells the conditions that Update itself adds from those of the caller and of the session.
+func (l *Lake) mayRetry(key, branch, request string) bool {
+	_, pack := l.packOfKey(key)
+	return pack || key == l.branchKey(branch) || (request != "" && key == l.requestKey(request))
+}
+
+// attempt does everything once, on the head as it is now.
+func (l *Lake) attempt(ctx context.Context, branch string, info CommitInfo, ticket *lease.Ticket, fn func(context.Context, *Tx) error) (c Commit, err error) {
+	ref, version, err := l.branch(ctx, branch)
+	if err != nil {
+		return Commit{}, err
+	}
+	head, err := l.Commit(ctx, ref.Commit)
+	if err != nil {
+		return Commit{}, err
+	}
+	batch := l.Begin(ctx)
+	defer batch.Discard()
+	tx := &Tx{Head: head, lake: l, batch: batch, tree: l.Tree(head.Tree), why: "update"}
+	if err := fn(ctx, tx); err != nil {
+		return Commit{}, err
+	}
+	moved := after(ref.Time)
+	next, err := tx.next(ctx, info, moved)
+	if err != nil {
+		return Commit{}, err
+	}
+	if next.ID == head.ID && len(tx.writes) == 0 && len(tx.conditions) == 0 && info.RequestID == "" {
+		return head, nil
+	}
+	conditions := append([]meta.Condition{meta.At(l.branchKey(branch), version)}, ticket.Conditions()...)
+	var writes []meta.Write
+	if next.ID != head.ID {
+		move, err := l.moveRows(branch, next, tx.why, info.Author, moved)
+		if err != nil {
+			return Commit{}, err
+		}
+		sealed, rows, err := batch.seal(ctx)
+		if err != nil {
+			return Commit{}, err
+		}
+		conditions = append(conditions, sealed...)
+		writes = append(append(writes, rows...), move...)
+	}
+	if info.RequestID != "" {
+		row, err := json.Marshal(requestRow{Branch: branch, Commit: next.ID, Time: moved})
+		if err != nil {
+			return Commit{}, err
+		}
+		conditions = append(conditions, meta.Absent(l.requestKey(info.RequestID)))
+		writes = append(writes, meta.Set(l.requestKey(info.RequestID), row))
+	}
+	conditions = append(conditions, tx.conditions...)
+	writes = append(append(writes, tx.writes...), ticket.Releasing())
+	if err := fault.Point("lake.update.before_txn"); err != nil {
+		return Commit{}, err
+	}
+	number, err := l.rows.Txn(ctx, conditions, writes)
+	if err != nil {
+		return Commit{}, err
+	}
+	if err := fault.Point("lake.update.after_txn"); err != nil {
+		return Commit{}, err
+	}
+	batch.settle(number)
+	return next, nil
+}
+
+// next is the commit that tx leads to: its head when nothing changed.
+func (tx *Tx) next(ctx context.Context, info CommitInfo, now time.Time) (Commit, error) {
+	if tx.moveTo != nil {
+		return *tx.moveTo, nil
+	}
+	tree, err := tx.Tree(ctx)
+	if err != nil {
+		return Commit{}, err
+	}
+	if tree.Root() == tx.Head.Tree && len(tx.parents) == 0 {
+		return tx.Head, nil
+	}
+	if info.Message == "" {
+		info.Message = tx.message
+	}
+	c := newCommit(append([]Commit{tx.Head}, tx.parents...), tree.Root(), info, now)
+	c.ID, err = tx.batch.Put(ctx, TypeCommit, encodeCommit(c))
+	return c, err
+}
+
+// moveRows let a branch name a commit.
+func (l *Lake) moveRows(branch string, c Commit, why, author string, now time.Time) ([]meta.Write, error) {
+	ref, err := json.Marshal(refRow{Commit: c.ID, Time: now})
+	if err != nil {
+		return nil, err
+	}
+	move, err := json.Marshal(moveRow{Commit: c.ID, Why: why, Author: author})
+	if err != nil {
+		return nil, err
+	}
+	return []meta.Write{
+		meta.Set(l.branchKey(branch), ref),
+		meta.Set(l.moveKey(branch, now), move),
+		meta.Set(l.commitKey(c.ID.String()), nil),
+	}, nil
+}
+
+// answered returns the commit that an earlier call with the same request id has led to.
+func (l *Lake) answered(ctx context.Context, branch, request string) (Commit, bool, error) {
+	if request == "" {
+		return Commit{}, false, nil
+	}
+	row, err := l.rows.Get(ctx, l.requestKey(request))
+	if errors.Is(err, meta.ErrNotFound) {
+		return Commit{}, false, nil
+	}
+	if err != nil {
+		return Commit{}, false, err
+	}
+	var r requestRow
+	if err := json.Unmarshal(row.Value, &r); err != nil {
+		return Commit{}, false, ErrCorrupt.Errorf("row %s is not that of a request: %w", row.Key, err)
+	}
+	if r.Branch != branch {
+		return Commit{}, false, ErrRequestReused.Errorf("request id '%s' was used for an update of %s, not %s", clip(request), r.Branch, branch)
+	}
+	c, err := l.Commit(ctx, r.Commit)
+	return c, err == nil, err
+}
