@@ -1,0 +1,544 @@
+"""Decorators: a function plus what was declared about it.
+
+A decorated function stays a plain function to whoever calls it: same arguments, same result, same
+type. Only a call that leaves out an input is stopped, before the body sees a marker.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union, overload
+
+from tarn import _units
+from tarn._declare import Env, Items, Marker, Partitions, Resources, Retry, Table, choice, strings
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+elif sys.version_info >= (3, 10):
+    from typing import ParamSpec
+
+    P = ParamSpec("P")
+else:
+    P = TypeVar("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type)
+
+# Everything declared in this interpreter, in order; discovery and the runner read it.
+declared: List[Union[Function[Any, Any], Command, Class]] = []
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that every decorator takes, checked."""
+
+    env: Union[Env, str, None] = None
+    resources: Optional[Resources] = None
+    retry: Optional[Retry] = None
+    timeout: Optional[float] = None
+    network: Optional[bool] = None
+    fresh: Optional[float] = None
+    cache: Optional[bool] = None
+    secrets: Tuple[str, ...] = ()
+    concurrency: Optional[int] = None
+    tags: Tuple[str, ...] = ()
+    owners: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an asset publishes and how."""
+
+    names: Tuple[str, ...]
+    mode: str = "replace"
+    key: Tuple[str, ...] = ()
+    checks: Tuple[str, ...] = ()
+    warn: Tuple[str, ...] = ()
+    partitions: Optional[Partitions] = None
+    items: Optional[Items] = None
+    allow_failed: Union[float, int, None] = None
+    isolate: Optional[str] = None
+    isolation: Optional[str] = None
+    formats: Mapping[str, str] = field(default_factory=dict)
+
+
+def _options(
+    env: Union[Env, str, None],
+    resources: Optional[Resources],
+    retry: Union[int, Retry, None],
+    timeout: Union[str, float, None],
+    network: Optional[bool],
+    fresh: Union[str, float, None],
+    cache: Optional[bool],
+    secrets: Iterable[str],
+    concurrency: Optional[int],
+    tags: Iterable[str],
+    owners: Iterable[str],
+) -> Options:
+    if env is not None and not isinstance(env, (Env, str)):
+        raise TypeError(f"env={env!r} must be a tarn.Env or the name of one in tarn.toml.")
+    if resources is not None and not isinstance(resources, Resources):
+        raise TypeError(f"resources={resources!r} must be tarn.Resources(...).")
+    if isinstance(retry, int) and not isinstance(retry, bool):
+        retry = Retry(times=retry)
+    if retry is not None and not isinstance(retry, Retry):
+        raise TypeError(f"retry={retry!r} must be a number of attempts or tarn.Retry(...).")
+    if concurrency is not None and (not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1):
+        raise ValueError(f"concurrency={concurrency!r} must be a number, 1 or more.")
+    for name, flag in (("network", network), ("cache", cache)):
+        if flag is not None and not isinstance(flag, bool):
+            raise TypeError(f"{name}={flag!r} must be True or False.")
+    return Options(
+        env,
+        resources,
+        retry,
+        None if timeout is None else _units.seconds(timeout, "timeout"),
+        network,
+        None if fresh is None else _units.seconds(fresh, "fresh"),
+        cache,
+        strings(secrets, "secrets"),
+        concurrency,
+        strings(tags, "tags"),
+        strings(owners, "owners"),
+    )
+
+
+def _output(
+    outputs: Union[str, Iterable[str]],
+    mode: str,
+    key: Union[str, Iterable[str]],
+    checks: Union[str, Iterable[str]],
+    warn: Union[str, Iterable[str]],
+    partitions: Optional[Partitions],
+    items: Optional[Items],
+    allow_failed: Union[float, int, None],
+    isolate: Optional[str],
+    isolation: Optional[str],
+    formats: Optional[Mapping[str, str]] = None,
+) -> Output:
+    names = strings(outputs, "outputs")
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise ValueError(f"outputs names {', '.join(sorted(twice))} twice.")
+    choice(mode, ("replace", "append", "merge"), "mode")
+    row_key = strings(key, "key")
+    if mode == "merge" and not row_key:
+        raise ValueError('mode="merge" folds rows by key. Name it: key=["id"].')
+    if partitions is not None and not isinstance(partitions, Partitions):
+        raise TypeError(f"partitions={partitions!r} must be tarn.daily(...), hourly, weekly, monthly or keys.")
+    if items is not None and not isinstance(items, Items):
+        raise TypeError(f"items={items!r} must be tarn.cross(), tarn.join(...) or tarn.union().")
+    if allow_failed is not None and (isinstance(allow_failed, bool) or not isinstance(allow_failed, (int, float)) or allow_failed < 0):
+        raise ValueError(f"allow_failed={allow_failed!r} must be a share like 0.05 or a number of items.")
+    if isolate is not None:
+        choice(isolate, ("item",), "isolate")
+    if isolation is not None:
+        choice(isolation, ("snapshot", "serializable"), "isolation")
+    return Output(names, mode, row_key, strings(checks, "checks"), strings(warn, "warn"), partitions, items, allow_failed, isolate, isolation, dict(formats or {}))
+
+
+class Function(Generic[P, R]):
+    """A decorated function. Call it as if it were not decorated."""
+
+    kind = "function"
+
+    def __init__(self, fn: Callable[P, R], options: Options) -> None:
+        if not callable(fn) or isinstance(fn, type) or not hasattr(fn, "__code__"):
+            raise TypeError(f"@tarn.{self.kind} decorates a function, got {fn!r}.")
+        functools.update_wrapper(self, fn)
+        self._fn = fn
+        self.name: str = fn.__name__
+        self.options = options
+        declared.append(self)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        self._refuse_missing(args, kwargs)
+        return self._fn(*args, **kwargs)
+
+    def _refuse_missing(self, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        given = set(self._positional[: len(args)]).union(kwargs)
+        missing = [name for name in self._required if name not in given]
+        if missing:
+            raise TypeError(self._needs(missing))
+        for name, value in (*zip(self._positional, args), *kwargs.items()):
+            if isinstance(value, Marker):
+                raise TypeError(f"{self.name}() got a declaration for {name!r}, not data. Pass what it stands for.")
+
+    @functools.cached_property
+    def _positional(self) -> Tuple[str, ...]:
+        code = self._plain().__code__
+        return tuple(code.co_varnames[: code.co_argcount])
+
+    @functools.cached_property
+    def _required(self) -> Tuple[str, ...]:
+        """Parameters that a call must pass: those without a default, and those whose default is a marker."""
+        fn = self._plain()
+        code = fn.__code__
+        defaults = dict(zip(reversed(self._positional), reversed(fn.__defaults__ or ())))
+        defaults.update(fn.__kwdefaults__ or {})
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        return tuple(n for n in names if n not in defaults or isinstance(defaults[n], Marker))
+
+    def _plain(self) -> Any:
+        """The user's own function, below other decorators that kept `__wrapped__`."""
+        fn: Any = self._fn
+        while hasattr(fn, "__wrapped__"):
+            fn = fn.__wrapped__
+        return fn
+
+    def _needs(self, missing: List[str]) -> str:
+        names = " and ".join(filter(None, (", ".join(map(repr, missing[:-1])), repr(missing[-1]))))
+        return f"{self.name}() needs {names}."
+
+    def __repr__(self) -> str:
+        return f"<tarn {self.kind} {self.name}>"
+
+    def __reduce__(self) -> str:
+        return self._fn.__qualname__
+
+
+class _Loading(Function[P, R]):
+    """A function whose inputs are data of the project."""
+
+    def _needs(self, missing: List[str]) -> str:
+        from tarn import _params
+
+        nouns = {p.name: p.noun for p in _params.of(self)}
+        noun = nouns[missing[0]] if len(missing) == 1 else "them"
+        return f"{super()._needs(missing)} Pass {noun}, or {self.name}.local() to load {'it' if len(missing) == 1 else 'them'} from {_home_ref()}."
+
+    def local(self, *args: Any, ref: Optional[str] = None, **kwargs: Any) -> R:
+        """Load the inputs that were left out and run here, in this interpreter. Nothing is published."""
+        from tarn import _load
+
+        given = set(self._positional[: len(args)]).union(kwargs)
+        kwargs.update(_load.inputs(self, [n for n in self._required if n not in given], ref))
+        return self._fn(*args, **kwargs)
+
+
+def _home_ref() -> str:
+    import os
+
+    return os.environ.get("TARN_BRANCH") or "main"
+
+
+class Asset(_Loading[P, R]):
+    """A function whose result is a table or files in the history."""
+
+    kind = "asset"
+
+    def __init__(self, fn: Callable[P, R], options: Options, output: Output) -> None:
+        super().__init__(fn, options)
+        self.output = output
+
+    @property
+    def outputs(self) -> Tuple[str, ...]:
+        """The names it publishes; its own unless declared."""
+        return self.output.names or (self.name,)
+
+
+class Check(_Loading[P, R]):
+    """A function that judges a table or asset."""
+
+    kind = "check"
+
+    def __init__(self, fn: Callable[P, R], options: Options, of: str, severity: str) -> None:
+        super().__init__(fn, options)
+        self.of = of
+        self.severity = severity
+
+
+class Entrypoint(Function[P, R]):
+    """A function that `tarn run FILE::NAME` calls with the command line's arguments."""
+
+    kind = "entrypoint"
+
+
+class Command:
+    """An asset in any language: a command line with named inputs and outputs."""
+
+    kind = "asset"
+
+    def __init__(self, argv: Tuple[str, ...], name: str, inputs: Mapping[str, str], options: Options, output: Output) -> None:
+        self.argv, self.name, self.inputs, self.options, self.output = argv, name, inputs, options, output
+        frame = sys._getframe(2)
+        self.file, self.line, self.__module__ = frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__", "")
+        declared.append(self)
+
+    @property
+    def outputs(self) -> Tuple[str, ...]:
+        """The names it publishes."""
+        return self.output.names
+
+    def __repr__(self) -> str:
+        return f"<tarn command {self.name}>"
+
+
+class Class:
+    """What `tarn.cls` found in a class."""
+
+    kind = "cls"
+
+    def __init__(self, cls: type, options: Options) -> None:
+        self.cls, self.name, self.options = cls, cls.__name__, options
+        declared.append(self)
+
+
+@overload
+def asset(fn: Callable[P, R]) -> Asset[P, R]: ...
+@overload
+def asset(
+    *,
+    env: Union[Env, str, None] = None,
+    outputs: Union[str, Iterable[str]] = (),
+    mode: str = "replace",
+    key: Union[str, Iterable[str]] = (),
+    checks: Union[str, Iterable[str]] = (),
+    warn: Union[str, Iterable[str]] = (),
+    partitions: Optional[Partitions] = None,
+    items: Optional[Items] = None,
+    allow_failed: Union[float, int, None] = None,
+    isolate: Optional[str] = None,
+    isolation: Optional[str] = None,
+    resources: Optional[Resources] = None,
+    retry: Union[int, Retry, None] = None,
+    timeout: Union[str, float, None] = None,
+    network: Optional[bool] = None,
+    fresh: Union[str, float, None] = None,
+    cache: Optional[bool] = None,
+    secrets: Iterable[str] = (),
+    concurrency: Optional[int] = None,
+    tags: Iterable[str] = (),
+    owners: Iterable[str] = (),
+) -> Callable[[Callable[P, R]], Asset[P, R]]: ...
+def asset(
+    fn: Optional[Callable[P, R]] = None,
+    *,
+    env: Union[Env, str, None] = None,
+    outputs: Union[str, Iterable[str]] = (),
+    mode: str = "replace",
+    key: Union[str, Iterable[str]] = (),
+    checks: Union[str, Iterable[str]] = (),
+    warn: Union[str, Iterable[str]] = (),
+    partitions: Optional[Partitions] = None,
+    items: Optional[Items] = None,
+    allow_failed: Union[float, int, None] = None,
+    isolate: Optional[str] = None,
+    isolation: Optional[str] = None,
+    resources: Optional[Resources] = None,
+    retry: Union[int, Retry, None] = None,
+    timeout: Union[str, float, None] = None,
+    network: Optional[bool] = None,
+    fresh: Union[str, float, None] = None,
+    cache: Optional[bool] = None,
+    secrets: Iterable[str] = (),
+    concurrency: Optional[int] = None,
+    tags: Iterable[str] = (),
+    owners: Iterable[str] = (),
+) -> Any:
+    """Make a function an asset: its result is published under its name."""
+    if network and fresh is None and cache is None:
+        raise ValueError('network=True reads what no key can hold. Say how long a result stays good: fresh="1h", or cache=True or False.')
+    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
+    output = _output(outputs, mode, key, checks, warn, partitions, items, allow_failed, isolate, isolation)
+    return Asset(fn, options, output) if fn is not None else lambda f: Asset(f, options, output)
+
+
+def check(
+    of: Union[Asset[Any, Any], Command, Table, str],
+    *,
+    severity: str = "fail",
+    env: Union[Env, str, None] = None,
+    resources: Optional[Resources] = None,
+    retry: Union[int, Retry, None] = None,
+    timeout: Union[str, float, None] = None,
+    network: Optional[bool] = None,
+    fresh: Union[str, float, None] = None,
+    cache: Optional[bool] = None,
+    secrets: Iterable[str] = (),
+    concurrency: Optional[int] = None,
+    tags: Iterable[str] = (),
+    owners: Iterable[str] = (),
+) -> Callable[[Callable[P, R]], Check[P, R]]:
+    """Make a function judge a table: it returns the offending rows, a bool, `CheckResult`, or asserts."""
+    choice(severity, ("fail", "warn"), "severity")
+    if isinstance(of, (Asset, Command)):
+        if len(of.outputs) != 1:
+            raise ValueError(f"{of.name} has the outputs {', '.join(of.outputs)}. Name the one to check: @tarn.check({of.outputs[0]!r}).")
+        name: Optional[str] = of.outputs[0]
+    else:
+        name = of.name if isinstance(of, Table) else of
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"@tarn.check({of!r}): name the asset or table to check, as in @tarn.check(orders).")
+    target = name
+    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
+    return lambda f: Check(f, options, target, severity)
+
+
+@overload
+def function(fn: Callable[P, R]) -> Function[P, R]: ...
+@overload
+def function(
+    *,
+    env: Union[Env, str, None] = None,
+    resources: Optional[Resources] = None,
+    retry: Union[int, Retry, None] = None,
+    timeout: Union[str, float, None] = None,
+    network: Optional[bool] = None,
+    fresh: Union[str, float, None] = None,
+    cache: Optional[bool] = None,
+    secrets: Iterable[str] = (),
+    concurrency: Optional[int] = None,
+    tags: Iterable[str] = (),
+    owners: Iterable[str] = (),
+) -> Callable[[Callable[P, R]], Function[P, R]]: ...
+def function(
+    fn: Optional[Callable[P, R]] = None,
+    *,
+    env: Union[Env, str, None] = None,
+    resources: Optional[Resources] = None,
+    retry: Union[int, Retry, None] = None,
+    timeout: Union[str, float, None] = None,
+    network: Optional[bool] = None,
+    fresh: Union[str, float, None] = None,
+    cache: Optional[bool] = None,
+    secrets: Iterable[str] = (),
+    concurrency: Optional[int] = None,
+    tags: Iterable[str] = (),
+    owners: Iterable[str] = (),
+) -> Any:
+    """Give a plain function an environment and options of its own."""
+    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
+    return Function(fn, options) if fn is not None else lambda f: Function(f, options)
+
+
+def entrypoint(fn: Callable[P, R]) -> Entrypoint[P, R]:
+    """Make a function callable from the command line: `tarn run file.py::main --n 5`."""
+    return Entrypoint(fn, Options())
+
+
+@overload
+def cls(target: C) -> C: ...
+@overload
+def cls(
+    *,
+    env: Union[Env, str, None] = None,
+    resources: Optional[Resources] = None,
+    retry: Union[int, Retry, None] = None,
+    timeout: Union[str, float, None] = None,
+    network: Optional[bool] = None,
+    secrets: Iterable[str] = (),
+    concurrency: Optional[int] = None,
+    tags: Iterable[str] = (),
+    owners: Iterable[str] = (),
+) -> Callable[[C], C]: ...
+def cls(
+    target: Any = None,
+    *,
+    env: Union[Env, str, None] = None,
+    resources: Optional[Resources] = None,
+    retry: Union[int, Retry, None] = None,
+    timeout: Union[str, float, None] = None,
+    network: Optional[bool] = None,
+    secrets: Iterable[str] = (),
+    concurrency: Optional[int] = None,
+    tags: Iterable[str] = (),
+    owners: Iterable[str] = (),
+) -> Any:
+    """Make a class with state that is set up once: `with Model() as m` runs its `enter` and `exit` methods."""
+    options = _options(env, resources, retry, timeout, network, None, None, secrets, concurrency, tags, owners)
+
+    def decorate(kind: Type[Any]) -> Type[Any]:
+        if not isinstance(kind, type):
+            raise TypeError(f"@tarn.cls decorates a class, got {kind!r}.")
+        if "__enter__" not in kind.__dict__:
+            kind.__enter__ = _enter
+        if "__exit__" not in kind.__dict__:
+            kind.__exit__ = _exit
+        Class(kind, options)
+        return kind
+
+    return decorate if target is None else decorate(target)
+
+
+def _marked(instance: Any, role: str) -> List[Callable[[], Any]]:
+    names = dict.fromkeys(n for base in reversed(type(instance).__mro__) for n in vars(base))
+    return [getattr(instance, n) for n in names if getattr(getattr(type(instance), n, None), "__tarn_role__", None) == role]
+
+
+def _enter(self: Any) -> Any:
+    for run in _marked(self, "enter"):
+        run()
+    return self
+
+
+def _exit(self: Any, *_: object) -> None:
+    for run in _marked(self, "exit"):
+        run()
+
+
+def _role(role: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    def mark(fn: Callable[P, R]) -> Callable[P, R]:
+        fn.__tarn_role__ = role  # type: ignore[attr-defined]
+        return fn
+
+    return mark
+
+
+def enter(fn: Callable[P, R]) -> Callable[P, R]:
+    """Mark a method of a `tarn.cls` that sets the instance up."""
+    return _role("enter")(fn)
+
+
+def exit(fn: Callable[P, R]) -> Callable[P, R]:
+    """Mark a method of a `tarn.cls` that tears the instance down."""
+    return _role("exit")(fn)
+
+
+def method(fn: Callable[P, R]) -> Callable[P, R]:
+    """Mark a method of a `tarn.cls` that callers use."""
+    return _role("method")(fn)
+
+
+def command(
+    *argv: str,
+    inputs: Optional[Mapping[str, str]] = None,
+    outputs: Union[Mapping[str, str], str],
+    name: Optional[str] = None,
+    env: Union[Env, str, None] = None,
+    mode: str = "replace",
+    key: Union[str, Iterable[str]] = (),
+    checks: Union[str, Iterable[str]] = (),
+    warn: Union[str, Iterable[str]] = (),
+    resources: Optional[Resources] = None,
+    retry: Union[int, Retry, None] = None,
+    timeout: Union[str, float, None] = None,
+    network: Optional[bool] = None,
+    fresh: Union[str, float, None] = None,
+    cache: Optional[bool] = None,
+    secrets: Iterable[str] = (),
+    concurrency: Optional[int] = None,
+    tags: Iterable[str] = (),
+    owners: Iterable[str] = (),
+) -> Command:
+    """An asset made by a command line, in any language.
+
+    `tarn.command("bash", "clean.sh", inputs={"raw": "csv"}, outputs={"clean": "parquet"})` gives the
+    command `$TARN_IN_RAW` and `$TARN_OUT_CLEAN`, files of those formats.
+    """
+    if not argv:
+        raise TypeError('tarn.command() needs the command line: tarn.command("bash", "clean.sh", ...).')
+    strings(argv, "tarn.command()")
+    produced: Dict[str, str] = {outputs: "arrow"} if isinstance(outputs, str) else dict(outputs)
+    if not produced:
+        raise ValueError('tarn.command() needs outputs, as in outputs={"clean": "parquet"}.')
+    wanted = dict(inputs or {})
+    for what, formats in (("inputs", wanted), ("outputs", produced)):
+        for label, form in formats.items():
+            choice(form, ("csv", "parquet", "json", "arrow", "file"), f"{what}[{label!r}]")
+    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
+    output = _output(tuple(produced), mode, key, checks, warn, None, None, None, None, None, produced)
+    return Command(tuple(argv), name or next(iter(produced)), wanted, options, output)

@@ -1,0 +1,7 @@
+"""Errors that Tarn raises, one class for each error code; `except tarn.Error` catches all."""
+
+from __future__ import annotations
+
+from tarn._errors_gen import *  # noqa: F403
+from tarn._errors_gen import CODES as CODES
+from tarn._errors_gen import Error as Error
