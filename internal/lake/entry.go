@@ -69,6 +69,7 @@ const entryFormat = 1
 // The fields of a location. A bit is set exactly when its field has a value, in this order.
 const (
 	hasRefRoot = 1 << iota
+	hasRefHeight
 	hasRefSize
 	hasRefInline
 	hasRefHash
@@ -101,7 +102,7 @@ func encodeEntry(e Entry) ([]byte, error) {
 
 	fields := 0
 	for bit, has := range map[int]bool{
-		hasRefRoot: !l.Ref.Root.IsZero(), hasRefSize: l.Ref.Size != 0, hasRefInline: len(l.Ref.Inline) > 0,
+		hasRefRoot: !l.Ref.Root.IsZero(), hasRefHeight: l.Ref.Height != 0, hasRefSize: l.Ref.Size != 0, hasRefInline: len(l.Ref.Inline) > 0,
 		hasRefHash: !l.Ref.Hash.IsZero(), hasObject: !l.Object.IsZero(), hasTable: l.Table != "",
 		hasSlots: !l.Slots.IsZero(), hasProvenance: !l.Provenance.IsZero(),
 		hasSize: l.Size != 0, hasRows: l.Rows != 0, hasData: len(l.Data) > 0,
@@ -122,6 +123,7 @@ func encodeEntry(e Entry) ([]byte, error) {
 		}
 	}
 	hash(hasRefRoot, l.Ref.Root)
+	number(hasRefHeight, int64(l.Ref.Height))
 	number(hasRefSize, l.Ref.Size)
 	if fields&hasRefInline != 0 {
 		b = wire.AppendBytes(b, l.Ref.Inline)
@@ -168,6 +170,8 @@ func decodeEntry(data []byte) (Entry, error) {
 	}
 	l := &e.Location
 	l.Ref.Root = hash(hasRefRoot)
+	height := number(hasRefHeight)
+	l.Ref.Height = uint8(height)
 	l.Ref.Size = number(hasRefSize)
 	if fields&hasRefInline != 0 {
 		l.Ref.Inline = bytes.Clone(r.Bytes())
@@ -184,7 +188,7 @@ func decodeEntry(data []byte) (Entry, error) {
 	if fields&hasData != 0 {
 		l.Data = readStrings(r)
 	}
-	if !id.Done() || !r.Done() || fields&^allFields != 0 {
+	if !id.Done() || !r.Done() || height > maxHeight || fields&^allFields != 0 {
 		return Entry{}, ErrEntryCorrupt.Errorf("entry of %d bytes is cut off or has too much", len(data))
 	}
 	// A set bit with an empty field, properties out of order: written again it would not be the same.
