@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/errgroup"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -46,11 +47,19 @@ type index struct {
 	segments []*segment
 	unusable map[string]bool // segments that could not be read
 	scans    int64           // refreshes that ended
+
+	compacting bool
+	buckets    *lru.Cache[bucketKey, []byte]
 }
 
+// maxBuckets of segments are cached: 3.3 KB each, 13 MB in all.
+const maxBuckets = 4096
+
 func newIndex() *index {
+	buckets, _ := lru.New[bucketKey, []byte](maxBuckets) // fails for a size of 0 only
 	return &index{
-		packs: map[Hash]packInfo{}, footers: map[Hash][]place{}, loose: map[Hash]location{},
+		buckets: buckets,
+		packs:   map[Hash]packInfo{}, footers: map[Hash][]place{}, loose: map[Hash]location{},
 		damaged: map[Hash]error{}, unusable: map[string]bool{},
 	}
 }

@@ -128,4 +128,3 @@ func TestFileRoundTrip(t *testing.T) {
 		}
 	}
 }
-

@@ -40,7 +40,9 @@ type place struct {
 	offset uint32
 }
 
-func comparePlaces(a, b place) int { return bytes.Compare(a.hash[:], b.hash[:]) }
+func compareHashes(a, b Hash) int { return bytes.Compare(a[:], b[:]) }
+
+func comparePlaces(a, b place) int { return compareHashes(a.hash, b.hash) }
 
 func appendPlace(b []byte, p place) []byte {
 	b = append(b, p.hash[:]...)
