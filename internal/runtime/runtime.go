@@ -50,6 +50,9 @@ type Spec struct {
 	Network bool // false: no network where the level can enforce it
 }
 
+// MessagesVariable is the one variable that a command gets beside its own, if it has a Message function.
+const MessagesVariable = "TARN_MESSAGES_FD"
+
 // Command is one program to run in a sandbox.
 type Command struct {
 	Argv []string          // Argv[0] is an absolute path on the host or inside a mount
@@ -73,7 +76,9 @@ const (
 	TimedOut    Reason = "timed_out"     // Limits.Time
 	OutOfMemory Reason = "out_of_memory" // Limits.MemoryBytes
 	DiskFull    Reason = "disk_full"     // Limits.DiskBytes
-	Canceled    Reason = "canceled"      // the context of Run ended
+	// TooManyProcesses is Limits.PIDs where a level cannot make fork fail instead.
+	TooManyProcesses Reason = "too_many_processes"
+	Canceled         Reason = "canceled" // the context of Run ended
 )
 
 // Usage is what a command consumed.

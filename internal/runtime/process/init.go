@@ -1,0 +1,320 @@
+//go:build linux
+
+package process
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tarn.dev/tarn/internal/runtime"
+)
+
+const sampleEvery = 50 * time.Millisecond
+
+// InitMain is the program of a supervisor. main calls it when the first argument is Role, before
+// anything else; it does not return.
+func InitMain() {
+	// The parent-death signal of the command is tied to the thread that forks it. The main goroutine's
+	// thread lives as long as the process.
+	goruntime.LockOSThread()
+	if err := supervise(); err != nil {
+		fmt.Fprintln(os.Stderr, "sandbox:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func supervise() error {
+	if err := keepDescriptors(); err != nil {
+		return fmt.Errorf("keep descriptors: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become reaper: %w", err)
+	}
+	jobs := os.NewFile(jobFD, "job")
+	dec := json.NewDecoder(jobs)
+	var j job
+	if err := dec.Decode(&j); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil // the server did not need a supervisor after all
+		}
+		return fmt.Errorf("read the job: %w", err)
+	}
+	reports := json.NewEncoder(os.NewFile(reportFD, "report"))
+	w := &watch{job: j, gone: make(chan struct{})}
+	start := time.Now()
+	pid, err := w.start()
+	if err != nil {
+		return reports.Encode(report{Failure: err.Error()})
+	}
+	// A failing report means that the server is gone; then the job's pipe is closed as well.
+	_ = reports.Encode(report{PID: pid})
+	go func() {
+		io.Copy(io.Discard, io.MultiReader(dec.Buffered(), jobs)) //nolint:errcheck // any end counts
+		w.kill(runtime.Canceled)
+	}()
+	go w.sample()
+	if j.Limits.DiskBytes > 0 {
+		go w.sampleDisk()
+	}
+	end, err := w.reap(pid, start)
+	if err != nil {
+		return err
+	}
+	return reports.Encode(report{Ended: end})
+}
+
+// keepDescriptors makes sure that the command inherits nothing: neither the supervisor's own
+// descriptors nor those that whoever started the server left open.
+func keepDescriptors() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// watch is a supervisor's state.
+type watch struct {
+	job  job
+	gone chan struct{} // closed when no descendant is left
+
+	mu      sync.Mutex
+	reason  runtime.Reason // why the tree is being killed; "" if it is not
+	over    bool           // the command itself has ended
+	killing bool
+	peak    int64
+}
+
+func (w *watch) start() (int, error) {
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	messages := os.NewFile(messagesFD, "messages")
+	files := []*os.File{null, os.Stdout, os.Stderr}
+	if w.job.Messages {
+		files = append(files, messages)
+	}
+	text := func(list [][]byte) []string {
+		s := make([]string, len(list))
+		for i, b := range list {
+			s[i] = string(b)
+		}
+		return s
+	}
+	argv := text(w.job.Argv)
+	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
+		Dir: string(w.job.Dir), Env: text(w.job.Env), Files: files,
+		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+	})
+	if err != nil {
+		return 0, errors.New(explainStart(err, argv[0], string(w.job.Dir)))
+	}
+	// When the host runs out of memory the command goes before its supervisor and the server.
+	_ = os.WriteFile("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", []byte("500"), 0)
+	// The pipes end when the command's tree has: the supervisor keeps no end open.
+	if err := errors.Join(syscall.Dup2(int(null.Fd()), 1), syscall.Dup2(int(null.Fd()), 2), messages.Close()); err != nil {
+		w.kill(runtime.Canceled)
+		return 0, err
+	}
+	pid := p.Pid
+	return pid, p.Release() // reap waits for it
+}
+
+func explainStart(err error, argv0, dir string) string {
+	cause := err
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		cause = pe.Err
+	}
+	if info, serr := os.Stat(dir); serr != nil {
+		return fmt.Sprintf("its folder %s: %v", dir, errors.Unwrap(serr))
+	} else if !info.IsDir() {
+		return fmt.Sprintf("its folder %s is not a folder", dir)
+	}
+	switch {
+	case errors.Is(cause, syscall.E2BIG):
+		return "its arguments and variables are too long together"
+	case errors.Is(cause, syscall.ENOEXEC):
+		return "it is neither a program of this machine nor a script that begins with #!"
+	case errors.Is(cause, syscall.ENOENT):
+		if _, serr := os.Stat(argv0); serr == nil {
+			return "the interpreter in its first line, or a library it needs to start, does not exist"
+		}
+	}
+	return cause.Error()
+}
+
+// reap waits until the command and all it left behind are gone.
+func (w *watch) reap(pid int, start time.Time) (*ended, error) {
+	e := &ended{Reason: runtime.Exited}
+	for {
+		var ws syscall.WaitStatus
+		got, err := syscall.Wait4(-1, &ws, syscall.WALL, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.ECHILD):
+			close(w.gone)
+			var ru syscall.Rusage
+			if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &ru); err != nil {
+				return nil, fmt.Errorf("read usage: %w", err)
+			}
+			e.CPU = time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if e.Peak = w.peak; e.Peak == 0 {
+				e.Peak = ru.Maxrss << 10 // it ended before the first sample
+			}
+			return e, nil
+		case err != nil:
+			return nil, fmt.Errorf("wait: %w", err)
+		}
+		if got != pid {
+			continue // an orphan
+		}
+		e.Wall = time.Since(start)
+		w.mu.Lock()
+		w.over = true
+		killedFor := w.reason
+		w.mu.Unlock()
+		switch {
+		case ws.Signaled() && ws.Signal() == syscall.SIGKILL && killedFor != "":
+			e.Reason = killedFor
+		case ws.Signaled():
+			e.Reason, e.Signal = runtime.Signaled, int(ws.Signal())
+		default:
+			e.Code = ws.ExitStatus()
+		}
+		w.kill("")
+	}
+}
+
+// kill ends every descendant. The first reason given while the command runs is the one reported. New
+// processes may be born while others are killed, so it looks until reap has seen the last of them.
+func (w *watch) kill(reason runtime.Reason) {
+	w.mu.Lock()
+	if w.reason == "" && !w.over {
+		w.reason = reason
+	}
+	first := !w.killing
+	w.killing = true
+	w.mu.Unlock()
+	if !first {
+		return
+	}
+	go func() {
+		for pause := time.Millisecond; ; pause = min(2*pause, sampleEvery) {
+			killAll(descendants(os.Getpid()))
+			select {
+			case <-w.gone:
+				return
+			case <-time.After(pause):
+			}
+		}
+	}()
+}
+
+// sample watches memory and number of the tree's processes. It begins at a high rate, because most
+// commands are short.
+func (w *watch) sample() {
+	limits := w.job.Limits
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, sampleEvery) {
+		select {
+		case <-w.gone:
+			return
+		case <-time.After(pause):
+		}
+		pids := descendants(os.Getpid())
+		threads, memory := 0, int64(0)
+		for _, p := range pids {
+			u := readUsage(p)
+			threads += u.threads
+			memory += u.memory
+		}
+		w.mu.Lock()
+		peak := w.peak
+		w.mu.Unlock()
+		if memory > peak && len(pids) > 1 { // forks share pages
+			memory = 0
+			for _, p := range pids {
+				memory += proportional(p)
+			}
+		}
+		w.mu.Lock()
+		w.peak = max(w.peak, memory)
+		w.mu.Unlock()
+		switch {
+		case limits.MemoryBytes > 0 && memory > limits.MemoryBytes:
+			w.kill(runtime.OutOfMemory)
+		case limits.PIDs > 0 && threads > limits.PIDs:
+			w.kill(runtime.TooManyProcesses)
+		}
+	}
+}
+
+// sampleDisk watches the sandbox's own folder. It takes at most a tenth of a core.
+func (w *watch) sampleDisk() {
+	home := string(w.job.Home)
+	for {
+		began := time.Now()
+		if diskUsage(home) > w.job.Limits.DiskBytes {
+			w.kill(runtime.DiskFull)
+			return
+		}
+		select {
+		case <-w.gone:
+			return
+		case <-time.After(max(2*sampleEvery, 10*time.Since(began))):
+		}
+	}
+}
+
+// diskUsage sums what the files under dir occupy; a file with several names counts once.
+func diskUsage(dir string) int64 {
+	var total int64
+	type inode struct{ dev, ino uint64 }
+	linked := map[inode]bool{}
+	// Files come and go while it walks; what it misses the next walk finds.
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || d.IsDir() {
+			return nil
+		}
+		if st.Nlink > 1 {
+			id := inode{uint64(st.Dev), st.Ino}
+			if linked[id] {
+				return nil
+			}
+			linked[id] = true
+		}
+		total += st.Blocks * 512
+		return nil
+	})
+	return total
+}

@@ -1,0 +1,227 @@
+//go:build linux
+
+// Package process runs commands at level process: with a folder, an environment, limits and a process
+// tree of their own, but no namespaces. It works without privileges and everywhere, and holds nobody
+// who is hostile: use it where nothing stronger is to be had.
+//
+// Every Run has a supervisor, this same binary in the hidden role `sandbox-init` (InitMain), which is
+// the command's parent and the reaper of everything the command starts. A descendant that forks twice
+// or makes its own session therefore stays below the supervisor, who kills all of them when the command
+// has ended. The supervisor ends itself, with all below it, when the pipe from the server closes: by
+// intent, or because the server was killed. The next supervisor is started ahead of its use, because
+// starting a large binary takes longer than starting most commands.
+//
+// Limits are watched, not enforced by the kernel: the supervisor looks at the tree every 50 ms, so a
+// limit may be passed for that long. Memory is anonymous and shared-memory pages, shared ones counted
+// once; pages of mapped files do not count, the kernel can drop them. Disk is what a walk over the
+// sandbox's own folder finds. Limits.CPUs and Spec.Network have no effect at this level. A command that
+// kills its own supervisor ends with it, and so does what is left of its session; whoever left the
+// session as well escapes.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/runtime"
+)
+
+// Errors of this runtime.
+var (
+	// ErrClosed is returned after Close.
+	ErrClosed = errdef.New(errdef.FailedPrecondition, "runtime.closed", "the sandbox is closed")
+	// ErrBusy is returned by Run while another Run of the same sandbox is under way.
+	ErrBusy = errdef.New(errdef.FailedPrecondition, "runtime.busy", "the sandbox is busy")
+	// ErrInvalidSpec is returned by Create.
+	ErrInvalidSpec = errdef.New(errdef.InvalidArgument, "runtime.invalid_spec", "invalid sandbox")
+	// ErrInvalidCommand is returned by Run for a command that no sandbox could start.
+	ErrInvalidCommand = errdef.New(errdef.InvalidArgument, "runtime.invalid_command", "invalid command")
+	// ErrNotStarted is returned by Run when the program cannot be started.
+	ErrNotStarted = errdef.New(errdef.FailedPrecondition, "runtime.not_started", "the command could not be started")
+	// ErrMessageTooLong is returned by Run, beside the exit, when a line of a message was above 64 MiB.
+	ErrMessageTooLong = errdef.New(errdef.UserCode, "runtime.message_too_long", "a message is too long")
+)
+
+// Runtime makes sandboxes at level process.
+type Runtime struct {
+	dir   string
+	spare spare
+
+	mu     sync.Mutex
+	open   map[*sandbox]struct{}
+	closed bool
+}
+
+// New returns a runtime whose sandboxes have their folders in dir, which is made if it does not exist.
+func New(dir string) (runtime.Runtime, error) {
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open sandboxes' folder %s: %w", dir, err)
+	}
+	return &Runtime{dir: dir, open: map[*sandbox]struct{}{}}, nil
+}
+
+// Level implements runtime.Runtime.
+func (r *Runtime) Level() runtime.Level { return runtime.Process }
+
+// Create implements runtime.Runtime.
+func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	paths, err := checkSpec(spec)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, ErrClosed.Errorf("create sandbox %s: the runtime is closed", spec.ID)
+	}
+	dir, err := os.MkdirTemp(r.dir, "sandbox-")
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
+	}
+	s := &sandbox{runtime: r, spec: spec, paths: paths, home: filepath.Join(dir, "home"), dir: dir}
+	if err := os.Mkdir(s.home, 0o700); err != nil {
+		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), os.RemoveAll(dir))
+	}
+	r.open[s] = struct{}{}
+	r.spare.prepare()
+	return s, nil
+}
+
+// Close implements runtime.Runtime.
+func (r *Runtime) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	var left []*sandbox
+	for s := range r.open {
+		left = append(left, s)
+	}
+	r.mu.Unlock()
+	var errs []error
+	for _, s := range left {
+		errs = append(errs, s.Close())
+	}
+	r.spare.discard()
+	return errors.Join(errs...)
+}
+
+var mountName = regexp.MustCompile(`^[a-z0-9-]+$`)
+
+func checkSpec(spec runtime.Spec) (map[string]string, error) {
+	paths := make(map[string]string, len(spec.Mounts))
+	for _, m := range spec.Mounts {
+		switch _, twice := paths[m.Name]; {
+		case !mountName.MatchString(m.Name):
+			return nil, ErrInvalidSpec.Errorf("sandbox %s: mount name %q: only a-z, 0-9 and - are allowed", spec.ID, m.Name)
+		case twice:
+			return nil, ErrInvalidSpec.Errorf("sandbox %s: two mounts are named %q", spec.ID, m.Name)
+		case !filepath.IsAbs(m.Source):
+			return nil, ErrInvalidSpec.Errorf("sandbox %s: mount %s: %q is not an absolute path", spec.ID, m.Name, m.Source)
+		}
+		if _, err := os.Stat(m.Source); err != nil {
+			return nil, ErrInvalidSpec.Errorf("sandbox %s: mount %s: %w", spec.ID, m.Name, err)
+		}
+		paths[m.Name] = m.Source
+	}
+	if l := spec.Limits; l.MemoryBytes < 0 || l.CPUs < 0 || l.PIDs < 0 || l.DiskBytes < 0 || l.Time < 0 {
+		return nil, ErrInvalidSpec.Errorf("sandbox %s: a limit is negative", spec.ID)
+	}
+	return paths, nil
+}
+
+type sandbox struct {
+	runtime *Runtime
+	spec    runtime.Spec
+	paths   map[string]string
+	dir     string
+	home    string
+
+	mu      sync.Mutex
+	closed  bool
+	cancel  context.CancelCauseFunc // of the Run under way; nil if there is none
+	running sync.WaitGroup
+	closing sync.Once
+	err     error // of Close
+}
+
+// Path implements runtime.Sandbox. An unknown name gives a path that nothing can have.
+func (s *sandbox) Path(mount string) string {
+	if p, ok := s.paths[mount]; ok {
+		return p
+	}
+	return "/proc/self/no-mount-is-named/" + mount
+}
+
+func (s *sandbox) Home() string     { return s.home }
+func (s *sandbox) HostHome() string { return s.home }
+
+// Close implements runtime.Sandbox.
+func (s *sandbox) Close() error {
+	s.closing.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		if s.cancel != nil {
+			s.cancel(ErrClosed)
+		}
+		s.mu.Unlock()
+		s.running.Wait()
+		if s.err = removeAll(s.dir); s.err != nil {
+			s.err = fmt.Errorf("close sandbox %s: %w", s.spec.ID, s.err)
+		}
+		s.runtime.mu.Lock()
+		delete(s.runtime.open, s)
+		s.runtime.mu.Unlock()
+	})
+	return s.err
+}
+
+// begin claims the sandbox for one Run.
+func (s *sandbox) begin(ctx context.Context) (context.Context, func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return nil, nil, ErrClosed.Errorf("run in sandbox %s: it is closed", s.spec.ID)
+	case s.cancel != nil:
+		return nil, nil, ErrBusy.Errorf("run in sandbox %s: another command runs in it", s.spec.ID)
+	}
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	s.running.Add(1)
+	return ctx, func() {
+		s.mu.Lock()
+		s.cancel(nil)
+		s.cancel = nil
+		s.mu.Unlock()
+		s.running.Done()
+	}, nil
+}
+
+// removeAll removes dir also when a command took its own write permission from folders in it.
+func removeAll(dir string) error {
+	if os.RemoveAll(dir) == nil {
+		return nil
+	}
+	// What cannot be changed or read is reported by the second try.
+	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return filepath.SkipDir
+		}
+		if d.IsDir() {
+			return os.Chmod(path, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}

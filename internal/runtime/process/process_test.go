@@ -1,0 +1,43 @@
+//go:build linux
+
+package process_test
+
+import (
+	"os"
+	"testing"
+
+	"tarn.dev/tarn/internal/runtime"
+	"tarn.dev/tarn/internal/runtime/process"
+	"tarn.dev/tarn/internal/runtime/runtimetest"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == process.Role {
+		process.InitMain()
+	}
+	runtimetest.Helper()
+	os.Exit(m.Run())
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	runtimetest.Run(t, func(t *testing.T) runtime.Runtime { return open(t) })
+}
+
+func BenchmarkRuntime(b *testing.B) {
+	runtimetest.Benchmark(b, func(b *testing.B) runtime.Runtime { return open(b) })
+}
+
+func open(t testing.TB) runtime.Runtime {
+	t.Helper()
+	rt, err := process.New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := rt.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return rt
+}

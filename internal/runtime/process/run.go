@@ -1,0 +1,185 @@
+//go:build linux
+
+package process
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"tarn.dev/tarn/internal/runtime"
+)
+
+// killPatience is how long a supervisor may take to kill its tree before the server does it.
+const killPatience = 700 * time.Millisecond
+
+// errTimeLimit is the cause of a context that ended by Limits.Time.
+var errTimeLimit = errors.New("time limit")
+
+// Run implements runtime.Sandbox.
+func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, error) {
+	j, err := s.job(cmd)
+	if err != nil {
+		return runtime.Exit{}, err
+	}
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return runtime.Exit{}, err
+	}
+	defer end()
+	if ctx.Err() != nil {
+		return runtime.Exit{Reason: runtime.Canceled}, nil
+	}
+	sup, err := s.runtime.spare.take()
+	if err != nil {
+		return runtime.Exit{}, err
+	}
+	defer sup.closeFiles()
+	defer s.runtime.spare.prepare()
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var out outputs
+	tooLong := false // read after out.finish
+	out.text(sup.stdout, cmd.Stdout)
+	out.text(sup.stderr, cmd.Stderr)
+	out.lines(sup.messages, cmd.Message, func() {
+		tooLong = true
+		cancel(ErrMessageTooLong)
+	})
+	exit, err := supervised(ctx, sup, j)
+	out.finish()
+	if err == nil && tooLong {
+		err = ErrMessageTooLong.Errorf("%s wrote a message line of more than %d MiB", label(j), maxMessage>>20).
+			WithNext("write large results to a file and report its path")
+	}
+	return exit, err
+}
+
+// supervised has sup do the job, and returns when every process of it is gone.
+func supervised(ctx context.Context, sup *supervisor, j job) (runtime.Exit, error) {
+	began := time.Now()
+	if err := sup.send(j); err != nil {
+		sup.kill(0)
+		<-sup.exited
+		return runtime.Exit{}, ErrNotStarted.Errorf("start %s: hand over to the supervisor: %w", label(j), err)
+	}
+	if j.Limits.Time > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, j.Limits.Time, errTimeLimit)
+		defer cancel()
+	}
+	reports := make(chan report, 2)
+	go func() {
+		defer close(reports)
+		dec := json.NewDecoder(sup.report)
+		for {
+			var r report
+			if dec.Decode(&r) != nil {
+				return
+			}
+			reports <- r
+		}
+	}()
+	var last report
+	pid, asked := 0, false
+	var impatient <-chan time.Time
+	over := ctx.Done()
+	for open := true; open; {
+		select {
+		case r, ok := <-reports:
+			if open = ok; ok {
+				last = r
+				pid = max(pid, r.PID)
+			}
+		case <-over:
+			over, asked = nil, true
+			sup.job.Close() //nolint:errcheck // its effect is the end of the pipe
+			impatient = time.After(killPatience)
+		case <-impatient:
+			sup.kill(pid)
+		}
+	}
+	<-sup.exited
+	if last.Failure != "" {
+		return runtime.Exit{}, notStarted(label(j), last.Failure)
+	}
+	wall := time.Since(began)
+	if last.Ended == nil { // the supervisor was killed
+		killSession(pid)
+		switch {
+		case asked:
+			return runtime.Exit{Reason: whyEnded(ctx), Usage: runtime.Usage{Wall: wall}}, nil
+		case pid == 0:
+			return runtime.Exit{}, notStarted(label(j), "its supervisor ended: "+sup.cmd.ProcessState.String())
+		}
+		return runtime.Exit{Reason: runtime.Signaled, Signal: sup.signal(), Usage: runtime.Usage{Wall: wall}}, nil
+	}
+	e := last.Ended
+	exit := runtime.Exit{
+		Reason: e.Reason, Code: e.Code, Signal: e.Signal,
+		Usage: runtime.Usage{Wall: e.Wall, CPU: e.CPU, PeakMemoryBytes: e.Peak},
+	}
+	if exit.Reason == runtime.Canceled {
+		exit.Reason = whyEnded(ctx)
+	}
+	return exit, nil
+}
+
+func whyEnded(ctx context.Context) runtime.Reason {
+	if errors.Is(context.Cause(ctx), errTimeLimit) {
+		return runtime.TimedOut
+	}
+	return runtime.Canceled
+}
+
+// job checks a command and puts it into a supervisor's words.
+func (s *sandbox) job(cmd runtime.Command) (job, error) {
+	bad := func(format string, args ...any) error {
+		return ErrInvalidCommand.Errorf("run in sandbox %s: "+format, append([]any{s.spec.ID}, args...)...)
+	}
+	if len(cmd.Argv) == 0 {
+		return job{}, bad("there is no command")
+	}
+	if !filepath.IsAbs(cmd.Argv[0]) {
+		return job{}, bad("%q is not an absolute path", cmd.Argv[0])
+	}
+	dir := cmd.Dir
+	if dir == "" {
+		dir = s.home
+	}
+	if !filepath.IsAbs(dir) {
+		return job{}, bad("folder %q is not an absolute path", dir)
+	}
+	j := job{
+		Dir: []byte(dir), Home: []byte(s.home),
+		Messages: cmd.Message != nil, Limits: s.spec.Limits,
+	}
+	for _, a := range cmd.Argv {
+		j.Argv = append(j.Argv, []byte(a))
+	}
+	for name, value := range cmd.Env {
+		if name == "" || strings.ContainsAny(name, "=\x00") {
+			return job{}, bad("%q cannot be the name of a variable", name)
+		}
+		if name != runtime.MessagesVariable {
+			j.Env = append(j.Env, fmt.Appendf(nil, "%s=%s", name, value))
+		}
+	}
+	if j.Messages {
+		j.Env = append(j.Env, fmt.Appendf(nil, "%s=%d", runtime.MessagesVariable, commandFDs-1))
+	}
+	slices.SortFunc(j.Env, bytes.Compare)
+	for _, text := range slices.Concat(j.Argv, j.Env, [][]byte{j.Dir}) {
+		if bytes.IndexByte(text, 0) >= 0 {
+			return job{}, bad("a zero byte in %.60q", text)
+		}
+	}
+	return j, nil
+}
