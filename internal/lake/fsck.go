@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
-
-	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/lake/prolly"
@@ -34,9 +31,13 @@ func (p Problem) String() string { return p.Reason + ": " + p.Where + ": " + p.M
 
 // Stats counts what was verified.
 type Stats struct {
-	Packs    int   `json:"packs"`
-	Objects  int64 `json:"objects"`
-	Bytes    int64 `json:"bytes"`
+	Packs   int   `json:"packs"`
+	Objects int64 `json:"objects"`
+	Bytes   int64 `json:"bytes"`
+	// Garbage are blobs that no row names: left by a crash, or about to be named.
+	Garbage      int   `json:"garbage"`
+	GarbageBytes int64 `json:"garbage_bytes"`
+
 	Branches int   `json:"branches"`
 	Tags     int   `json:"tags"`
 	Commits  int   `json:"commits"`
@@ -51,7 +52,7 @@ func (l *Lake) Fsck(ctx context.Context, opt FsckOptions, report func(Problem)) 
 	f.trees = prolly.NewChecker(&nodeStore{lake: l}, f.entry)
 	f.maps = prolly.NewChecker(&nodeStore{lake: l}, func(context.Context, prolly.Item) error { return nil })
 	// Objects come first: a damaged pack explains what the history misses.
-	for _, part := range []func(context.Context) error{f.refs, f.commitRows, f.rows} {
+	for _, part := range []func(context.Context) error{f.packs, f.refs, f.commitRows, f.rows} {
 		if err := part(ctx); err != nil {
 			return f.stats, err
 		}
@@ -242,51 +243,7 @@ func (f *fsck) entry(ctx context.Context, it prolly.Item) error {
 	}
 	if root := e.Location.Ref.Root; !root.IsZero() && !f.objects[root] {
 		f.objects[root] = true
-		return f.found("fsck.file", key, f.file(ctx, e.Location.Ref))
-	}
-	return nil
-}
-
-// file verifies that a file's nodes are well-formed and its chunks are there; deep, also that they make
-// up the content.
-func (f *fsck) file(ctx context.Context, ref FileRef) error {
-	if err := f.fileNode(ctx, ref.Root, ref.Height, ref.Size); err != nil || !f.opt.Deep {
-		return err
-	}
-	r, err := f.l.OpenFile(ctx, ref)
-	if err != nil {
-		return err
-	}
-	hasher := blake3.New()
-	_, err = io.Copy(hasher, r)
-	if err = errors.Join(err, r.Close()); err != nil {
-		return err
-	}
-	if got := Hash(hasher.Sum(nil)); got != ref.Hash {
-		return ErrCorrupt.Errorf("its content has the hash %s, not %s", got, ref.Hash)
-	}
-	return nil
-}
-
-func (f *fsck) fileNode(ctx context.Context, h Hash, height uint8, size int64) error {
-	if height == 0 {
-		if ok, err := f.l.Has(ctx, TypeChunk, h); err != nil || ok {
-			return err
-		}
-		return ErrCorrupt.Errorf("chunk %s is missing", h)
-	}
-	data, err := f.l.Get(ctx, TypeFileNode, h)
-	if err != nil {
-		return err
-	}
-	children, err := decodeFileNode(data, height, size)
-	if err != nil {
-		return fmt.Errorf("file node %s: %w", h, err)
-	}
-	for _, c := range children {
-		if err := f.fileNode(ctx, c.hash, height-1, c.size); err != nil {
-			return err
-		}
+		return f.found("fsck.file", key, f.l.checkFile(ctx, e.Location.Ref, f.opt.Deep))
 	}
 	return nil
 }
