@@ -11,9 +11,10 @@
 package query
 
 import (
-	"encoding/json"
+	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/catalog/datafile"
 )
 
 // Job is what an engine child does.
@@ -54,6 +55,9 @@ func (n Name) String() string {
 	return s
 }
 
+// same reports whether SQL takes both for the same table: it does not tell Orders from orders.
+func (n Name) same(o Name) bool { return strings.EqualFold(n.String(), o.String()) }
+
 // Source is a table of a job. Exactly one of Parquet, Arrow and Import is set; Parquet without files
 // is an empty table.
 type Source struct {
@@ -69,11 +73,13 @@ type ParquetScan struct {
 	Columns []Column
 }
 
-// Column is a column of a table. Type is a DuckDB type (DuckType makes it from an Arrow type).
+// Column is a column of a table. Type is a DuckDB type; ColumnOf makes all of
+// it from Arrow types.
 type Column struct {
-	FieldID int
-	Name    string
-	Type    string
+	FieldID  int
+	Name     string
+	Type     string
+	Interval Interval `json:",omitempty"`
 }
 
 // ImportScan reads foreign files with DuckDB's own sniffers.
@@ -122,11 +128,11 @@ const (
 // Sink is one destination of a job's rows.
 type Sink struct {
 	Kind   SinkKind
-	Path   string `json:",omitempty"` // arrow, file: the file
+	Path   string `json:",omitempty"` // arrow, file: the file, which must not exist; table: a folder
 	Sync   bool   `json:",omitempty"` // arrow, file: durable before the job ends
 	Format string `json:",omitempty"` // file: parquet, csv, json (lines) or arrow
-	// Table is what catalog/datafile needs to write the files.
-	Table json.RawMessage `json:",omitempty"`
+	// Table, for SinkTable: files go into Path, an existing folder, as they shall join this table.
+	Table *datafile.Layout `json:",omitempty"`
 }
 
 // Result is what a child says at the end of a job.
@@ -141,8 +147,8 @@ type Result struct {
 // Output is what a sink made.
 type Output struct {
 	Kind  SinkKind
-	Bytes int64           `json:",omitempty"`
-	Table json.RawMessage `json:",omitempty"` // what catalog/datafile reports
+	Bytes int64            `json:",omitempty"`
+	Table *datafile.Result `json:",omitempty"` // table: the files, to be registered
 }
 
 // Failure is an error on its way from a child.

@@ -370,8 +370,11 @@ func (s *statement) create() error {
 	if replace {
 		i += 2
 	}
+	if i >= len(s.tokens) {
+		return s.expected(i, "TABLE")
+	}
 	if !s.has(i, "table") {
-		what := strings.ToUpper(s.tokens[min(i, len(s.tokens)-1)].text)
+		what := strings.ToUpper(s.tokens[i].text)
 		return at(s.sql, s.offset(i), query.ErrUnsupported, "CREATE %s does not run here; CREATE TABLE name AS SELECT ... does", what)
 	}
 	i++

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/catalog/datafile"
 	"tarn.dev/tarn/internal/query"
 )
 
@@ -41,6 +43,12 @@ func openSink(sink query.Sink, schema *arrow.Schema, stdout io.Writer) (BatchSin
 		return newStream(schema, stdout), nil
 	case sink.Kind == query.SinkArrow, sink.Kind == query.SinkFile && sink.Format == "arrow":
 		return newArrowFile(sink, schema)
+	case sink.Kind == query.SinkTable && sink.Table != nil:
+		w, err := datafile.NewWriter(sink.Path, schema, *sink.Table)
+		if err != nil {
+			return nil, err
+		}
+		return table{w}, nil
 	}
 	return nil, errdef.Newf(errdef.Internal, "query.bad_job", "there is no sink %q", sink.Kind)
 }
@@ -152,6 +160,22 @@ func (a *arrowFile) Abort() {
 	a.file.Close()
 	os.Remove(a.sink.Path)
 }
+
+// table writes the data files of a table.
+type table struct{ w *datafile.Writer }
+
+// Write needs no context: the process is what gets cancelled.
+func (t table) Write(batch arrow.RecordBatch) error { return t.w.Write(context.Background(), batch) }
+
+func (t table) Close() (query.Output, error) {
+	result, err := t.w.Close()
+	if err != nil {
+		return query.Output{}, err
+	}
+	return query.Output{Kind: query.SinkTable, Table: &result}, nil
+}
+
+func (t table) Abort() { t.w.Close() } // leaves files that nobody registers; the folder is scratch
 
 // countColumn adds up the column "count" of COPY's answer.
 func countColumn(batch arrow.RecordBatch) (int64, error) {

@@ -55,14 +55,44 @@ func parquetScan(scan query.ParquetScan) (string, error) {
 	var columns []string
 	if len(scan.Files) == 0 {
 		for _, c := range scan.Columns {
-			columns = append(columns, "CAST(NULL AS "+c.Type+") AS "+quote(c.Name))
+			columns = append(columns, "CAST(NULL AS "+seenType(c)+") AS "+quote(c.Name))
 		}
 		return "SELECT " + strings.Join(columns, ", ") + " WHERE false", nil
 	}
 	for _, c := range scan.Columns {
 		columns = append(columns, fmt.Sprintf("%d: {name: %s, type: %s, default_value: NULL}", c.FieldID, literal(c.Name), literal(c.Type)))
 	}
-	return "FROM read_parquet(" + literals(scan.Files) + ", hive_partitioning = false, schema = MAP {" + strings.Join(columns, ", ") + "})", nil
+	selected, err := selectIntervals(scan.Columns)
+	return selected + "FROM read_parquet(" + literals(scan.Files) + ", hive_partitioning = false, schema = MAP {" + strings.Join(columns, ", ") + "})", err
+}
+
+// seenType is the type that SQL sees.
+func seenType(c query.Column) string {
+	if c.Interval != "" {
+		return "INTERVAL"
+	}
+	return c.Type
+}
+
+// selectIntervals turns what files hold for intervals into INTERVAL, which counts microseconds.
+func selectIntervals(columns []query.Column) (string, error) {
+	var replaced []string
+	for _, c := range columns {
+		name := quote(c.Name)
+		switch c.Interval {
+		case "":
+		case query.Nanoseconds:
+			replaced = append(replaced, "to_microseconds("+name+" // 1000) AS "+name)
+		case query.Parts:
+			replaced = append(replaced, "to_months("+name+".months) + to_days("+name+".days) + to_microseconds("+name+".nanoseconds // 1000) AS "+name)
+		default:
+			return "", errdef.Newf(errdef.Internal, "query.bad_job", "column %s: there is no interval %q", c.Name, c.Interval)
+		}
+	}
+	if len(replaced) == 0 {
+		return "", nil
+	}
+	return "SELECT * REPLACE (" + strings.Join(replaced, ", ") + ") ", nil
 }
 
 // importOptions are the options a caller may pass to DuckDB's readers, per format.
