@@ -110,3 +110,15 @@ func flock(ctx context.Context, name string) (*os.File, error) {
 		return nil, unix.EWOULDBLOCK
 	}
 }
+
+// AwaitFree returns when no server holds the home.
+func (h Home) AwaitFree(ctx context.Context) error {
+	f, err := flock(ctx, h.LockFile())
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	if err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.lock", "wait for the server to end: %w", err)
+	}
+	return f.Close()
+}

@@ -185,8 +185,10 @@ type GetRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
 	Ref     string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
-	// A path, a folder with a slash at its end, or a glob; each may end in @REF.
-	Pattern       string `protobuf:"bytes,3,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// A path, a folder (with a slash at its end: what lies in it), or a glob; each may end in @REF.
+	Pattern string `protobuf:"bytes,3,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// Refuse everything but the path of one file.
+	One           bool `protobuf:"varint,4,opt,name=one,proto3" json:"one,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,6 +244,13 @@ func (x *GetRequest) GetPattern() string {
 	return ""
 }
 
+func (x *GetRequest) GetOne() bool {
+	if x != nil {
+		return x.One
+	}
+	return false
+}
+
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Event:
@@ -290,7 +299,7 @@ func (x *GetResponse) GetEvent() isGetResponse_Event {
 	return nil
 }
 
-func (x *GetResponse) GetFile() *Entry {
+func (x *GetResponse) GetFile() *GetFile {
 	if x != nil {
 		if x, ok := x.Event.(*GetResponse_File); ok {
 			return x.File
@@ -313,7 +322,7 @@ type isGetResponse_Event interface {
 }
 
 type GetResponse_File struct {
-	File *Entry `protobuf:"bytes,1,opt,name=file,proto3,oneof"`
+	File *GetFile `protobuf:"bytes,1,opt,name=file,proto3,oneof"`
 }
 
 type GetResponse_Data struct {
@@ -324,11 +333,74 @@ func (*GetResponse_File) isGetResponse_Event() {}
 
 func (*GetResponse_Data) isGetResponse_Event() {}
 
+// GetFile begins a file.
+type GetFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Entry *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// Where a copy belongs, seen from the folder that copies go to: a/b.png for pattern a, b.png for a/.
+	Relative string `protobuf:"bytes,2,opt,name=relative,proto3" json:"relative,omitempty"`
+	// The pattern is this file's own path, so a copy may be given another name.
+	One           bool `protobuf:"varint,3,opt,name=one,proto3" json:"one,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetFile) Reset() {
+	*x = GetFile{}
+	mi := &file_tarn_v1_file_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetFile) ProtoMessage() {}
+
+func (x *GetFile) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetFile.ProtoReflect.Descriptor instead.
+func (*GetFile) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetFile) GetEntry() *Entry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+func (x *GetFile) GetRelative() string {
+	if x != nil {
+		return x.Relative
+	}
+	return ""
+}
+
+func (x *GetFile) GetOne() bool {
+	if x != nil {
+		return x.One
+	}
+	return false
+}
+
 type ListRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
 	Ref     string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
-	// A path, a folder with a slash at its end, or a glob; each may end in @REF. Empty: everything.
+	// A path, a folder, or a glob; each may end in @REF. Empty: everything.
 	Pattern string `protobuf:"bytes,3,opt,name=pattern,proto3" json:"pattern,omitempty"`
 	// Without: what lies in deeper folders is folded into one answer per folder.
 	Recursive     bool `protobuf:"varint,4,opt,name=recursive,proto3" json:"recursive,omitempty"`
@@ -338,7 +410,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[4]
+	mi := &file_tarn_v1_file_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -350,7 +422,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[4]
+	mi := &file_tarn_v1_file_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -363,7 +435,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListRequest) GetProject() string {
@@ -396,7 +468,7 @@ func (x *ListRequest) GetRecursive() bool {
 
 type ListResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A file, or, with its name ending in a slash and no kind, a folder.
+	// A file, or, with its name ending in a slash and the kind folder, a folder.
 	File          *Entry `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -404,7 +476,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[5]
+	mi := &file_tarn_v1_file_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -416,7 +488,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[5]
+	mi := &file_tarn_v1_file_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -429,7 +501,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListResponse) GetFile() *Entry {
@@ -449,7 +521,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[6]
+	mi := &file_tarn_v1_file_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -461,7 +533,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[6]
+	mi := &file_tarn_v1_file_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -474,7 +546,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RemoveRequest) GetWrite() *Write {
@@ -501,7 +573,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[7]
+	mi := &file_tarn_v1_file_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +585,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[7]
+	mi := &file_tarn_v1_file_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +598,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemoveResponse) GetWritten() *Written {
@@ -557,16 +629,21 @@ const file_tarn_v1_file_proto_rawDesc = "" +
 	"\vPutResponse\x12*\n" +
 	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x14\n" +
 	"\x05files\x18\x02 \x01(\x03R\x05files\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"R\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"d\n" +
 	"\n" +
 	"GetRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x18\n" +
-	"\apattern\x18\x03 \x01(\tR\apattern\"R\n" +
-	"\vGetResponse\x12$\n" +
-	"\x04file\x18\x01 \x01(\v2\x0e.tarn.v1.EntryH\x00R\x04file\x12\x14\n" +
+	"\apattern\x18\x03 \x01(\tR\apattern\x12\x10\n" +
+	"\x03one\x18\x04 \x01(\bR\x03one\"T\n" +
+	"\vGetResponse\x12&\n" +
+	"\x04file\x18\x01 \x01(\v2\x10.tarn.v1.GetFileH\x00R\x04file\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\a\n" +
-	"\x05event\"q\n" +
+	"\x05event\"]\n" +
+	"\aGetFile\x12$\n" +
+	"\x05entry\x18\x01 \x01(\v2\x0e.tarn.v1.EntryR\x05entry\x12\x1a\n" +
+	"\brelative\x18\x02 \x01(\tR\brelative\x12\x10\n" +
+	"\x03one\x18\x03 \x01(\bR\x03one\"q\n" +
 	"\vListRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x18\n" +
@@ -598,40 +675,42 @@ func file_tarn_v1_file_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_file_proto_rawDescData
 }
 
-var file_tarn_v1_file_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_tarn_v1_file_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_tarn_v1_file_proto_goTypes = []any{
 	(*PutRequest)(nil),     // 0: tarn.v1.PutRequest
 	(*PutResponse)(nil),    // 1: tarn.v1.PutResponse
 	(*GetRequest)(nil),     // 2: tarn.v1.GetRequest
 	(*GetResponse)(nil),    // 3: tarn.v1.GetResponse
-	(*ListRequest)(nil),    // 4: tarn.v1.ListRequest
-	(*ListResponse)(nil),   // 5: tarn.v1.ListResponse
-	(*RemoveRequest)(nil),  // 6: tarn.v1.RemoveRequest
-	(*RemoveResponse)(nil), // 7: tarn.v1.RemoveResponse
-	(*Write)(nil),          // 8: tarn.v1.Write
-	(*Written)(nil),        // 9: tarn.v1.Written
-	(*Entry)(nil),          // 10: tarn.v1.Entry
+	(*GetFile)(nil),        // 4: tarn.v1.GetFile
+	(*ListRequest)(nil),    // 5: tarn.v1.ListRequest
+	(*ListResponse)(nil),   // 6: tarn.v1.ListResponse
+	(*RemoveRequest)(nil),  // 7: tarn.v1.RemoveRequest
+	(*RemoveResponse)(nil), // 8: tarn.v1.RemoveResponse
+	(*Write)(nil),          // 9: tarn.v1.Write
+	(*Written)(nil),        // 10: tarn.v1.Written
+	(*Entry)(nil),          // 11: tarn.v1.Entry
 }
 var file_tarn_v1_file_proto_depIdxs = []int32{
-	8,  // 0: tarn.v1.PutRequest.write:type_name -> tarn.v1.Write
-	9,  // 1: tarn.v1.PutResponse.written:type_name -> tarn.v1.Written
-	10, // 2: tarn.v1.GetResponse.file:type_name -> tarn.v1.Entry
-	10, // 3: tarn.v1.ListResponse.file:type_name -> tarn.v1.Entry
-	8,  // 4: tarn.v1.RemoveRequest.write:type_name -> tarn.v1.Write
-	9,  // 5: tarn.v1.RemoveResponse.written:type_name -> tarn.v1.Written
-	0,  // 6: tarn.v1.FileService.Put:input_type -> tarn.v1.PutRequest
-	2,  // 7: tarn.v1.FileService.Get:input_type -> tarn.v1.GetRequest
-	4,  // 8: tarn.v1.FileService.List:input_type -> tarn.v1.ListRequest
-	6,  // 9: tarn.v1.FileService.Remove:input_type -> tarn.v1.RemoveRequest
-	1,  // 10: tarn.v1.FileService.Put:output_type -> tarn.v1.PutResponse
-	3,  // 11: tarn.v1.FileService.Get:output_type -> tarn.v1.GetResponse
-	5,  // 12: tarn.v1.FileService.List:output_type -> tarn.v1.ListResponse
-	7,  // 13: tarn.v1.FileService.Remove:output_type -> tarn.v1.RemoveResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	9,  // 0: tarn.v1.PutRequest.write:type_name -> tarn.v1.Write
+	10, // 1: tarn.v1.PutResponse.written:type_name -> tarn.v1.Written
+	4,  // 2: tarn.v1.GetResponse.file:type_name -> tarn.v1.GetFile
+	11, // 3: tarn.v1.GetFile.entry:type_name -> tarn.v1.Entry
+	11, // 4: tarn.v1.ListResponse.file:type_name -> tarn.v1.Entry
+	9,  // 5: tarn.v1.RemoveRequest.write:type_name -> tarn.v1.Write
+	10, // 6: tarn.v1.RemoveResponse.written:type_name -> tarn.v1.Written
+	0,  // 7: tarn.v1.FileService.Put:input_type -> tarn.v1.PutRequest
+	2,  // 8: tarn.v1.FileService.Get:input_type -> tarn.v1.GetRequest
+	5,  // 9: tarn.v1.FileService.List:input_type -> tarn.v1.ListRequest
+	7,  // 10: tarn.v1.FileService.Remove:input_type -> tarn.v1.RemoveRequest
+	1,  // 11: tarn.v1.FileService.Put:output_type -> tarn.v1.PutResponse
+	3,  // 12: tarn.v1.FileService.Get:output_type -> tarn.v1.GetResponse
+	6,  // 13: tarn.v1.FileService.List:output_type -> tarn.v1.ListResponse
+	8,  // 14: tarn.v1.FileService.Remove:output_type -> tarn.v1.RemoveResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_file_proto_init() }
@@ -655,7 +734,7 @@ func file_tarn_v1_file_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_file_proto_rawDesc), len(file_tarn_v1_file_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -487,8 +487,10 @@ func (x *Finding) GetNext() string {
 }
 
 type FsckRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// Read every stored byte too.
+	Deep          bool `protobuf:"varint,2,opt,name=deep,proto3" json:"deep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -528,6 +530,13 @@ func (x *FsckRequest) GetProject() string {
 		return x.Project
 	}
 	return ""
+}
+
+func (x *FsckRequest) GetDeep() bool {
+	if x != nil {
+		return x.Deep
+	}
+	return false
 }
 
 // FsckResponse is one problem, or, as the last message, the totals.
@@ -765,9 +774,10 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\n" +
 	"LEVEL_WARN\x10\x02\x12\x0e\n" +
 	"\n" +
-	"LEVEL_FAIL\x10\x03\"'\n" +
+	"LEVEL_FAIL\x10\x03\";\n" +
 	"\vFsckRequest\x12\x18\n" +
-	"\aproject\x18\x01 \x01(\tR\aproject\"u\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04deep\x18\x02 \x01(\bR\x04deep\"u\n" +
 	"\fFsckResponse\x120\n" +
 	"\aproblem\x18\x01 \x01(\v2\x14.tarn.v1.FsckProblemH\x00R\aproblem\x12*\n" +
 	"\x05stats\x18\x02 \x01(\v2\x12.tarn.v1.FsckStatsH\x00R\x05statsB\a\n" +

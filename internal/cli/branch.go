@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/ids"
+	"tarn.dev/tarn/internal/cli/ui"
+)
+
+// refJSON is a branch or a tag in every document.
+type refJSON struct {
+	Name    string      `json:"name"`
+	Current bool        `json:"current,omitempty"`
+	Commit  *commitJSON `json:"commit"`
+}
+
+func (a *app) branchCommand() *cobra.Command {
+	return group("branch", "List, create and remove branches", groupHistory,
+		a.branchListCommand(), a.branchCreateCommand(), a.branchRemoveCommand())
+}
+
+func (a *app) branchListCommand() *cobra.Command {
+	return codes(&cobra.Command{
+		Use:     "ls",
+		Short:   "List branches; * marks the current one",
+		Example: "  tarn branch ls",
+		Args:    args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			resp, err := t.History.ListBranches(c.Context(), &tarnv1.ListBranchesRequest{Project: t.project})
+			if err != nil {
+				return err
+			}
+			a.printRefs("branches", resp.GetBranches(), t.branch)
+			return nil
+		},
+	}, errdef.FailedPrecondition)
+}
+
+// printRefs prints branches or tags under the document's key.
+func (a *app) printRefs(key string, refs []*tarnv1.Ref, current string) {
+	docs, rows := []refJSON{}, [][]string{}
+	for _, r := range refs {
+		docs = append(docs, refJSON{r.GetName(), r.GetName() == current, commitDocument(r.GetCommit())})
+		mark := " "
+		if r.GetName() == current {
+			mark = "*"
+		}
+		rows = append(rows, []string{mark, ui.Clean(r.GetName()), a.out.ID(short(r.GetCommit().GetId())), a.out.Time(r.GetCommit().GetTime().AsTime()), headline(r.GetCommit())})
+	}
+	a.print(map[string]any{key: docs}, func() {
+		a.out.Table(columns("", "name", "commit", "time", "message"), rows)
+	})
+}
+
+func (a *app) branchCreateCommand() *cobra.Command {
+	var ref string
+	c := codes(&cobra.Command{
+		Use:     "create NAME",
+		Short:   "Create a branch at the current one, or at --ref",
+		Example: "  tarn branch create dev\n  tarn branch create fix --ref v1.0",
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			b, err := t.createBranch(c, args[0], ref)
+			if err != nil {
+				return err
+			}
+			a.print(refJSON{Name: b.GetName(), Commit: commitDocument(b.GetCommit())}, func() {
+				a.note("created branch %s @ %s", b.GetName(), short(b.GetCommit().GetId()))
+			})
+			return nil
+		},
+	}, errdef.AlreadyExists, errdef.NotFound, errdef.FailedPrecondition)
+	c.Flags().StringVar(&ref, "ref", "", "the `REF` to begin at (default: the current branch)")
+	return c
+}
+
+func (t target) createBranch(c *cobra.Command, name, ref string) (*tarnv1.Ref, error) {
+	resp, err := t.History.CreateBranch(c.Context(), &tarnv1.CreateBranchRequest{
+		RequestId: ids.Request(), Project: t.project, Name: name, From: t.ref(ref),
+	})
+	return resp.GetBranch(), err
+}
+
+func (a *app) branchRemoveCommand() *cobra.Command {
+	return codes(&cobra.Command{
+		Use:     "rm NAME...",
+		Short:   "Remove branches; their commits stay until nothing names them",
+		Example: "  tarn branch rm dev",
+		Args:    args(1, -1),
+		RunE: func(c *cobra.Command, args []string) error {
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			removed := []refJSON{}
+			for _, name := range args {
+				if name == t.branch {
+					return errdef.Newf(errdef.FailedPrecondition, "cli.current_branch", "%s is the current branch", name).
+						WithNext("tarn switch " + defaultBranch)
+				}
+				resp, err := t.History.DeleteBranch(c.Context(), &tarnv1.DeleteBranchRequest{RequestId: ids.Request(), Project: t.project, Name: name})
+				if err != nil {
+					return err
+				}
+				removed = append(removed, refJSON{Name: name, Commit: commitDocument(resp.GetBranch().GetCommit())})
+				id := short(resp.GetBranch().GetCommit().GetId())
+				a.note("removed branch %s (tarn branch create %s --ref %s brings it back)", name, name, id)
+			}
+			a.print(map[string]any{"removed": removed}, func() {})
+			return nil
+		},
+	}, errdef.NotFound, errdef.FailedPrecondition)
+}

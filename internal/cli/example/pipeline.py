@@ -1,0 +1,13 @@
+"""A small pipeline: one table made in Python, one made of it in SQL (busiest.sql)."""
+
+import tarn
+
+
+@tarn.asset(checks=["unique(number)", "delay between -60 and 600"])
+def flights() -> list[dict]:
+    """A week of made-up departures."""
+    origins = ["BER", "CDG", "LHR", "OSL"]
+    return [
+        {"number": 100 + n, "origin": origins[n * n % 4], "day": n // 10, "delay": n * 37 % 61 - 10}
+        for n in range(70)
+    ]

@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/cli/ui"
+)
+
+// errDamaged is how `tarn fsck` ends when it found something.
+var errDamaged = errdef.New(errdef.DataLoss, "cli.damaged", "the store is damaged")
+
+type problem struct {
+	Reason  string `json:"reason"`
+	Object  string `json:"object"`
+	Message string `json:"message"`
+}
+
+func (a *app) fsckCommand() *cobra.Command {
+	var deep bool
+	c := codes(&cobra.Command{
+		Use:     "fsck",
+		Short:   "Verify every invariant of the project's store",
+		Long:    "Read everything that the project's branches, tags and history name, and verify it: that it is\nthere, that it is what was written, and that it fits together.",
+		GroupID: groupSetup,
+		Example: "  tarn fsck\n  tarn fsck --deep       # read every stored byte too",
+		Args:    args(0, 0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			stream, err := t.System.Fsck(c.Context(), &tarnv1.FsckRequest{Project: t.project, Deep: deep})
+			if err != nil {
+				return err
+			}
+			problems := []problem{}
+			var checked map[string]int64
+			err = recv(stream, func(m *tarnv1.FsckResponse) error {
+				if p := m.GetProblem(); p != nil {
+					problems = append(problems, problem{p.GetReason(), p.GetObject(), p.GetMessage()})
+					if !a.json {
+						a.out.Printf("%s %s: %s\n", a.out.Bad(p.GetReason()), p.GetObject(), ui.Clean(p.GetMessage()))
+					}
+				}
+				if s := m.GetStats(); s != nil {
+					checked = s.GetChecked()
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if len(problems) > 0 {
+				return errDamaged.Errorf("%s in project %s", ui.Count(int64(len(problems)), "problem"), t.project).WithDetail("problems", problems)
+			}
+			a.print(map[string]any{"project": t.project, "checked": checked, "problems": problems}, func() {
+				a.out.Printf("clean\n")
+				for _, kind := range slices.Sorted(maps.Keys(checked)) {
+					a.note("  %-14s %d", kind, checked[kind])
+				}
+			})
+			return nil
+		},
+	}, errdef.DataLoss, errdef.FailedPrecondition)
+	c.Flags().BoolVar(&deep, "deep", false, "read every stored byte too")
+	return c
+}

@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/cli/ui"
+)
+
+func (a *app) showCommand() *cobra.Command {
+	var ref string
+	c := codes(&cobra.Command{
+		Use:     "show X",
+		Short:   "Describe anything: a branch, a tag, a commit, a table, a file",
+		GroupID: groupData,
+		Example: "  tarn show dev\n  tarn show 3f2a91c\n  tarn show images/a.png@v1.0\n  tarn show orders --ref dev",
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			resp, err := t.History.Show(c.Context(), &tarnv1.ShowRequest{Project: t.project, Ref: t.ref(ref), What: args[0]})
+			if err != nil {
+				return err
+			}
+			changes := []changeJSON{}
+			for _, ch := range resp.GetChanges() {
+				changes = append(changes, changeDocument(ch))
+			}
+			doc := map[string]any{"kind": resp.GetKind(), "name": resp.GetName(), "commit": commitDocument(resp.GetCommit())}
+			if e := resp.GetEntry(); e != nil {
+				doc["entry"], doc["last_change"] = entryDocument(e), commitDocument(resp.GetLastChange())
+			} else {
+				doc["changes"], doc["more"] = changes, resp.GetMore()
+			}
+			a.print(doc, func() {
+				if resp.GetEntry() != nil {
+					a.showEntry(resp)
+				} else {
+					a.showCommit(resp)
+				}
+			})
+			return nil
+		},
+	}, errdef.NotFound, errdef.FailedPrecondition)
+	c.Flags().StringVar(&ref, "ref", "", "the `REF` to look in (default: the current branch)")
+	return c
+}
+
+func (a *app) showEntry(resp *tarnv1.ShowResponse) {
+	e := resp.GetEntry()
+	a.out.Printf("%s %s\n", resp.GetKind(), a.out.Bold(ui.Clean(e.GetName())))
+	a.out.Printf("version  %s\n", e.GetVersion())
+	if e.GetKind() == "table" {
+		a.out.Printf("rows     %d\n", e.GetRows())
+	}
+	a.out.Printf("size     %s\n", ui.Size(e.GetSize()))
+	for _, name := range slices.Sorted(maps.Keys(e.GetProperties())) {
+		a.out.Printf("%-8s %s\n", name, ui.Clean(e.GetProperties()[name]))
+	}
+	if last := resp.GetLastChange(); last != nil {
+		a.out.Printf("changed  %s  %s  %s\n", a.out.ID(short(last.GetId())), a.out.Time(last.GetTime().AsTime()), headline(last))
+	}
+}
+
+func (a *app) showCommit(resp *tarnv1.ShowResponse) {
+	c := resp.GetCommit()
+	if resp.GetKind() != "commit" {
+		a.out.Printf("%s %s\n", resp.GetKind(), a.out.Bold(ui.Clean(resp.GetName())))
+	}
+	a.out.Printf("commit   %s\n", a.out.ID(c.GetId()))
+	for _, parent := range c.GetParents() {
+		a.out.Printf("parent   %s\n", short(parent))
+	}
+	a.out.Printf("author   %s\ntime     %s\n", ui.Clean(c.GetAuthor()), a.out.Time(c.GetTime().AsTime()))
+	if c.GetRun() != "" {
+		a.out.Printf("run      %s\n", c.GetRun())
+	}
+	a.out.Printf("message  %s\n", headline(c))
+	for _, ch := range resp.GetChanges() {
+		a.out.Printf("%s\n", changeLine(a.out, ch))
+	}
+	if resp.GetMore() && len(c.GetParents()) > 0 {
+		a.note("there are more: tarn diff %s..%s", short(c.GetParents()[0]), short(c.GetId()))
+	}
+}

@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/base/build"
+	"tarn.dev/tarn/internal/lake"
+)
+
+// API is the version of the contract that this server speaks.
+const API = 1
+
+// Status is what a server says about itself.
+type Status struct {
+	Build        build.Info
+	PID          int
+	Started      time.Time
+	Home, Socket string
+	Log          string
+	Idle         time.Duration
+	Active       int
+}
+
+// Level is how bad a finding is.
+type Level = tarnv1.Finding_Level
+
+// The levels.
+const (
+	OK   = tarnv1.Finding_LEVEL_OK
+	Warn = tarnv1.Finding_LEVEL_WARN
+	Fail = tarnv1.Finding_LEVEL_FAIL
+)
+
+// Finding is the result of one check of the host or the home.
+type Finding struct {
+	Name  string
+	Level Level
+	Text  string
+	Next  string
+}
+
+// Control is the running system as its own service sees it.
+type Control interface {
+	Status() Status
+	// Shutdown asks the system to stop after this call and reports whether it will.
+	Shutdown(ctx context.Context, ifIdle bool) bool
+	Doctor(ctx context.Context) []Finding
+}
+
+type systemService struct {
+	control  Control
+	projects Projects
+}
+
+func (s *systemService) Status(ctx context.Context, _ *tarnv1.StatusRequest) (*tarnv1.StatusResponse, error) {
+	names, err := s.projects.Names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st := s.control.Status()
+	return &tarnv1.StatusResponse{
+		Version: st.Build.Version, Built: timestamppb.New(st.Build.Time), Api: API,
+		Pid: int32(st.PID), Started: timestamppb.New(st.Started),
+		Home: st.Home, Socket: st.Socket, Log: st.Log,
+		IdleSeconds: int64(st.Idle.Seconds()), Active: int32(st.Active), Projects: names,
+	}, nil
+}
+
+func (s *systemService) Shutdown(ctx context.Context, req *tarnv1.ShutdownRequest) (*tarnv1.ShutdownResponse, error) {
+	return &tarnv1.ShutdownResponse{Stopping: s.control.Shutdown(ctx, req.GetIfIdle())}, nil
+}
+
+func (s *systemService) Doctor(ctx context.Context, _ *tarnv1.DoctorRequest) (*tarnv1.DoctorResponse, error) {
+	resp := &tarnv1.DoctorResponse{}
+	for _, f := range s.control.Doctor(ctx) {
+		resp.Findings = append(resp.Findings, &tarnv1.Finding{Name: f.Name, Level: f.Level, Text: f.Text, Next: f.Next})
+	}
+	return resp, nil
+}
+
+func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *connect.ServerStream[tarnv1.FsckResponse]) error {
+	p, err := s.projects.Open(ctx, req.GetProject())
+	if err != nil {
+		return err
+	}
+	found := int64(0)
+	var sendErr error
+	stats, err := p.Lake.Fsck(ctx, lake.FsckOptions{Deep: req.GetDeep()}, func(f lake.Problem) {
+		found++
+		if sendErr == nil {
+			sendErr = out.Send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Problem{Problem: &tarnv1.FsckProblem{
+				Reason: f.Reason, Object: f.Where, Message: f.Message,
+			}}})
+		}
+	})
+	if err = errors.Join(err, sendErr); err != nil {
+		return err
+	}
+	return out.Send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Stats{Stats: &tarnv1.FsckStats{
+		Problems: found,
+		Checked: map[string]int64{
+			"packs": int64(stats.Packs), "objects": stats.Objects, "bytes": stats.Bytes,
+			"garbage blobs": int64(stats.Garbage), "garbage bytes": stats.GarbageBytes,
+			"branches": int64(stats.Branches), "tags": int64(stats.Tags), "commits": int64(stats.Commits),
+			"nodes": int64(stats.Nodes), "entries": stats.Entries,
+		},
+	}}})
+}

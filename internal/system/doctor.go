@@ -1,0 +1,78 @@
+package system
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+
+	"tarn.dev/tarn/internal/server"
+)
+
+// Free space below which the disk is worth a warning, and below which writes are about to fail.
+const (
+	lowDisk  = 5 << 30
+	fullDisk = 256 << 20
+)
+
+// Doctor implements server.Control.
+func (s *System) Doctor(context.Context) []server.Finding {
+	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), checkPrograms()}
+}
+
+func (s *System) checkHome() server.Finding {
+	f := server.Finding{Name: "home", Level: server.OK, Text: s.config.Home.Dir}
+	probe, err := os.CreateTemp(s.config.Home.Scratch(), "doctor-")
+	if err == nil {
+		_, err = probe.WriteString("probe")
+		for _, step := range []func() error{probe.Sync, probe.Close, func() error { return os.Remove(probe.Name()) }} {
+			if stepErr := step(); err == nil {
+				err = stepErr
+			}
+		}
+	}
+	if err != nil {
+		f.Level, f.Text, f.Next = server.Fail, fmt.Sprintf("cannot write: %v", err), "Set TARN_HOME to a folder on a disk that can be written"
+	}
+	return f
+}
+
+func (s *System) checkDisk() server.Finding {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.config.Home.Dir, &st); err != nil {
+		return server.Finding{Name: "disk", Level: server.Fail, Text: err.Error()}
+	}
+	free := st.Bavail * uint64(st.Bsize)
+	f := server.Finding{Name: "disk", Level: server.OK, Text: fmt.Sprintf("%.1f GiB free", float64(free)/(1<<30))}
+	switch {
+	case free < fullDisk:
+		f.Level, f.Next = server.Fail, "Free some space, or set TARN_HOME to a folder on a larger disk"
+	case free < lowDisk:
+		f.Level, f.Next = server.Warn, "Large imports may fill it"
+	}
+	return f
+}
+
+// checkFiles looks at how many files a process may hold open: each client, child and data file is one.
+func checkFiles() server.Finding {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return server.Finding{Name: "open files", Level: server.Fail, Text: err.Error()}
+	}
+	f := server.Finding{Name: "open files", Level: server.OK, Text: fmt.Sprintf("limit %d", limit.Cur)}
+	if limit.Cur < 1024 {
+		f.Level, f.Next = server.Warn, "Raise it with ulimit -n 4096"
+	}
+	return f
+}
+
+// checkPrograms looks for the one program that Tarn does not bring along.
+func checkPrograms() server.Finding {
+	path, err := exec.LookPath("python3")
+	if err != nil {
+		return server.Finding{Name: "python", Level: server.Warn, Text: "no python3 on PATH", Next: "SQL works without; Python functions need one"}
+	}
+	return server.Finding{Name: "python", Level: server.OK, Text: path}
+}

@@ -1,0 +1,95 @@
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tarn.dev/tarn/internal/base/build"
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/obs"
+	"tarn.dev/tarn/internal/system/home"
+)
+
+// idleDefault is how long a server that a command started waits for the next command.
+const idleDefault = 30 * time.Minute
+
+// BackgroundMain is the role home.ServerRole. Whoever started the process has set its folder, session,
+// environment and descriptors.
+func BackgroundMain() int {
+	report := os.NewFile(home.ReportFD, "report")
+	unix.CloseOnExec(home.ReportFD)
+	unix.Umask(0o077)
+	ready := func(r home.Report) {
+		// The reader may have gone away; the server is of use to the next command all the same.
+		if b, err := json.Marshal(r); err == nil {
+			report.Write(append(b, '\n')) //nolint:errcheck
+		}
+		report.Close() //nolint:errcheck
+	}
+	h, err := home.Find()
+	if err == nil {
+		err = Main(context.Background(), h, func() { ready(home.Report{}) })
+	}
+	if err != nil {
+		ready(home.Report{Error: errdef.As(err)})
+		return errdef.CodeOf(err).Row().Exit
+	}
+	return 0
+}
+
+// Main runs the server of a home until a signal, a client or idleness ends it, and logs to the home's log.
+func Main(ctx context.Context, h home.Home, ready func()) error {
+	idle, err := idleFromEnv()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(h.Log()), 0o700); err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "system.log", "make the log's folder: %w", err)
+	}
+	log, logFile, err := obs.OpenFile(h.Log())
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer stop()
+	c := Config{Home: h, Build: build.Current(), Idle: idle, Log: log.With(slog.Int("pid", os.Getpid()))}
+	err = serve(ctx, c, ready)
+	if err != nil {
+		c.Log.Error("server ended", "error", err.Error())
+	}
+	return errors.Join(err, logFile.Close())
+}
+
+func serve(ctx context.Context, c Config, ready func()) error {
+	s, err := Open(ctx, c)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx, func() {
+		c.Log.Info("ready", "version", c.Build.Version, "socket", c.Home.Socket, "took", time.Since(s.started))
+		ready()
+	})
+}
+
+// idleFromEnv reads TARN_IDLE: a duration, or 0 for never.
+func idleFromEnv() (time.Duration, error) {
+	text := os.Getenv("TARN_IDLE")
+	if text == "" {
+		return idleDefault, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, errdef.Newf(errdef.InvalidArgument, "system.idle", "TARN_IDLE=%s is not a duration", text).
+			WithNext("export TARN_IDLE=30m, or 0 for never")
+	}
+	return d, nil
+}

@@ -1,0 +1,102 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/blob/fsblob"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/server"
+	"tarn.dev/tarn/internal/system/home"
+)
+
+// projects opens each project once, on first use.
+type projects struct {
+	home home.Home
+	meta meta.Store
+
+	mu   sync.Mutex
+	open map[string]*opening
+}
+
+// opening is one project; callers that come while it opens wait for the one that opens it.
+type opening struct {
+	done    chan struct{}
+	project *server.Project
+	err     error
+}
+
+func newProjects(h home.Home, rows meta.Store) *projects {
+	return &projects{home: h, meta: rows, open: map[string]*opening{}}
+}
+
+// projectName is what a project may be called: it becomes a folder's name and a part of a row's key.
+var projectName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
+
+// Open implements server.Projects.
+func (p *projects) Open(ctx context.Context, name string) (*server.Project, error) {
+	if !projectName.MatchString(name) {
+		return nil, errdef.Newf(errdef.InvalidArgument, "project.name",
+			"project %.120q: a name has 1 to 100 letters, digits, '.', '_' or '-' and begins with a letter or digit", name)
+	}
+	p.mu.Lock()
+	o, found := p.open[name]
+	if !found {
+		o = &opening{done: make(chan struct{})}
+		p.open[name] = o
+	}
+	p.mu.Unlock()
+	if !found {
+		// Not under the first caller's context: the others would fail with it.
+		o.project, o.err = p.make(context.WithoutCancel(ctx), name)
+		if o.err != nil { // the next call tries again
+			p.mu.Lock()
+			delete(p.open, name)
+			p.mu.Unlock()
+		}
+		close(o.done)
+	}
+	select {
+	case <-o.done:
+		return o.project, o.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (p *projects) make(ctx context.Context, name string) (*server.Project, error) {
+	blobs, err := fsblob.Open(p.home.Project(name))
+	if err != nil {
+		return nil, err
+	}
+	l, err := lake.Open(ctx, blobs, p.meta, "p/"+name+"/lake/", lake.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return &server.Project{Name: name, Lake: l}, nil
+}
+
+// Names implements server.Projects: the projects that have a folder.
+func (p *projects) Names(context.Context) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Dir(p.home.Project("x")))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errdef.Newf(errdef.FailedPrecondition, "project.list", "list the projects: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && projectName.MatchString(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
