@@ -5,7 +5,10 @@
 // every key; a View is the merged, read-only, byte-compiled package folder of a lock on this host.
 package image
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // Spec is an environment as written: tarn.Env(...), [env.NAME], a PEP 723 block or requirements.
 type Spec struct {
@@ -54,6 +57,9 @@ type View struct {
 // SpecKey is the canonical text under which a spec's lock is filed in tarn.lock. The name is no part.
 func (s Spec) SpecKey() string {
 	s.Name = ""
-	b, _ := json.Marshal(s) // strings and maps of strings always marshal
-	return string(b)
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // people read it: "pandas>=2"
+	_ = e.Encode(s)        // strings and maps of strings always encode
+	return strings.TrimSuffix(b.String(), "\n")
 }

@@ -1,0 +1,248 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/errgroup"
+)
+
+// Resolve returns the lock of each spec, in order. What tarn.lock in projectDir knows is taken from
+// there, without a process or a network access; the rest is resolved and added to the file.
+func (s *Store) Resolve(ctx context.Context, projectDir string, specs []Spec) ([]Lock, error) {
+	return s.resolve(ctx, projectDir, specs, false)
+}
+
+// Upgrade resolves all specs anew, whatever tarn.lock says, and drops from it what is none of them.
+func (s *Store) Upgrade(ctx context.Context, projectDir string, specs []Spec) ([]Lock, error) {
+	return s.resolve(ctx, projectDir, specs, true)
+}
+
+func (s *Store) resolve(ctx context.Context, projectDir string, specs []Spec, upgrade bool) ([]Lock, error) {
+	projectDir, err := filepath.Abs(projectDir)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make([]Spec, len(specs))
+	for i, spec := range specs {
+		if wanted[i], err = spec.canonical(); err != nil {
+			return nil, err
+		}
+	}
+	if !upgrade {
+		file, err := readLockFile(projectDir)
+		if err != nil {
+			return nil, err
+		}
+		if locks, missing := s.known(file, wanted); len(missing) == 0 {
+			return locks, nil
+		}
+	}
+
+	// One writer at a time: two that resolve different specs must not lose each other's.
+	sum := blake3.Sum256([]byte(projectDir))
+	release, err := s.lock(ctx, "project-"+hex.EncodeToString(sum[:8]))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	file, err := readLockFile(projectDir)
+	if err != nil {
+		return nil, err
+	}
+	todo := wanted
+	if !upgrade {
+		_, todo = s.known(file, wanted)
+	}
+	entries := make([]entry, len(todo))
+	work, wctx := errgroup.WithContext(ctx)
+	work.SetLimit(4)
+	for i, spec := range todo {
+		work.Go(func() (err error) {
+			entries[i], err = s.resolveOne(wctx, projectDir, spec, file, upgrade)
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return nil, err
+	}
+	if upgrade {
+		file.Environments = nil
+	}
+	for _, e := range entries {
+		file.put(e)
+	}
+	file.Version = lockFileVersion
+	if err := writeFile(filepath.Join(projectDir, LockFile), file.encode()); err != nil {
+		return nil, err
+	}
+	locks, _ := s.known(file, wanted)
+	return locks, nil
+}
+
+// known looks the specs up; missing holds each spec that is not there once.
+func (s *Store) known(file *lockFile, specs []Spec) (locks []Lock, missing []Spec) {
+	seen := map[string]bool{}
+	for _, spec := range specs {
+		key := spec.fileKey()
+		e, ok := file.find(key, s.platform)
+		if ok {
+			locks = append(locks, e.lock(spec.Vars))
+		} else if !seen[key] {
+			seen[key] = true
+			missing = append(missing, spec)
+		}
+	}
+	return locks, missing
+}
+
+// fileKey is the SpecKey of what is resolved: variables change no package, and may hold what does not
+// belong into git.
+func (s Spec) fileKey() string {
+	s.Vars = nil
+	return s.SpecKey()
+}
+
+func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, file *lockFile, upgrade bool) (entry, error) {
+	want, err := parsePythonRange(spec.Python)
+	if err != nil {
+		return entry{}, err
+	}
+	e := entry{Spec: spec.fileKey(), Platform: s.platform, Resolved: time.Now().UTC().Truncate(time.Second)}
+	// Somebody may have resolved this spec on another platform: the same versions are meant.
+	var constraints []string
+	if i := slices.IndexFunc(file.Environments, func(o entry) bool { return o.Spec == e.Spec }); i >= 0 && !upgrade {
+		other := file.Environments[i]
+		e.Resolved = other.Resolved
+		want, err = parsePythonRange(other.Python)
+		for _, p := range other.Packages {
+			constraints = append(constraints, p.Name+"=="+p.Version)
+		}
+	}
+	if err != nil {
+		return entry{}, err
+	}
+	python, err := s.choose(ctx, spec.label(), want)
+	if err != nil {
+		return entry{}, err
+	}
+	e.Python = python.Minor
+	if len(spec.Packages) == 0 {
+		return e, nil
+	}
+
+	tmp, err := os.MkdirTemp(s.dir, ".resolve-*")
+	if err != nil {
+		return entry{}, classify(err)
+	}
+	defer os.RemoveAll(tmp) //nolint:errcheck // a leftover in the cache is harmless
+	out := filepath.Join(tmp, "pylock.toml")
+	args := []string{
+		"pip", "compile", "-", "--quiet", "--no-header", "--format", "pylock.toml", "--output-file", out,
+		"--python", python.Path, "--python-version", python.Minor, "--python-platform", uvPlatform[s.platform],
+	}
+	if !spec.Build {
+		args = append(args, "--only-binary", ":all:")
+	}
+	for _, index := range spec.Indexes {
+		args = append(args, "--index", index)
+	}
+	if constraints != nil {
+		name := filepath.Join(tmp, "constraints.txt")
+		if err := os.WriteFile(name, []byte(strings.Join(constraints, "\n")+"\n"), 0o600); err != nil {
+			return entry{}, classify(err)
+		}
+		args = append(args, "--constraints", name, "--exclude-newer", e.Resolved.Format(time.RFC3339))
+	}
+	// The project's folder is where uv looks for the user's settings, such as private indexes.
+	err = s.uvCommand(ctx, spec.label(), projectDir, strings.Join(spec.Packages, "\n")+"\n", func(string) {}, args...)
+	if err != nil {
+		return entry{}, err
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		return entry{}, err
+	}
+	e.Packages, err = readPylock(b, python.Minor, s.platform)
+	if err != nil {
+		return entry{}, ErrResolver.Errorf("%s: %w", spec.label(), err)
+	}
+	return e, nil
+}
+
+// uvPlatform is what wheels may assume of each platform. glibc 2.28 is what the oldest distributions in
+// use have; taking the host's own would make locks differ between hosts.
+var uvPlatform = map[string]string{
+	"linux-x86_64-glibc":  "x86_64-manylinux_2_28",
+	"linux-aarch64-glibc": "aarch64-manylinux_2_28",
+}
+
+// pylock is the part of a pylock.toml (PEP 751) that is read.
+type pylock struct {
+	Packages []struct {
+		Name    string       `toml:"name"`
+		Version string       `toml:"version"`
+		Wheels  []pylockFile `toml:"wheels"`
+		Sdist   *pylockFile  `toml:"sdist"`
+	} `toml:"packages"`
+}
+
+type pylockFile struct {
+	Name   string            `toml:"name"`
+	URL    string            `toml:"url"`
+	Path   string            `toml:"path"` // an index of local files
+	Hashes map[string]string `toml:"hashes"`
+}
+
+func (f pylockFile) fileName() string {
+	if f.Name != "" {
+		return f.Name
+	}
+	if f.Path != "" {
+		return path.Base(filepath.ToSlash(f.Path))
+	}
+	u, err := url.Parse(f.URL)
+	if err != nil {
+		return ""
+	}
+	return path.Base(u.Path)
+}
+
+// readPylock takes one file of each package: the most specific wheel, else the source distribution.
+func readPylock(b []byte, minor, platform string) ([]Package, error) {
+	var lock pylock
+	if err := toml.Unmarshal(b, &lock); err != nil {
+		return nil, err
+	}
+	var out []Package
+	for _, p := range lock.Packages {
+		var best pylockFile
+		bestScore := wheelScore{}
+		for _, w := range p.Wheels {
+			score, ok := scoreWheel(w.fileName(), minor, platform)
+			if ok && w.Hashes["sha256"] != "" && (best.Hashes == nil || score.compare(bestScore) > 0) {
+				best, bestScore = w, score
+			}
+		}
+		if best.Hashes == nil && p.Sdist != nil && p.Sdist.Hashes["sha256"] != "" {
+			best = *p.Sdist
+		}
+		if best.Hashes == nil || p.Version == "" {
+			return nil, errors.New(p.Name + ": the index gives no file of it with a SHA-256 that fits " + platform)
+		}
+		out = append(out, Package{Name: Normalize(p.Name), Version: p.Version, File: best.fileName(), SHA256: best.Hashes["sha256"]})
+	}
+	slices.SortFunc(out, func(x, y Package) int { return cmp.Compare(x.Name, y.Name) })
+	return out, nil
+}

@@ -1,0 +1,147 @@
+package image
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// scriptBlock is a PEP 723 block of type script, as the PEP's own expression has it.
+var scriptBlock = regexp.MustCompile(`(?m)^# /// script[ \t]*\r?\n((?:#(?: .*)?\r?\n)+?)# ///[ \t]*\r?$`)
+
+// uvSettings is the part of [tool.uv] that says where packages come from.
+type uvSettings struct {
+	UV struct {
+		Index []struct {
+			URL string `toml:"url"`
+		} `toml:"index"`
+	} `toml:"uv"`
+}
+
+func (u uvSettings) indexes() []string {
+	var out []string
+	for _, i := range u.UV.Index {
+		if i.URL != "" {
+			out = append(out, i.URL)
+		}
+	}
+	return out
+}
+
+// ParseInlineScript reads the PEP 723 block of a Python file; ok tells whether there is one. name is how
+// messages call the file.
+func ParseInlineScript(name string, source []byte) (spec Spec, ok bool, err error) {
+	blocks := scriptBlock.FindAllSubmatch(source, -1)
+	if len(blocks) == 0 {
+		return Spec{}, false, nil
+	}
+	if len(blocks) > 1 {
+		return Spec{}, false, ErrRequirement.Errorf("%s has %d script blocks, one is allowed", name, len(blocks))
+	}
+	var text strings.Builder
+	for line := range bytes.Lines(blocks[0][1]) {
+		line = bytes.TrimPrefix(line, []byte("#"))
+		text.Write(bytes.TrimPrefix(line, []byte(" ")))
+	}
+	var block struct {
+		Python       string     `toml:"requires-python"`
+		Dependencies []string   `toml:"dependencies"`
+		Tool         uvSettings `toml:"tool"`
+	}
+	if err := toml.Unmarshal([]byte(text.String()), &block); err != nil {
+		return Spec{}, false, ErrRequirement.Errorf("%s: script block: %w", name, err)
+	}
+	spec = Spec{Name: name, Python: block.Python, Packages: block.Dependencies, Indexes: block.Tool.indexes()}
+	_, err = spec.canonical()
+	return spec, err == nil, err
+}
+
+// ReadPyproject reads [project] of a pyproject.toml; ok tells whether it declares an environment.
+func ReadPyproject(path string) (spec Spec, ok bool, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Spec{}, false, err
+	}
+	var file struct {
+		Project *struct {
+			Python       string   `toml:"requires-python"`
+			Dependencies []string `toml:"dependencies"`
+		} `toml:"project"`
+		Tool uvSettings `toml:"tool"`
+	}
+	if err := toml.Unmarshal(b, &file); err != nil {
+		return Spec{}, false, ErrRequirement.Errorf("%s: %w", path, err)
+	}
+	if file.Project == nil {
+		return Spec{}, false, nil
+	}
+	spec = Spec{Name: filepath.Base(path), Python: file.Project.Python, Packages: file.Project.Dependencies, Indexes: file.Tool.indexes()}
+	_, err = spec.canonical()
+	return spec, err == nil, err
+}
+
+// ReadRequirements reads a requirements file with the files it includes. Hashes in it are dropped: the
+// lock has its own. Options that no lock can honour are errors that name their line.
+func ReadRequirements(path string) (Spec, error) {
+	spec := Spec{Name: filepath.Base(path)}
+	if err := readRequirements(path, &spec, nil); err != nil {
+		return Spec{}, err
+	}
+	_, err := spec.canonical()
+	return spec, err
+}
+
+var (
+	requirementComment = regexp.MustCompile(`(^|\s)#.*$`)
+	requirementHash    = regexp.MustCompile(`\s--hash[= ]\S+`)
+	requirementOption  = regexp.MustCompile(`^(-r|--requirement|-i|--index-url|--extra-index-url)(?:\s+|=)(\S+)$`)
+)
+
+func readRequirements(path string, spec *Spec, through []string) error {
+	for _, p := range through {
+		if p == path {
+			return ErrRequirement.Errorf("%s includes itself", path)
+		}
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && len(through) > 0 {
+		return ErrRequirement.Errorf("%s includes %s, which is not there", through[len(through)-1], path)
+	} else if err != nil {
+		return err
+	}
+	text := strings.ReplaceAll(strings.TrimPrefix(string(b), "\ufeff"), "\r\n", "\n")
+	text = strings.ReplaceAll(text, "\\\n", " ")
+	for line := range strings.Lines(text) {
+		line = requirementHash.ReplaceAllString(requirementComment.ReplaceAllString(strings.TrimSpace(line), ""), "")
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		if !strings.HasPrefix(line, "-") {
+			spec.Packages = append(spec.Packages, line)
+			continue
+		}
+		m := requirementOption.FindStringSubmatch(line)
+		switch {
+		case m == nil:
+			return ErrRequirement.Errorf("%s: %q is not supported", path, line).WithNext("list the packages themselves, as in packages=[...]")
+		case m[1] == "-r" || m[1] == "--requirement":
+			next := m[2]
+			if !filepath.IsAbs(next) {
+				next = filepath.Join(filepath.Dir(path), next)
+			}
+			if err := readRequirements(next, spec, append(through, path)); err != nil {
+				return err
+			}
+		default:
+			spec.Indexes = append(spec.Indexes, m[2])
+		}
+	}
+	return nil
+}

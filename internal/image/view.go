@@ -1,0 +1,192 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"tarn.dev/tarn/internal/base/fault"
+)
+
+// Ensure makes lock importable on this host and returns where. What is there already costs one stat;
+// otherwise its packages are fetched, or taken from the cache, checked against their hashes, unpacked,
+// byte-compiled and put in place as a whole. progress, which may be nil, gets lines for people.
+func (s *Store) Ensure(ctx context.Context, lock Lock, progress func(string)) (View, error) {
+	if progress == nil {
+		progress = func(string) {}
+	}
+	if lock.Platform != s.platform {
+		return View{}, ErrPlatform.Errorf("lock %.12s is for %s, this host is %s", lock.ID, lock.Platform, s.platform)
+	}
+	want, err := parsePythonRange(lock.Python)
+	if err != nil {
+		return View{}, err
+	}
+	python, err := s.choose(ctx, "lock "+fmt.Sprintf("%.12s", lock.ID), want)
+	if err != nil {
+		return View{}, err
+	}
+	id := lock.viewID()
+	view := View{Lock: lock, Interpreter: python.Path, SitePackages: filepath.Join(s.dir, "views", id)}
+	if _, err := os.Stat(view.SitePackages); err == nil {
+		return view, nil
+	}
+	release, err := s.lock(ctx, "view-"+id)
+	if err != nil {
+		return View{}, err
+	}
+	defer release()
+	if _, err := os.Stat(view.SitePackages); err == nil {
+		return view, nil // another process was faster
+	}
+	return view, s.build(ctx, view, progress)
+}
+
+// build unpacks into a folder on the side and renames it, so that a view exists whole or not at all.
+// The caller holds the view's lock, so what lies there is a leftover of a process that died.
+func (s *Store) build(ctx context.Context, view View, progress func(string)) (err error) {
+	staging := filepath.Join(s.dir, "views", ".staging-"+filepath.Base(view.SitePackages))
+	if err := removeTree(staging); err != nil {
+		return err
+	}
+	if err := os.Mkdir(staging, 0o755); err != nil {
+		return classify(err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(classify(err), removeTree(staging))
+		}
+	}()
+	if len(view.Lock.Packages) > 0 {
+		progress(fmt.Sprintf("installing %d packages for Python %s", len(view.Lock.Packages), view.Lock.Python))
+		args := append([]string{
+			"pip", "install", "--requirements", "-", "--target", staging, "--python", view.Interpreter,
+			"--no-deps", "--require-hashes", "--compile-bytecode",
+		}, buildPolicy(view.Lock)...)
+		if err := s.uvCommand(ctx, "install packages", staging, pinned(view.Lock), progress, args...); err != nil {
+			return err
+		}
+	}
+	if err := fault.Point("image.view.after_install"); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(staging, ".lock")); err != nil { // uv's own
+		return err
+	}
+	if err := makeReadOnly(staging); err != nil {
+		return err
+	}
+	if err := syncTree(staging); err != nil {
+		return err
+	}
+	return os.Rename(staging, view.SitePackages)
+}
+
+// SyncVenv makes dir a virtual environment with exactly lock's packages, for editors and notebooks.
+func (s *Store) SyncVenv(ctx context.Context, lock Lock, dir string, progress func(string)) error {
+	if progress == nil {
+		progress = func(string) {}
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	want, err := parsePythonRange(lock.Python)
+	if err != nil {
+		return err
+	}
+	python, err := s.choose(ctx, "lock "+fmt.Sprintf("%.12s", lock.ID), want)
+	if err != nil {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := s.uvCommand(ctx, "make "+dir, parent, "", progress, "venv", "--quiet", "--allow-existing", "--python", python.Path, dir); err != nil {
+		return err
+	}
+	args := append([]string{
+		"pip", "sync", "-", "--quiet", "--allow-empty-requirements", "--require-hashes", "--python", filepath.Join(dir, "bin", "python"),
+	}, buildPolicy(lock)...)
+	return s.uvCommand(ctx, "fill "+dir, parent, pinned(lock), progress, args...)
+}
+
+// buildPolicy keeps uv from building anything but what was locked as a source distribution.
+func buildPolicy(l Lock) []string {
+	var wheels []string
+	for _, p := range l.Packages {
+		if strings.HasSuffix(p.File, ".whl") {
+			wheels = append(wheels, "--only-binary", p.Name)
+		}
+	}
+	if len(wheels) == 2*len(l.Packages) {
+		return []string{"--only-binary", ":all:"} // also what a wheel would need to be built
+	}
+	return wheels
+}
+
+// pinned is a requirements file that admits one file per package: uv takes no other than that of the hash.
+func pinned(l Lock) string {
+	var b strings.Builder
+	for _, p := range l.Packages {
+		fmt.Fprintf(&b, "%s==%s --hash=sha256:%s\n", p.Name, p.Version, p.SHA256)
+	}
+	return b.String()
+}
+
+// makeReadOnly takes away every write permission. Files are hardlinks into uv's cache, whose copies
+// become read-only too, as they should be: they are shared by every view.
+func makeReadOnly(root string) error {
+	var dirs []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir():
+			dirs = append(dirs, path)
+		case d.Type().IsRegular():
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			if info.Mode().Perm()&0o222 != 0 {
+				return os.Chmod(path, info.Mode().Perm()&^0o222)
+			}
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(dirs) {
+		err = errors.Join(err, os.Chmod(dir, 0o555))
+	}
+	return err
+}
+
+// removeTree removes what makeReadOnly may have gone over.
+func removeTree(root string) error {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(path, 0o755)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, os.RemoveAll(root))
+}
+
+// syncTree makes the file system below durable: after a power loss a view in place must not hold empty
+// files. One call; a sync per file costs seconds for an environment of some thousand.
+func syncTree(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+}
