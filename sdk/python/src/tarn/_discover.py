@@ -129,7 +129,7 @@ class Discovery:
         if command:
             inputs = [{"param": name, "kind": "table", "table": name, "ref": None, "columns": None, "where": None, "format": form, "rows": None, "line": line, "each": None} for name, form in decl.inputs.items()]
         env = _declare.as_spec(decl.options.env) or self._script_env(file)
-        code = self.closures.of_command(decl.argv) if command else self.closures.of(module, file, decl._plain())
+        code = self.closures.of_command(decl.argv) if command else self.closures.of(module, file, decl._plain().__qualname__)
         return {
             "name": decl.name,
             "kind": decl.kind,

@@ -162,12 +162,12 @@ class Closures:
         self._modules: Dict[str, Optional[Module]] = {}
         self._parts: Dict[Tuple[str, str], str] = {}
 
-    def of(self, module: str, file: str, fn: Any) -> Dict[str, Any]:
-        """The manifest's `code` of a function."""
+    def of(self, module: str, file: str, qualname: str) -> Dict[str, Any]:
+        """The manifest's `code` of a function, by its qualified name."""
         walk = _Walk(self)
         home = self._load(module, file)
         if home is not None:
-            walk.name(home, fn.__qualname__.partition(".")[0])
+            walk.name(home, qualname.partition(".")[0])
         return walk.result(home is not None and home.plain)
 
     def of_command(self, argv: Iterable[str]) -> Dict[str, Any]:
@@ -268,6 +268,9 @@ class _Walk:
         if name in module.imports:
             base, attribute = module.imports[name]
             self.imported(module, base, attribute)
+            for dotted in module.loads() if attribute is None else ():
+                if dotted.startswith(base + "."):  # `import a.b` binds a, and a.b as its attribute
+                    self.imported(module, dotted, None)
             return
         for statement in module.bound[name]:
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
@@ -282,13 +285,21 @@ class _Walk:
         if name not in module.bound:
             return
         target = module.imports.get(name)
-        found = self.target(module, *target) if target else None
-        if not isinstance(found, Module) or () in chains:
+        if target is None or () in chains or not module.plain:
             self.name(module, name)
             return
-        self.parts.setdefault((module.name, name), self.closures.part(module, name))
+        found = self.target(module, *target)
         for chain in chains:
-            self.attribute(found, chain)
+            reached, rest = found, chain
+            dotted = target[0] if target[1] is None else ".".join(target)  # type: ignore[arg-type]
+            while reached is None and len(rest) > 1:  # through folders without __init__.py
+                dotted, rest = f"{dotted}.{rest[0]}", rest[1:]
+                reached = self.closures.module(dotted, module.file)
+            if isinstance(reached, Module):
+                self.parts.setdefault((module.name, name), self.closures.part(module, name))
+                self.attribute(reached, rest)
+            else:
+                self.name(module, name)
 
     def attribute(self, module: Module, chain: Tuple[str, ...]) -> None:
         """Depend on `module.a.b.c`."""
