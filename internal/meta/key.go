@@ -10,6 +10,10 @@ import (
 // ErrInvalidKey is returned for a key that no row can have.
 var ErrInvalidKey = errdef.New(errdef.InvalidArgument, "meta.invalid_key", "invalid key")
 
+// ErrCursorExpired is yielded by Watch for a cursor above 0 from which on deletions may have been
+// forgotten; the watch has ended then. The caller reads everything again and watches from before that.
+var ErrCursorExpired = errdef.New(errdef.FailedPrecondition, "meta.cursor_expired", "the cursor is too old")
+
 // Limits of every implementation.
 const (
 	MaxKey   = 4 << 10

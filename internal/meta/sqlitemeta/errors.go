@@ -26,9 +26,6 @@ var (
 	ErrNewerFormat = errdef.New(errdef.FailedPrecondition, "meta.newer_format", "written by a newer Tarn")
 	// ErrClosed is returned by every method after Close.
 	ErrClosed = errdef.New(errdef.Unavailable, "meta.closed", "the metadata store is closed")
-	// ErrCursorExpired is yielded by Watch for a cursor whose deletions have been forgotten. The
-	// caller reads everything again, then watches from the newest version it saw.
-	ErrCursorExpired = errdef.New(errdef.FailedPrecondition, "meta.cursor_expired", "the cursor is too old")
 )
 
 // classify gives a database error a code; an error that has one, or is a context's, stays.

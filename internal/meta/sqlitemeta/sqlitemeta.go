@@ -34,6 +34,9 @@ var schema string
 const (
 	applicationID = 0x5461726e
 	formatVersion = 1
+	// defaultRemember is for how many transactions deletions are remembered; they are forgotten in
+	// steps of a tenth. A row that is written and deleted leaves some 50 bytes until then.
+	defaultRemember = 100_000
 )
 
 // Store is a meta.Store in an SQLite database.
@@ -43,6 +46,8 @@ type Store struct {
 	get     *sql.Stmt
 	changes *sql.Stmt
 	writer  *writer
+
+	rememberDeletions int64
 
 	last    atomic.Int64 // number of the newest visible transaction
 	horizon atomic.Int64 // deletions up to here may be forgotten
@@ -58,16 +63,20 @@ type Store struct {
 
 // Open opens the database at path, or makes one. The folder must exist.
 func Open(path string) (*Store, error) {
+	return open(path, defaultRemember)
+}
+
+func open(path string, rememberDeletions int64) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("open metadata %s: %w", path, err)
 	}
-	s := &Store{path: path, watchers: map[*watcher]struct{}{}}
+	s := &Store{path: path, rememberDeletions: rememberDeletions, watchers: map[*watcher]struct{}{}}
 	s.ending, s.end = context.WithCancelCause(context.Background())
 	if err := s.open(); err != nil {
 		s.end(err)
 		if s.writer != nil {
-			s.writer.db.Close() //nolint:errcheck // the first error is the one to tell
+			s.writer.close() //nolint:errcheck // the first error is the one to tell
 		}
 		if s.readers != nil {
 			s.readers.Close() //nolint:errcheck // likewise
@@ -214,7 +223,7 @@ func (s *Store) Close() error {
 	s.closing.Do(func() {
 		s.end(ErrClosed)
 		<-s.writer.stopped
-		s.err = s.classify(errors.Join(s.readers.Close(), s.writer.db.Close()), "close metadata")
+		s.err = s.classify(errors.Join(s.readers.Close(), s.writer.close()), "close metadata")
 	})
 	return s.err
 }

@@ -25,8 +25,7 @@ type watcher struct {
 	signal chan struct{} // buffered: one pending wake-up is enough
 }
 
-// Watch implements meta.Store. "Now" is the call of Watch, not the first step of the iteration. It
-// yields ErrCursorExpired, then ends, when deletions after cursor have been forgotten.
+// Watch implements meta.Store. "Now" is the call of Watch, not the first step of the iteration.
 func (s *Store) Watch(ctx context.Context, prefix string, cursor int64) iter.Seq2[meta.Event, error] {
 	if cursor < 0 {
 		cursor = s.last.Load()
@@ -51,7 +50,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, cursor int64) iter.Seq
 			events, err := s.changed(ctx, prefix, cursor, upTo)
 			// Deletions matter to who has read rows before; who starts at 0 has not.
 			if err == nil && 0 < cursor && cursor < s.horizon.Load() {
-				err = ErrCursorExpired.Errorf("changes after transaction %d are no longer known", cursor)
+				err = meta.ErrCursorExpired.Errorf("changes after transaction %d are no longer known", cursor)
 			}
 			if err != nil {
 				yield(meta.Event{}, err)

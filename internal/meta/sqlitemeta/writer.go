@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/meta"
 )
 
-const (
-	maxBatch = 256 // transactions in one commit: bounds the time until the first of them returns
-	// Deletions are remembered for this many transactions, and forgotten in steps of a tenth.
-	rememberDeletions = 100_000
-)
+// maxBatch is how many transactions share a commit at most. It bounds the time until the first returns.
+const maxBatch = 256
 
 // request is one Txn on its way through the writer.
 type request struct {
@@ -47,9 +45,25 @@ func newWriter(s *Store) (*writer, error) {
 		return nil, err
 	}
 	if err := w.prepare(); err != nil {
-		return nil, errors.Join(err, w.db.Close())
+		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
+}
+
+// close frees the statements and the connection first: a database closes what it has, not what is lent,
+// and SQLite keeps a connection that has statements. The last connection to close moves the log into
+// the database.
+func (w *writer) close() error {
+	var errs []error
+	for _, stmt := range []*sql.Stmt{w.get, w.set, w.unset, w.bury, w.count} {
+		if stmt != nil {
+			errs = append(errs, stmt.Close())
+		}
+	}
+	if w.conn != nil {
+		errs = append(errs, w.conn.Close())
+	}
+	return errors.Join(append(errs, w.db.Close())...)
 }
 
 func (w *writer) prepare() (err error) {
@@ -198,8 +212,15 @@ func (w *writer) apply(batch []*request, last int64) (_ int64, err error) {
 			return 0, err
 		}
 	}
-	_, err = w.conn.ExecContext(ctx, `COMMIT`)
-	return last, err
+	if err := fault.Point("meta.commit.before"); err != nil {
+		return 0, err
+	}
+	if _, err := w.conn.ExecContext(ctx, `COMMIT`); err != nil {
+		return 0, err
+	}
+	// Only a crash makes sense after a commit: the transactions have happened.
+	_ = fault.Point("meta.commit.after")
+	return last, nil
 }
 
 // check returns the error of the first condition that does not hold, and apart from it a failure of
@@ -248,16 +269,18 @@ func (w *writer) write(ctx context.Context, writes []meta.Write, number int64) e
 
 // forget removes old deletions now and then. When it fails, the next time makes up for it.
 func (w *writer) forget(before, last int64) {
-	const step = rememberDeletions / 10
-	if before/step == last/step || last <= rememberDeletions {
+	keep := w.s.rememberDeletions
+	step := keep / 10
+	if before/step == last/step || last <= keep {
 		return
 	}
-	horizon := last - rememberDeletions
+	horizon := last - keep
 	w.s.horizon.Store(horizon) // before they go: a watcher checks it after reading
+	ctx := context.Background()
 	text := fmt.Sprintf(`BEGIN IMMEDIATE; UPDATE state SET value = %d WHERE name = 'horizon';
 		DELETE FROM gone WHERE version <= %d; COMMIT;`, horizon, horizon)
-	if _, err := w.conn.ExecContext(context.Background(), text); err != nil {
-		w.conn.ExecContext(context.Background(), `ROLLBACK`) //nolint:errcheck // see apply
+	if _, err := w.conn.ExecContext(ctx, text); err != nil {
+		w.conn.ExecContext(ctx, `ROLLBACK`) //nolint:errcheck // see apply
 	}
 }
 

@@ -23,17 +23,17 @@ import (
 
 const sampleEvery = 50 * time.Millisecond
 
-// InitMain is the program of a supervisor. main calls it when the first argument is Role, before
-// anything else; it does not return.
-func InitMain() {
+// InitMain is the program of a supervisor; it returns the exit code. main calls it from the main
+// goroutine, before anything else, when the first argument is Role.
+func InitMain() int {
 	// The parent-death signal of the command is tied to the thread that forks it. The main goroutine's
 	// thread lives as long as the process.
 	goruntime.LockOSThread()
 	if err := supervise(); err != nil {
 		fmt.Fprintln(os.Stderr, "sandbox:", err)
-		os.Exit(1)
+		return 1
 	}
-	os.Exit(0)
+	return 0
 }
 
 func supervise() error {

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == process.Role {
-		process.InitMain()
+		os.Exit(process.InitMain())
 	}
 	runtimetest.Helper()
 	os.Exit(m.Run())
