@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"context"
 	"iter"
+	"slices"
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -102,30 +103,43 @@ func (t Tree) sameAt(ctx context.Context, o Tree, key string) (bool, error) {
 	return inA == inB && (!inA || a.SameIdentity(&b)), err
 }
 
-// MergeBase returns the best common ancestor of two commits: the one of the highest generation, which no
-// other common ancestor descends from; of several such, as after a criss-cross merge, the one with the
-// smallest id. The zero Hash means that the histories have nothing in common.
+// MergeBase returns the best common ancestor of two commits: of those that no other common ancestor
+// descends from, the one of the highest generation, then the newest, then the one with the smallest id.
+// The zero Hash means that the histories have nothing in common.
 func (l *Lake) MergeBase(ctx context.Context, a, b Hash) (Hash, error) {
-	const fromA, fromB = 1, 2
+	bases, err := l.mergeBases(ctx, a, b)
+	if err != nil || len(bases) == 0 {
+		return Hash{}, err
+	}
+	return bases[0].ID, nil
+}
+
+// mergeBases returns the common ancestors that no other one descends from, the best first. There are
+// several only after merges that crossed each other.
+func (l *Lake) mergeBases(ctx context.Context, a, b Hash) ([]Commit, error) {
+	const fromA, fromB, both, below = 1, 2, 3, 4
 	q := newWalk(l)
 	for side, id := range map[uint8]Hash{fromA: a, fromB: b} {
 		if err := q.add(ctx, id, side); err != nil {
-			return Hash{}, err
+			return nil, err
 		}
 	}
+	var bases []Commit
 	// Commits come in falling generation: all descendants of v came before it, so its marks are final.
-	for q.Len() > 0 {
+	// When all that is left lies below a base, there is no other.
+	for q.Len() > 0 && slices.ContainsFunc(q.queue, func(v *visit) bool { return v.marks&below == 0 }) {
 		v := q.next()
-		if v.marks == fromA|fromB {
-			return v.ID, nil
+		if v.marks == both {
+			bases = append(bases, v.Commit)
+			v.marks |= below
 		}
 		for _, p := range v.Parents {
 			if err := q.add(ctx, p, v.marks); err != nil {
-				return Hash{}, err
+				return nil, err
 			}
 		}
 	}
-	return Hash{}, nil
+	return bases, nil
 }
 
 // IsAncestor reports whether a is b or one of its ancestors.

@@ -34,7 +34,8 @@ const (
 	Target Side = "target"
 )
 
-// Resolver merges two changes of one entry of its kind. Base is nil when both sides added it; source
+// Resolver merges two changes of one entry of its kind. Base is nil when both sides added it, or when
+// merges that crossed each other leave open what the common state was; source
 // and target are never nil. It returns the merged entry or the conflict. What it writes into b or
 // elsewhere becomes part of the history only if the whole merge does.
 type Resolver interface {
@@ -114,6 +115,10 @@ func (m *merger) key(ctx context.Context, w prolly.ThreeWay) error {
 		}
 	}
 	base, source, target := sides[0], sides[1], sides[2]
+	crossed := base != nil && base.Version == undecided
+	if crossed {
+		base = nil
+	}
 	switch {
 	case w.Changed == prolly.Source:
 		m.take(key, source, target) // also when it only lies elsewhere
@@ -122,7 +127,7 @@ func (m *merger) key(ctx context.Context, w prolly.ThreeWay) error {
 	case target.SameIdentity(base):
 		m.take(key, source, target)
 	default:
-		return m.resolve(ctx, key, base, source, target)
+		return m.resolve(ctx, key, base, source, target, crossed)
 	}
 	return nil
 }
@@ -135,8 +140,9 @@ func (m *merger) take(key string, e, target *Entry) {
 	}
 }
 
-// resolve decides about a key that both sides changed to different identities.
-func (m *merger) resolve(ctx context.Context, key string, base, source, target *Entry) error {
+// resolve decides about a key that both sides changed to different identities; crossed says that the
+// base had it, but not what it was.
+func (m *merger) resolve(ctx context.Context, key string, base, source, target *Entry, crossed bool) error {
 	switch m.opt.Prefer[key] {
 	case Source:
 		m.take(key, source, target)
@@ -168,7 +174,7 @@ func (m *merger) resolve(ctx context.Context, key string, base, source, target *
 		c.Reason, c.Message = ReasonDeleted, "the source changed it, the target deleted it"
 	case source.Kind != target.Kind:
 		c.Reason, c.Message = ReasonKindChanged, fmt.Sprintf("the source made it a %s, the target a %s", source.Kind, target.Kind)
-	case base == nil:
+	case base == nil && !crossed:
 		c.Reason, c.Message = ReasonBothAdded, "both added it, with different content"
 	}
 	c.Message = DisplayKey(key) + ": " + c.Message
@@ -209,22 +215,22 @@ func (l *Lake) Merge(ctx context.Context, source Hash, target string, info Commi
 		return MergeResult{}, Commit{}, err
 	}
 	return l.publish(ctx, target, info, gate, dryRun, func(ctx context.Context, tx *Tx) (MergeResult, error) {
-		base, err := l.MergeBase(ctx, from.ID, tx.Head.ID)
+		bases, err := l.mergeBases(ctx, from.ID, tx.Head.ID)
 		if err != nil {
 			return MergeResult{}, err
 		}
 		tx.why = "merge"
-		var baseTree Hash // of unrelated histories: nothing
-		if !base.IsZero() {
-			c, err := l.Commit(ctx, base)
-			if err != nil {
-				return MergeResult{}, err
-			}
-			baseTree = c.Tree
-		}
-		r, err := l.MergeTrees(ctx, tx.batch, l.Tree(baseTree), l.Tree(from.Tree), tx.tree, opt)
+		baseTree, err := l.virtualBase(ctx, tx.batch, bases)
 		if err != nil {
 			return MergeResult{}, err
+		}
+		r, err := l.MergeTrees(ctx, tx.batch, baseTree, l.Tree(from.Tree), tx.tree, opt)
+		if err != nil {
+			return MergeResult{}, err
+		}
+		var base Hash // of unrelated histories: nothing
+		if len(bases) > 0 {
+			base = bases[0].ID
 		}
 		r.Base = base
 		switch {
@@ -239,6 +245,42 @@ func (l *Lake) Merge(ctx context.Context, source Hash, target string, info Commi
 		}
 		return r, nil
 	})
+}
+
+// undecided stands in a virtual base for an entry that its ancestors disagree about: both sides of the
+// merge have changed it, whatever they have.
+const undecided = "\x00undecided"
+
+// virtualBase is the tree to merge from. After merges that crossed each other there are several best
+// common ancestors; taking one of them would make what came with the others look like a change of both
+// sides. So they are merged first, each pair from its own base in the same way.
+func (l *Lake) virtualBase(ctx context.Context, b *Batch, bases []Commit) (Tree, error) {
+	if len(bases) == 0 {
+		return l.Tree(Hash{}), nil
+	}
+	merged := l.Tree(bases[0].Tree)
+	for _, other := range bases[1:] {
+		older, err := l.mergeBases(ctx, bases[0].ID, other.ID)
+		if err != nil {
+			return Tree{}, err
+		}
+		from, err := l.virtualBase(ctx, b, older)
+		if err != nil {
+			return Tree{}, err
+		}
+		r, err := l.MergeTrees(ctx, b, from, l.Tree(other.Tree), merged, MergeOptions{})
+		if err != nil {
+			return Tree{}, err
+		}
+		var edits []Edit
+		for _, c := range r.Conflicts {
+			edits = append(edits, Edit{Key: c.Key, Entry: &Entry{Kind: KindExternal, Version: undecided}})
+		}
+		if merged, err = r.Tree.Edit(ctx, b, edits); err != nil {
+			return Tree{}, err
+		}
+	}
+	return merged, nil
 }
 
 // Revert makes a commit on branch that undoes what commit changed from its first parent. It is a merge:

@@ -21,8 +21,7 @@ const Prefix = "p/test/lake/"
 // New returns a lake in memory, with its rows in a SQLite file of the test's own folder.
 func New(t testing.TB) *lake.Lake {
 	t.Helper()
-	l, _, _ := NewOn(t, memblob.New(), lake.Options{})
-	return l
+	return Open(t, memblob.New(), lake.Options{})
 }
 
 // NewDir returns a lake whose blobs are files in a folder of the test's own.
@@ -32,17 +31,27 @@ func NewDir(t testing.TB) *lake.Lake {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, _, _ := NewOn(t, blobs, lake.Options{})
-	return l
+	return Open(t, blobs, lake.Options{})
 }
 
-// NewOn returns a lake on blobs, with the stores it uses.
-func NewOn(t testing.TB, blobs blob.Store, opt lake.Options) (*lake.Lake, blob.Store, meta.Store) {
+// Open returns a lake on blobs, with its rows in a SQLite file of the test's own folder.
+func Open(t testing.TB, blobs blob.Store, opt lake.Options) *lake.Lake {
 	t.Helper()
 	rows, err := sqlitemeta.Open(filepath.Join(t.TempDir(), "meta.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := rows.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return OpenOn(t, blobs, rows, opt)
+}
+
+// OpenOn returns a lake on both stores, which may have another one already.
+func OpenOn(t testing.TB, blobs blob.Store, rows meta.Store, opt lake.Options) *lake.Lake {
+	t.Helper()
 	l, err := lake.Open(t.Context(), blobs, rows, Prefix, opt)
 	if err != nil {
 		t.Fatal(err)
@@ -54,11 +63,8 @@ func NewOn(t testing.TB, blobs blob.Store, opt lake.Options) (*lake.Lake, blob.S
 		if err := l.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
-		if err := rows.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
 	})
-	return l, blobs, rows
+	return l
 }
 
 // Fsck fails the test for every problem of the lake.
