@@ -42,6 +42,9 @@ var symptoms = []struct {
 	{regexp.MustCompile(`(?i)no usable wheels|building source distributions .*is disabled|building from source is disabled`), ErrUnsolvable},
 }
 
+// decoration is what uv says before the explanation itself.
+var decoration = regexp.MustCompile(`^(error:|×)\s*(No solution found[^\n]*\n\s*(cause:|[╰├]─▶)\s*)?`)
+
 // uvError makes an error of what uv wrote when it failed; what says what it was to do.
 func uvError(what, stderr string) *errdef.Error {
 	text := strings.TrimSpace(stderr)
@@ -52,7 +55,7 @@ func uvError(what, stderr string) *errdef.Error {
 			break
 		}
 	}
-	text = strings.TrimPrefix(text, "error: ")
+	text = decoration.ReplaceAllString(text, "")
 	err := kind.Errorf("%s: %s", what, text)
 	switch kind {
 	case ErrOffline:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +34,8 @@ print(json.dumps({
 }))`
 
 const probeTimeout = 10 * time.Second
+
+var errProbeTimeout = errors.New("interpreter does not answer")
 
 // probed is what is remembered of a file that may be a Python, until the file changes.
 type probed struct {
@@ -75,7 +78,9 @@ func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 		}
 		work.Go(func() error {
 			found, err := probe(wctx, c)
-			if err != nil {
+			if errors.Is(err, errProbeTimeout) {
+				return nil // on a busy machine; asked again next time
+			} else if err != nil {
 				return err
 			}
 			results[i] = probed{Size: st.Size(), ModTime: st.ModTime().UnixNano(), Found: found}
@@ -89,7 +94,9 @@ func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 	if dirty {
 		fresh := make(map[string]probed, len(candidates))
 		for i, c := range candidates {
-			fresh[c] = results[i]
+			if results[i].ModTime != 0 {
+				fresh[c] = results[i]
+			}
 		}
 		b, err := json.MarshalIndent(fresh, "", " ")
 		if err != nil {
@@ -151,14 +158,14 @@ func (s *Store) candidates() []string {
 
 // probe asks one file what it is. A file that is no Python, or an old one, is a zero Interpreter.
 func probe(ctx context.Context, path string) (Interpreter, error) {
-	one, cancel := context.WithTimeoutCause(ctx, probeTimeout, context.DeadlineExceeded)
+	one, cancel := context.WithTimeoutCause(ctx, probeTimeout, errProbeTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(one, path, "-I", "-S", "-c", probeScript)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
-	if ctx.Err() != nil {
-		return Interpreter{}, context.Cause(ctx)
+	if cause := context.Cause(one); cause != nil {
+		return Interpreter{}, cause
 	}
 	var said struct {
 		Path    string `json:"path"`

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"time"
 
@@ -76,6 +77,8 @@ func readLockFile(dir string) (*lockFile, error) {
 	return &l, nil
 }
 
+var versionForm = regexp.MustCompile(`^[A-Za-z0-9.!+_-]+$`)
+
 // validate keeps what was edited by hand or merged wrongly from reaching uv's command line.
 func (e entry) validate() error {
 	if _, ok := parsePyVersion(e.Python); !ok || e.Spec == "" || e.Platform == "" {
@@ -83,7 +86,7 @@ func (e entry) validate() error {
 	}
 	for _, p := range e.Packages {
 		sum, err := hex.DecodeString(p.SHA256)
-		if !requirementForm.MatchString(p.Name+"=="+p.Version) || err != nil || len(sum) != 32 || p.File == "" || filepath.Base(p.File) != p.File {
+		if p.Name != Normalize(p.Name) || !requirementForm.MatchString(p.Name) || !versionForm.MatchString(p.Version) || err != nil || len(sum) != 32 || p.File == "" || filepath.Base(p.File) != p.File {
 			return fmt.Errorf("package %q %q cannot be right", p.Name, p.Version)
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 // requirementForm is the part of PEP 508 that names a package of an index. It keeps out what uv would
 // take for an option, a path or a URL; uv reads the rest.
-var requirementForm = regexp.MustCompile(`^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[A-Za-z0-9._, -]*\])?\s*(?:\(?\s*[<>=!~][^;@\\]*)?(?:;[^\\]*)?$`)
+var requirementForm = regexp.MustCompile(`^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)[ \t]*(?:\[[A-Za-z0-9._, -]*\])?[ \t]*(?:\(?[ \t]*[<>=!~][^;@\\\x00-\x1f]*)?(?:;[^\\\x00-\x1f]*)?$`)
 
 // pinnedArrow is the newest pyarrow with wheels for each Python that functions may run on. A function of
 // tables needs one to receive and return them.
@@ -38,7 +38,7 @@ func (s Spec) canonical() (Spec, error) {
 	packages := make([]string, 0, len(s.Packages))
 	for _, p := range s.Packages {
 		p = strings.TrimSpace(p)
-		if strings.ContainsAny(p, "\n\r\x00") || !requirementForm.MatchString(p) {
+		if !requirementForm.MatchString(p) {
 			err := ErrRequirement.Errorf("%s: %q does not name a package of an index", s.label(), p)
 			if strings.Contains(p, "@") || strings.Contains(p, "://") || strings.HasPrefix(p, ".") || strings.HasPrefix(p, "/") {
 				return Spec{}, err.WithNext("files, folders, URLs and git have no content that a lock could pin: build a wheel and put it into an index")

@@ -305,6 +305,8 @@ func TestResolveErrors(t *testing.T) {
 		{"option", image.Spec{Packages: []string{"--index-url http://127.0.0.1:9/"}}, nil, image.ErrRequirement, nil},
 		{"include", image.Spec{Packages: []string{"-r /etc/passwd"}}, nil, image.ErrRequirement, []string{"/etc/passwd"}},
 		{"second line", image.Spec{Packages: []string{"six\n-r /etc/passwd"}}, nil, image.ErrRequirement, nil},
+		{"line in a marker", image.Spec{Packages: []string{"six ;\n-r /etc/passwd"}}, nil, image.ErrRequirement, nil},
+		{"line before a version", image.Spec{Packages: []string{"six\n>=1"}}, nil, image.ErrRequirement, nil},
 		{"url", image.Spec{Packages: []string{"six @ http://127.0.0.1:9/six-1.0-py3-none-any.whl"}}, nil, image.ErrRequirement, []string{"six @"}},
 		{"folder", image.Spec{Packages: []string{"./mypackage"}}, nil, image.ErrRequirement, nil},
 		{"index option", image.Spec{Packages: []string{"six"}, Indexes: []string{"--offline"}}, nil, image.ErrRequirement, nil},

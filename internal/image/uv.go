@@ -83,7 +83,9 @@ func (s *Store) uvPath(ctx context.Context, progress func(string)) (string, erro
 	s.uv.Lock()
 	defer s.uv.Unlock()
 	if s.uvFound != "" {
-		return s.uvFound, nil
+		if _, err := os.Stat(s.uvFound); err == nil { // a server outlives many a virtual environment
+			return s.uvFound, nil
+		}
 	}
 	fetched := filepath.Join(s.dir, "uv-"+uvVersion)
 	dirs := append(filepath.SplitList(s.env.get("PATH")), filepath.Join(s.env.get("HOME"), ".local/bin"))
