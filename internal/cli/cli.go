@@ -11,10 +11,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"os/user"
 	"strings"
 	"syscall"
-
-	"github.com/spf13/cobra"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/base/build"
@@ -25,8 +24,13 @@ import (
 	"tarn.dev/tarn/internal/system/home"
 )
 
-// Main runs the command of this process and returns its exit code.
+// Main runs the command, or the hidden role, of this process and returns its exit code.
 func Main() int {
+	if len(os.Args) > 1 {
+		if role, ok := roles[os.Args[1]]; ok {
+			return role()
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first Ctrl-C cancels; the second one, without our handler, ends the process at once.
@@ -169,6 +173,9 @@ func author() string {
 			return v
 		}
 	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
 	return "unknown"
 }
 
@@ -187,5 +194,3 @@ func recv[T any](s interface {
 	}
 	return errors.Join(client.Error(s.Err()), s.Close())
 }
-
-var _ = cobra.NoArgs

@@ -17,6 +17,7 @@ var errConflicts = errdef.New(errdef.Conflict, "lake.merge_conflict", "both side
 
 type conflictJSON struct {
 	Key     string          `json:"key"`
+	Name    string          `json:"name"`
 	Reason  string          `json:"reason"`
 	Message string          `json:"message"`
 	Details json.RawMessage `json:"details,omitempty"`
@@ -76,14 +77,14 @@ func (a *app) printMerge(resp *tarnv1.MergeResponse, source, target string, dryR
 	}
 	var names []string
 	for _, k := range resp.GetConflicts() {
-		doc := conflictJSON{k.GetKey(), k.GetReason(), k.GetMessage(), nil}
+		doc := conflictJSON{k.GetKey(), k.GetName(), k.GetReason(), k.GetMessage(), nil}
 		if k.GetDetailsJson() != "" {
 			doc.Details = json.RawMessage(k.GetDetailsJson())
 		}
 		conflicts = append(conflicts, doc)
-		names = append(names, k.GetKey())
+		names = append(names, k.GetName())
 		if !a.json {
-			a.out.Printf("%s  %s\n", a.out.Bad("! "+ui.Clean(k.GetKey())), ui.Clean(k.GetMessage()))
+			a.out.Printf("%s %s\n", a.out.Bad("!"), ui.Clean(k.GetMessage()))
 		}
 	}
 	if len(conflicts) > 0 {

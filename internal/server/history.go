@@ -318,7 +318,7 @@ func (s *historyService) Merge(ctx context.Context, req *tarnv1.MergeRequest) (*
 		resp.Changes = append(resp.Changes, toChange(ch))
 	}
 	for _, k := range result.Conflicts {
-		doc := &tarnv1.Conflict{Key: k.Key, Reason: k.Reason, Message: k.Message}
+		doc := &tarnv1.Conflict{Key: k.Key, Name: lake.DisplayKey(k.Key), Reason: k.Reason, Message: k.Message}
 		if k.Details != nil {
 			b, err := json.Marshal(k.Details)
 			if err != nil {

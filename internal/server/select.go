@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
+	"golang.org/x/text/unicode/norm"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/lake"
@@ -23,7 +24,7 @@ type selection struct {
 // selectFiles understands a path, a folder (with or without a slash at its end) and a glob; nothing is
 // everything. A pattern that chooses nothing is an error, except for everything.
 func selectFiles(ctx context.Context, tree lake.Tree, pattern, ref string) (selection, error) {
-	name := strings.TrimPrefix(strings.TrimPrefix(pattern, "./"), "/")
+	name := norm.NFC.String(strings.TrimPrefix(strings.TrimPrefix(pattern, "./"), "/"))
 	if name == "" || name == "." {
 		return selection{entries: tree.Scan(ctx, lake.FilePrefix, ""), folder: lake.FilePrefix}, nil
 	}
@@ -47,7 +48,7 @@ func selectFiles(ctx context.Context, tree lake.Tree, pattern, ref string) (sele
 			if trimmed != name {
 				strip = name
 			}
-			return selection{entries: tree.Scan(ctx, key+"/", ""), folder: key + "/", strip: lake.DisplayKey(lake.FileKey(strip))}, nil
+			return selection{entries: tree.Scan(ctx, key+"/", ""), folder: key + "/", strip: strip}, nil
 		}
 	}
 	if strings.ContainsAny(name, "*?[{") {

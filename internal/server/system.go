@@ -106,7 +106,7 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 		Problems: found,
 		Checked: map[string]int64{
 			"packs": int64(stats.Packs), "objects": stats.Objects, "bytes": stats.Bytes,
-			"garbage blobs": int64(stats.Garbage), "garbage bytes": stats.GarbageBytes,
+			"garbage_blobs": int64(stats.Garbage), "garbage_bytes": stats.GarbageBytes,
 			"branches": int64(stats.Branches), "tags": int64(stats.Tags), "commits": int64(stats.Commits),
 			"nodes": int64(stats.Nodes), "entries": stats.Entries,
 		},

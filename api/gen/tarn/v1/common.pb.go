@@ -447,11 +447,13 @@ func (x *Change) GetAfter() *Entry {
 
 // Conflict is one key that a merge cannot decide.
 type Conflict struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	DetailsJson   string                 `protobuf:"bytes,4,opt,name=details_json,json=detailsJson,proto3" json:"details_json,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Key         string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Reason      string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message     string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	DetailsJson string                 `protobuf:"bytes,4,opt,name=details_json,json=detailsJson,proto3" json:"details_json,omitempty"`
+	// As people write the key.
+	Name          string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -510,6 +512,13 @@ func (x *Conflict) GetMessage() string {
 func (x *Conflict) GetDetailsJson() string {
 	if x != nil {
 		return x.DetailsJson
+	}
+	return ""
+}
+
+func (x *Conflict) GetName() string {
+	if x != nil {
+		return x.Name
 	}
 	return ""
 }
@@ -619,12 +628,13 @@ const file_tarn_v1_common_proto_rawDesc = "" +
 	"\x06Change\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12&\n" +
 	"\x06before\x18\x02 \x01(\v2\x0e.tarn.v1.EntryR\x06before\x12$\n" +
-	"\x05after\x18\x03 \x01(\v2\x0e.tarn.v1.EntryR\x05after\"q\n" +
+	"\x05after\x18\x03 \x01(\v2\x0e.tarn.v1.EntryR\x05after\"\x85\x01\n" +
 	"\bConflict\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12!\n" +
-	"\fdetails_json\x18\x04 \x01(\tR\vdetailsJson\"d\n" +
+	"\fdetails_json\x18\x04 \x01(\tR\vdetailsJson\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\"d\n" +
 	"\aWritten\x12\x16\n" +
 	"\x06branch\x18\x01 \x01(\tR\x06branch\x12'\n" +
 	"\x06commit\x18\x02 \x01(\v2\x0f.tarn.v1.CommitR\x06commit\x12\x18\n" +

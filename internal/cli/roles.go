@@ -1,0 +1,13 @@
+package cli
+
+import (
+	"tarn.dev/tarn/internal/system"
+	"tarn.dev/tarn/internal/system/home"
+)
+
+// roles are the hidden first arguments that make the binary another process of Tarn: the server in the
+// background, the engine that runs SQL, the first process of a sandbox. They are dispatched before the
+// command line is built: a child must not pay for it.
+var roles = map[string]func() int{
+	home.ServerRole: system.BackgroundMain,
+}
