@@ -1,0 +1,103 @@
+package image_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"tarn.dev/tarn/internal/base/fault"
+	"tarn.dev/tarn/internal/image"
+)
+
+// The test binary is the process that dies: it makes the view of a lock given in this variable.
+const victimVariable = "TARN_IMAGE_TEST_VICTIM"
+
+type victim struct {
+	Cache string
+	Lock  image.Lock
+}
+
+// dieEnsuring is the victim's whole life.
+func dieEnsuring(text string) error {
+	var v victim
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		return err
+	}
+	s, err := image.Open(v.Cache, os.Environ())
+	if err != nil {
+		return err
+	}
+	_, err = s.Ensure(context.Background(), v.Lock, nil)
+	return err
+}
+
+// A process killed between unpacking and the rename leaves no view, and the next one makes it.
+func TestKilledWhileInstalling(t *testing.T) {
+	t.Parallel()
+	if !fault.Enabled {
+		t.Skip("needs -tags fault; make test has it")
+	}
+	cache := scratch(t)
+	s := open(t, cache, userEnv())
+	locks, err := s.Resolve(t.Context(), t.TempDir(), []image.Spec{{Packages: []string{"six"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(victim{cache, locks[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(userEnv(), victimVariable+"="+string(text), "TARN_FAULT=image.view.after_install=kill")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("the victim lived: %v, %s", err, out)
+	}
+	views := filepath.Join(cache, "views")
+	entries, err := os.ReadDir(views)
+	if err != nil || len(entries) != 1 || !strings.HasPrefix(entries[0].Name(), ".staging-") {
+		t.Fatalf("after the kill: %v, %v", entries, err)
+	}
+	v, err := s.Ensure(t.Context(), locks[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, v, "import six")
+	checkView(t, v)
+}
+
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount a small disk")
+	}
+	cache := t.TempDir()
+	if err := unix.Mount("tmpfs", cache, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("cannot mount a small disk here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(cache, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	locks, err := open(t, t.TempDir(), userEnv()).Resolve(t.Context(), t.TempDir(), []image.Spec{{Packages: []string{"idna==3.7"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, cache, userEnv())
+	if _, err := s.Ensure(t.Context(), locks[0], nil); !errors.Is(err, image.ErrDiskFull) {
+		t.Errorf("on a full disk: %v", err)
+	}
+	if entries, err := os.ReadDir(filepath.Join(cache, "views")); err != nil || len(entries) != 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
