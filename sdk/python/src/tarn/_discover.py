@@ -163,12 +163,9 @@ class Discovery:
             return None
         text = "\n".join(line[2:] for line in block[1].splitlines())
         python = re.search(r"(?m)^requires-python\s*=\s*[\"'](.*?)[\"']", text)
-        listed = re.search(r"(?ms)^dependencies\s*=\s*(\[.*?^?\])\s*$", text)
-        try:  # a TOML array of strings is a Python list; tomllib is newer than the oldest Python we run on
-            packages = ast.literal_eval(listed[1]) if listed else []
-        except (SyntaxError, ValueError):
-            line = 1
-            self._error(file, line, "discover.script_block", f"{file}: the dependencies of the `# /// script` block are no list of strings.")
+        packages = _string_list(text, "dependencies")
+        if packages is None:
+            self._error(file, 1, "discover.script_block", f"{file}: the dependencies of the `# /// script` block are no list of strings.")
             return None
         return {"python": python[1] if python else None, "packages": packages, "vars": {}, "build": False}
 
@@ -180,6 +177,22 @@ class Discovery:
                 first = seen.setdefault(key, f)
                 if first is not f:
                     self._error(f["file"], f["line"], "discover.duplicate", f"{f['kind']} {name} is declared twice: {first['file']}:{first['line']} and {f['file']}:{f['line']}. Rename one.")
+
+
+def _string_list(toml: str, key: str) -> Optional[List[str]]:
+    """A TOML array of strings, which Python's own syntax covers; tomllib is newer than the oldest
+    Python we run on. [] when the key is absent, None when it is something else."""
+    start = re.search(rf"(?m)^{key}\s*=\s*(?=\[)", toml)
+    if start is None:
+        return None if re.search(rf"(?m)^{key}\s*=", toml) else []
+    rest = toml[start.end() :]
+    for end in (m.end() for m in re.finditer(r"\]", rest)):
+        try:
+            found = ast.literal_eval(rest[:end])
+        except (SyntaxError, ValueError):
+            continue
+        return found if isinstance(found, list) and all(isinstance(f, str) for f in found) else None
+    return None
 
 
 def _input(p: _params.Param, line: int) -> Optional[Dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple
 
 BATCH_ROWS = 1 << 17
 ACCEPTED = "DataFrame, Table, batches, list of dicts, a generator of those, None with OutputDir"
@@ -73,11 +73,11 @@ def _polars(path: str) -> Any:
     import polars as pl
 
     try:
-        return pl.read_ipc(path, memory_map=True, rechunk=False)
+        return pl.read_ipc(path)  # maps the file, which newer versions have no argument for
     except (pl.exceptions.PolarsError, NotImplementedError):
         if not _has("pyarrow"):
             raise
-        return pl.from_arrow(_table(path), rechunk=False)
+        return pl.from_arrow(_table(path))
 
 
 def _polars_lazy(path: str) -> Any:
@@ -354,11 +354,3 @@ def _decoded(schema: Any) -> Any:
 
     return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
 
-
-def count(value: Any) -> Optional[int]:
-    """Rows of a frame, when asking is cheap."""
-    for name in ("num_rows", "height"):
-        found = getattr(value, name, None)
-        if isinstance(found, int):
-            return found
-    return len(value) if _is(value, "pandas", "DataFrame") or isinstance(value, (list, tuple)) else None

@@ -195,13 +195,13 @@ def _accepted() -> str:
 
 def annotation_of(fn: Any, annotation: Any) -> Any:
     """Resolve an annotation that is text, also when it names what only a type checker imports."""
-    if not isinstance(annotation, str):
-        return annotation
-    try:
-        tree = ast.fix_missing_locations(_Unions().visit(ast.parse(annotation.strip(), mode="eval")))
-        return eval(compile(tree, "<annotation>", "eval"), fn.__globals__, _Names(fn))
-    except (SyntaxError, NameError, AttributeError, TypeError) as error:
-        raise TypeError(f"annotation {annotation!r} cannot be read: {error}") from None
+    while isinstance(annotation, str):  # text in a file with `from __future__ import annotations` is text twice
+        try:
+            tree = ast.fix_missing_locations(_Unions().visit(ast.parse(annotation.strip(), mode="eval")))
+            annotation = eval(compile(tree, "<annotation>", "eval"), fn.__globals__, _Names(fn))
+        except (SyntaxError, NameError, AttributeError, TypeError) as error:
+            raise TypeError(f"annotation {annotation!r} cannot be read: {error}") from None
+    return annotation
 
 
 class _Unions(ast.NodeTransformer):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import abc
 import ast
+import builtins
 import functools
 import importlib.abc
 import importlib.machinery
 import linecache
 import sys
 import types
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 # Distributions whose name is not the name of their module.
 DISTRIBUTIONS = {
@@ -52,7 +53,7 @@ class _Meta(abc.ABCMeta):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         frame = sys._getframe(1)
-        if _in_decorator(frame.f_code.co_filename, frame.f_lineno):
+        if _in_decorator(frame.f_code.co_filename, frame.f_lineno, args):
             return args[0] if len(args) == 1 and not kwargs and callable(args[0]) and not isinstance(args[0], _Meta) else cls
         if len(args) == 3 and isinstance(args[0], str) and isinstance(args[1], tuple) and isinstance(args[2], dict):
             return _Meta(*args)  # used as a metaclass
@@ -172,12 +173,29 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
+def judge_every_import() -> None:
+    """Let the finder see every import statement, not only the first of a module: one may be in `try`,
+    or in a library, and another not."""
+    original = builtins.__import__
+
+    def judged(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        top = name.partition(".")[0]
+        if level == 0 and isinstance(sys.modules.get(top), _Module):
+            for known in [n for n, m in sys.modules.items() if isinstance(m, _Module) and n.partition(".")[0] == top]:
+                del sys.modules[known]
+        return original(name, globals, locals, fromlist, level)
+
+    builtins.__import__ = judged
+
+
 def _import_site(frame: Any) -> Optional[Any]:
     """The frame that imports, or None when somebody only asks whether a module exists."""
     loading = False
     while frame is not None:
         name = frame.f_code.co_filename
-        if name.startswith("<frozen importlib"):
+        if name == __file__:
+            pass
+        elif name.startswith("<frozen importlib"):
             loading = loading or frame.f_code.co_name == "_find_and_load"
         elif "importlib" in name and name.endswith(("importlib/__init__.py", "importlib/util.py", "importlib\\__init__.py", "importlib\\util.py")):
             if frame.f_code.co_name == "find_spec":
@@ -207,15 +225,16 @@ def _in_try(file: str, line: int) -> bool:
     return False
 
 
-def _in_decorator(file: str, line: int) -> bool:
-    return any(d.lineno <= line <= _end(d) for d in _decorators(file))
+def _in_decorator(file: str, line: int, args: Tuple[Any, ...]) -> bool:
+    for node in _decorated(file):
+        if any(d.lineno <= line <= _end(d) for d in node.decorator_list):
+            return True
+        # Python 3.9 says that a decorator is applied on the line of the definition.
+        if line == node.lineno and len(args) == 1 and getattr(args[0], "__name__", None) == node.name:
+            return True
+    return False
 
 
 @functools.lru_cache(maxsize=256)
-def _decorators(file: str) -> Tuple[Any, ...]:
-    return tuple(_walk_decorators(_tree(file)))
-
-
-def _walk_decorators(tree: ast.AST) -> Iterator[Any]:
-    for node in ast.walk(tree):
-        yield from getattr(node, "decorator_list", ())
+def _decorated(file: str) -> Tuple[Any, ...]:
+    return tuple(node for node in ast.walk(_tree(file)) if getattr(node, "decorator_list", None))

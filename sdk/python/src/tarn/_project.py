@@ -38,6 +38,7 @@ class Project:
         first = [p for p in paths if os.path.realpath(p) in standard or p.endswith((".zip", "lib-dynload"))]
         sys.path[:] = [*first, self.root, *(p for p in paths if p not in first)]
         sys.meta_path += [_Neighbours(self), self.finder]
+        _placeholder.judge_every_import()
         sys.dont_write_bytecode = True
 
     def owns(self, file: str) -> bool:
@@ -56,7 +57,7 @@ class Project:
     def load(self, file: str) -> types.ModuleType:
         """Import one project file. User code runs; whatever it raises comes out."""
         name = self.module_name(file)
-        if name.partition(".")[0] in standard_modules():
+        if is_standard(name.partition(".")[0]):
             raise ImportError(f"{file} has the name of the standard module {name.partition('.')[0]!r}. Rename it.")
         path = os.path.join(self.root, *file.split("/"))
         self._names[path] = name
@@ -82,7 +83,7 @@ class Project:
 
     def traceback(self, error: BaseException, limit: int = 64 << 10) -> str:
         """The traceback without frames of ours and with the project's own file names."""
-        report = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        report = traceback.TracebackException(type(error), error, error.__traceback__)
         self._trim(report, set())
         text = "".join(report.format())
         return text if len(text) <= limit else f"{text[: limit // 2]}\n... {len(text) - limit:,} characters left out ...\n{text[-limit // 2 :]}"
@@ -119,9 +120,10 @@ def is_ours(file: str) -> bool:
     return file.startswith((HERE, "<frozen importlib", "<frozen runpy")) or file.endswith("importlib/__init__.py")
 
 
-def standard_modules() -> Any:
-    """Names of the standard library's modules."""
-    return getattr(sys, "stdlib_module_names", sys.builtin_module_names)
+def is_standard(name: str) -> bool:
+    """Whether the standard library has a module of that name."""
+    folders = [f for key in ("stdlib", "platstdlib") for f in (sysconfig.get_path(key), os.path.join(sysconfig.get_path(key), "lib-dynload"))]
+    return name in sys.builtin_module_names or importlib.machinery.PathFinder.find_spec(name, folders) is not None and name != "site-packages"
 
 
 class _Neighbours(importlib.abc.MetaPathFinder, importlib.abc.Loader):
