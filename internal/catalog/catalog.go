@@ -59,14 +59,16 @@ const (
 
 // Catalog reads and writes tables. It is safe for concurrent use.
 type Catalog struct {
-	blobs blob.Store
-	rows  meta.Store
-	ids   string // prefix of the meta keys of the field-id pools
+	blobs   blob.Store
+	rows    meta.Store
+	ids     string // prefix of the meta keys of the field-id pools
+	scratch string
 }
 
-// Open returns a catalog over blobs that keeps its counters in rows under prefix.
-func Open(blobs blob.Store, rows meta.Store, prefix string) *Catalog {
-	return &Catalog{blobs: blobs, rows: rows, ids: prefix + "fieldid/"}
+// Open returns a catalog over blobs that keeps its counters in rows under prefix, and files that it
+// rewrites for a moment in the directory scratch.
+func Open(blobs blob.Store, rows meta.Store, prefix, scratch string) *Catalog {
+	return &Catalog{blobs: blobs, rows: rows, ids: prefix + "fieldid/", scratch: scratch}
 }
 
 // Written is what a datafile.Writer left in a directory. Operations copy the files into the store;
@@ -241,12 +243,12 @@ func (c *Catalog) extend(ctx context.Context, name string, prev lake.Entry, w Wr
 }
 
 // AddColumns unites the table's columns with those of schema by name; the new ones are null in all rows.
-func (c *Catalog) AddColumns(ctx context.Context, name string, prev lake.Entry, schema *arrow.Schema, dir string) (lake.Entry, error) {
+func (c *Catalog) AddColumns(ctx context.Context, name string, prev lake.Entry, schema *arrow.Schema) (lake.Entry, error) {
 	l, err := c.Layout(ctx, name, &prev, true)
 	if err != nil {
 		return lake.Entry{}, err
 	}
-	w, err := datafile.NewWriter(dir, schema, l)
+	w, err := datafile.NewWriter(c.scratch, schema, l)
 	if err != nil {
 		return lake.Entry{}, err
 	}
@@ -254,7 +256,7 @@ func (c *Catalog) AddColumns(ctx context.Context, name string, prev lake.Entry, 
 	if err != nil {
 		return lake.Entry{}, err
 	}
-	return c.Append(ctx, name, prev, Written{Dir: dir, Result: res})
+	return c.Append(ctx, name, prev, Written{Dir: c.scratch, Result: res})
 }
 
 // sumOfEntry is the additive version of e; false when files of other engines made it one of files.

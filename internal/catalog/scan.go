@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -72,6 +73,30 @@ func (c *Catalog) Scan(ctx context.Context, e lake.Entry) (Scan, error) {
 		out.Files = append(out.Files, ScanFile{Name: dataName(s.uuid, name), URI: c.blobs.URI(dataName(s.uuid, name)), Rows: f.Count(), Bytes: f.FileSizeBytes()})
 	}
 	return out, nil
+}
+
+// Rows yields all rows of a table as batches of its plain schema (datafile.Plain), file by file.
+func (c *Catalog) Rows(ctx context.Context, e lake.Entry) iter.Seq2[arrow.RecordBatch, error] {
+	return func(yield func(arrow.RecordBatch, error) bool) {
+		scan, err := c.Scan(ctx, e)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		plain := datafile.Plain(scan.Schema)
+		for _, f := range scan.Files {
+			src, err := openBlob(ctx, c.blobs, f.Name)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for rec, err := range datafile.Read(ctx, src, plain, scan.IDs) {
+				if !yield(rec, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
 }
 
 // fileSet is the live files of a table by their own names.
