@@ -282,6 +282,9 @@ func (l *Lake) RebuildIndex(ctx context.Context) error {
 	}
 	var errs []error
 	for name := range old {
+		if !l.rowGone(ctx, l.segmentKey(name)) {
+			continue // another process has just written it
+		}
 		if err := l.blobs.Delete(ctx, segmentBlob(name)); err != nil && !errors.Is(err, blob.ErrNotFound) {
 			errs = append(errs, err)
 		}

@@ -44,9 +44,23 @@ func (l *Lake) compactSoon() {
 	}()
 }
 
-// compact writes one segment over all loose packs and over the segments that are not much larger, so
-// that sizes grow geometrically: there are O(log n) segments, and an entry is rewritten O(log n) times.
+// compact folds the index once. Another process may be faster and take away a segment that is being
+// read; then it is done again with what there is now.
 func (l *Lake) compact(ctx context.Context) error {
+	for {
+		err := l.fold(ctx)
+		if !l.index.drop(err) {
+			return err
+		}
+		if err := l.refreshNow(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// fold writes one segment over all loose packs and over the segments that are not much larger, so
+// that sizes grow geometrically: there are O(log n) segments, and an entry is rewritten O(log n) times.
+func (l *Lake) fold(ctx context.Context) error {
 	x := l.index
 	x.mu.RLock()
 	packs := make([]Hash, 0, len(x.footers))
@@ -63,6 +77,9 @@ func (l *Lake) compact(ctx context.Context) error {
 		alive[name] = true
 	}
 	x.mu.RUnlock()
+	if len(packs) == 0 {
+		return nil
+	}
 	total := int64(len(loose))
 	var inputs []*segment
 	for _, s := range segments {

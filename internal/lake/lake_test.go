@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -22,7 +23,7 @@ type testStore struct {
 
 func newTestStore(t testing.TB) testStore {
 	t.Helper()
-	rows, err := sqlitemeta.Open(filepath.Join(t.TempDir(), "meta.db"))
+	rows, err := sqlitemeta.Open(filepath.Join(memoryDir(t), "meta.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,6 +33,21 @@ func newTestStore(t testing.TB) testStore {
 		}
 	})
 	return testStore{memblob.New(), rows}
+}
+
+// memoryDir is a folder in memory where the system has one: the model test makes thousands of
+// transactions, and their durability is for the tests of sqlitemeta.
+func memoryDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "lake")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 func (s testStore) open(t testing.TB, opt Options) *Lake {
