@@ -163,6 +163,9 @@ func (l *Lake) attempt(ctx context.Context, branch string, info CommitInfo, tick
 		if err != nil {
 			return Commit{}, err
 		}
+		if err := fault.Point("lake.update.after_pack"); err != nil {
+			return Commit{}, err
+		}
 		conditions = append(conditions, sealed...)
 		writes = append(append(writes, rows...), move...)
 	}

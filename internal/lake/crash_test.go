@@ -1,0 +1,177 @@
+//go:build fault
+
+package lake_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"tarn.dev/tarn/internal/base/fault/faulttest"
+	"tarn.dev/tarn/internal/blob/fsblob"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/lake/laketest"
+	"tarn.dev/tarn/internal/meta/lease"
+	"tarn.dev/tarn/internal/meta/sqlitemeta"
+)
+
+// crashDir tells the test binary that it is the child that will be killed, and where its lake is.
+const crashDir = "TARN_LAKE_CRASH_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashDir); dir != "" {
+		if err := crashChild(context.Background(), dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(3)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// crashChild commits, branches and merges, and says on stdout what has been acknowledged.
+func crashChild(ctx context.Context, dir string) error {
+	blobs, err := fsblob.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		return err
+	}
+	rows, err := sqlitemeta.Open(filepath.Join(dir, "meta.db"))
+	if err != nil {
+		return err
+	}
+	l, err := lake.Open(ctx, blobs, rows, laketest.Prefix, lake.Options{})
+	if err != nil {
+		return err
+	}
+	for i := range 4 {
+		c, err := l.Update(ctx, "main", lake.CommitInfo{RequestID: fmt.Sprint("main", i)}, edits(fmt.Sprintf("m%d=1", i)))
+		if err != nil {
+			return err
+		}
+		fmt.Println("commit", c.ID)
+		name := fmt.Sprintf("dev%d", i)
+		if _, err := l.CreateBranch(ctx, name, c.ID); err != nil {
+			return err
+		}
+		fmt.Println("branch", name)
+		d, err := l.Update(ctx, name, lake.CommitInfo{Message: "put " + name}, func(ctx context.Context, tx *lake.Tx) error {
+			ref, err := tx.Batch().PutFile(ctx, strings.NewReader(strings.Repeat("content ", 1000)+name))
+			tx.Put(lake.FileKey(name), lake.FileEntry(ref))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Println("commit", d.ID)
+		if _, c, err = l.Merge(ctx, d.ID, "main", lake.CommitInfo{Message: "take " + name}, lake.MergeOptions{}, nil, false); err != nil {
+			return err
+		}
+		fmt.Println("commit", c.ID)
+	}
+	// The index is folded in the background when there are many packs.
+	for i := 0; i < 100 && strings.Contains(os.Getenv("TARN_FAULT"), indexPoint); i++ {
+		c, err := l.Update(ctx, "main", lake.CommitInfo{Message: "more"}, edits(fmt.Sprintf("more=%d", i)))
+		if err != nil {
+			return err
+		}
+		fmt.Println("commit", c.ID)
+	}
+	return l.Close()
+}
+
+// indexPoint begins the names of points that only many packs lead to.
+const indexPoint = "lake.index."
+
+// TestKillAtEveryPoint kills a writer at each fault point, at its first and at a later hit, and holds
+// what is left to all invariants and to what the writer had acknowledged.
+func TestKillAtEveryPoint(t *testing.T) {
+	t.Parallel()
+	points, err := faulttest.Names(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, point := range points {
+		for _, skip := range []int{0, 1, 3} {
+			if strings.HasPrefix(point, indexPoint) && skip > 0 {
+				continue // it is not reached so often
+			}
+			t.Run(fmt.Sprintf("%s after %d", point, skip), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				child := exec.CommandContext(t.Context(), os.Args[0])
+				child.Env = append(os.Environ(), crashDir+"="+dir, fmt.Sprintf("TARN_FAULT=%s=%d*off->kill", point, skip))
+				var stderr strings.Builder
+				child.Stderr = &stderr
+				out, err := child.Output()
+				status, ok := child.ProcessState.Sys().(syscall.WaitStatus)
+				if !ok || status.Signal() != syscall.SIGKILL {
+					t.Fatalf("the child was not killed: %v\n%s", err, stderr.String())
+				}
+				survived(t, dir, string(out))
+			})
+		}
+	}
+}
+
+// survived reopens the lake, checks what was acknowledged, and works on.
+func survived(t *testing.T, dir, acknowledged string) {
+	blobs, err := fsblob.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := sqlitemeta.Open(filepath.Join(dir, "meta.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := rows.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	// The dead child's session is over at once: it is known to be dead, nobody needs to wait for it.
+	if _, err := lease.FenceAll(t.Context(), rows, "s"); err != nil {
+		t.Fatal(err)
+	}
+	l := laketest.OpenOn(t, blobs, rows, lake.Options{})
+	laketest.Fsck(t.Context(), t, l)
+	lines := bufio.NewScanner(strings.NewReader(acknowledged))
+	for lines.Scan() {
+		kind, name, _ := strings.Cut(lines.Text(), " ")
+		c := resolve(t, l, name)
+		if kind == "branch" {
+			continue
+		}
+		for e, err := range l.Tree(c.Tree).Scan(t.Context(), "", "") {
+			if err != nil {
+				t.Fatalf("%s: %v", e.Key, err)
+			}
+		}
+	}
+	// A request that was under way can be sent again, and is done once.
+	for range 2 {
+		for i := range 4 {
+			if _, err := l.Update(t.Context(), "main", lake.CommitInfo{RequestID: fmt.Sprint("main", i)}, edits(fmt.Sprintf("m%d=1", i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	count := 0
+	for c, err := range l.Log(t.Context(), resolve(t, l, "main").ID, lake.LogOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Message == "" {
+			count++
+		}
+	}
+	if count != 4 {
+		t.Errorf("4 requests have made %d commits", count)
+	}
+	put(t, l, "main", "after=1")
+}
