@@ -26,9 +26,10 @@ const (
 	KindFile     Kind = "file"
 	KindDef      Kind = "def"
 	KindExternal Kind = "external"
+	KindFolder   Kind = "folder" // the state of an asset that makes files; the files have entries of their own
 )
 
-var kinds = []Kind{KindTable, KindFile, KindDef, KindExternal}
+var kinds = []Kind{KindTable, KindFile, KindDef, KindExternal, KindFolder}
 
 // Entry is what a tree holds under a key: an identity and a location. Diff, merge, memo and staleness
 // see the identity only; two entries of one identity may lie in different places.

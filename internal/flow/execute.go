@@ -1,0 +1,661 @@
+package flow
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/fault"
+	"tarn.dev/tarn/internal/flow/graph"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/image"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/meta"
+)
+
+var (
+	// ErrCanceled ends a run that somebody canceled.
+	ErrCanceled = errdef.New(errdef.Canceled, "run.canceled", "the run was canceled")
+	// ErrStopping ends the runs of a server that stops.
+	ErrStopping  = errdef.New(errdef.Unavailable, "run.interrupted", "the server stopped before the run ended")
+	errContended = errdef.New(errdef.Conflict, "run.contended", "the branch kept moving")
+)
+
+// plan is a run made ready: what it executes, on what.
+type plan struct {
+	code   *code
+	world  *world
+	graph  *graph.Graph
+	nodes  []*graph.Node // selected assets and their checks, parents first
+	locks  map[string]image.Lock
+	demand demand
+}
+
+// ready loads the code and checks every name, before anything runs.
+func (f *Flow) ready(ctx context.Context, c *code, base lake.Commit, ref string, sel []string, d demand) (*plan, error) {
+	p := &plan{code: c, world: f.worldAt(base), demand: d}
+	ex := &existing{ctx: ctx, w: p.world, ref: ref}
+	var err error
+	if p.graph, err = graph.Build(c.manifest, ex); err != nil {
+		return nil, errors.Join(ex.err, err)
+	}
+	if ex.err != nil {
+		return nil, ex.err
+	}
+	if len(p.graph.Nodes()) == 0 {
+		return nil, errdef.Newf(errdef.FailedPrecondition, "run.nothing", "no assets in %s. Write a function with @tarn.asset in a .py file, or a SELECT in a .sql file", c.dir).WithNext("tarn init")
+	}
+	assets, err := p.graph.Select(sel, func(n *graph.Node) (bool, error) { return f.changed(ctx, p, n) })
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range assets {
+		p.nodes = append(p.nodes, n)
+		p.nodes = append(p.nodes, p.graph.ChecksOf(n)...)
+	}
+	if err := checkParams(d.params, p.nodes); err != nil {
+		return nil, err
+	}
+	for _, n := range p.nodes {
+		if err := f.checkDeclared(n); err != nil {
+			return nil, err
+		}
+	}
+	p.locks, err = f.locksOf(ctx, c, p.nodes)
+	return p, err
+}
+
+// changed reports whether an asset's code differs from what the base has under def/.
+func (f *Flow) changed(ctx context.Context, p *plan, n *graph.Node) (bool, error) {
+	have, err := f.Definition(ctx, p.world.tree, n.Name)
+	if err != nil || have == nil {
+		return true, err
+	}
+	a, errA := jsonHash(have.Function.Code)
+	b, errB := jsonHash(n.Code)
+	return a != b, errors.Join(errA, errB)
+}
+
+// execute walks a run from planning to its end.
+func (lv *live) execute(ctx context.Context) {
+	f := lv.f
+	defer f.wg.Done()
+	err := lv.walk(ctx)
+	// What follows must happen also when the run was canceled.
+	ctx = context.WithoutCancel(ctx)
+	lv.mu.Lock()
+	state := RunSucceeded
+	if err != nil {
+		state = RunFailed
+		lv.run.Error = errdef.As(err)
+		if errors.Is(err, ErrCanceled) || errdef.CodeOf(err) == errdef.Canceled {
+			state, lv.run.Error = RunCanceled, ErrCanceled
+		}
+	}
+	lv.mu.Unlock()
+	if err := lv.finish(ctx, state); err != nil {
+		f.Log.Error("finish run", "run", lv.run.ID, "err", err)
+	}
+	f.mu.Lock()
+	delete(f.live, lv.run.ID)
+	f.mu.Unlock()
+	close(lv.done)
+	if err := os.RemoveAll(f.scratch("logs", lv.run.ID)); err != nil {
+		f.Log.Warn("remove logs", "run", lv.run.ID, "err", err)
+	}
+}
+
+func (lv *live) walk(ctx context.Context) error {
+	f, run := lv.f, lv.run
+	if err := lv.move(ctx, RunPlanning); err != nil {
+		return err
+	}
+	var c *code
+	var err error
+	if run.RerunOf != "" {
+		c, err = f.loadRecorded(ctx, run.Snapshot)
+	} else {
+		c, err = f.load(ctx, run.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	base, err := f.lake.Commit(ctx, run.Base)
+	if err != nil {
+		return err
+	}
+	d := demand{run: run.ID, params: run.Params, noCache: run.NoCache}
+	const most = 8
+	for range most {
+		p, err := f.ready(ctx, c, base, run.Ref, run.Select, d)
+		if err != nil {
+			return err
+		}
+		if err := lv.move(ctx, RunRunning); err != nil {
+			return err
+		}
+		b := f.lake.Begin(ctx)
+		err = lv.round(ctx, p, b)
+		b.Discard()
+		var again *replanError
+		if !errors.As(err, &again) {
+			return err
+		}
+		base = again.head
+		lv.mu.Lock()
+		run.Replans++
+		run.Base = base.ID
+		lv.mu.Unlock()
+		lv.emit(Event{Type: "run", State: "replan", Message: again.why})
+		d.noCache = false // what this run computed counts
+	}
+	return errContended.Errorf("%s changed under the run %d times", run.Into, most).WithNext("tarn run")
+}
+
+// replanError sends a run back to running, on the head that it lost against.
+type replanError struct {
+	head lake.Commit
+	why  string
+}
+
+func (e *replanError) Error() string { return e.why }
+
+// round executes every step once on one base, and publishes.
+func (lv *live) round(ctx context.Context, p *plan, b *lake.Batch) error {
+	results, err := lv.runSteps(ctx, p, b)
+	if err != nil {
+		return err
+	}
+	lv.mu.Lock()
+	lv.run.Outputs = nil
+	for _, n := range p.nodes {
+		if r := results[n.Name]; r != nil {
+			lv.run.Outputs = append(lv.run.Outputs, r.outputs...)
+		}
+	}
+	failed := lv.failedLocked()
+	lv.mu.Unlock()
+	if failed != nil {
+		return errors.Join(failed, lv.keepPartial(ctx, p, results))
+	}
+	if lv.run.RerunOf != "" {
+		return lv.compare(ctx, p, results)
+	}
+	return lv.publish(ctx, p, results)
+}
+
+// failedLocked is the error of the first failed step.
+func (lv *live) failedLocked() error {
+	var names []string
+	for name, st := range lv.steps {
+		if st.State == StepFailed {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	first := lv.steps[names[0]]
+	e := *first.Error
+	return e.WithDetail("step", first.Name).WithDetail("steps", names).WithNext(fmt.Sprintf("tarn debug %s", first.Label()), fmt.Sprintf("tarn logs %s", first.Label()))
+}
+
+// runSteps runs each step when its parents have ended; independent ones go on when another fails.
+func (lv *live) runSteps(ctx context.Context, p *plan, b *lake.Batch) (map[string]*assembled, error) {
+	ends := map[string]chan struct{}{}
+	lv.mu.Lock()
+	lv.run.Steps = nil
+	for _, n := range p.nodes {
+		ends[n.Name] = make(chan struct{})
+		lv.run.Steps = append(lv.run.Steps, n.Name)
+		if st := lv.steps[n.Name]; st == nil {
+			lv.steps[n.Name] = &Step{Run: lv.run.ID, Name: n.Name, State: StepWaiting}
+		} else if err := st.transition(StepWaiting, now()); err != nil {
+			lv.mu.Unlock()
+			return nil, err
+		}
+	}
+	lv.mu.Unlock()
+	var mu sync.Mutex
+	results := map[string]*assembled{}
+	var wg sync.WaitGroup
+	for _, n := range p.nodes {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer close(ends[n.Name])
+			for _, parent := range n.Parents {
+				if end := ends[parent.Name]; end != nil {
+					<-end
+				}
+			}
+			if r := lv.step(ctx, p, n, b); r != nil {
+				mu.Lock()
+				results[n.Name] = r
+				mu.Unlock()
+			}
+		}()
+	}
+	wg.Wait()
+	return results, context.Cause(ctx)
+}
+
+// blocked is the name of a parent that gives n no input.
+func (lv *live) blocked(n *graph.Node) string {
+	lv.mu.Lock()
+	defer lv.mu.Unlock()
+	for _, parent := range n.Parents {
+		if st := lv.steps[parent.Name]; st != nil && st.State != StepSucceeded && st.State != StepCached {
+			return parent.Name
+		}
+	}
+	return ""
+}
+
+// step runs one step to its end and returns what its asset became, nil if nothing.
+func (lv *live) step(ctx context.Context, p *plan, n *graph.Node, b *lake.Batch) *assembled {
+	if ctx.Err() != nil {
+		lv.endStep(n.Name, StepCanceled, nil, nil)
+		return nil
+	}
+	if parent := lv.blocked(n); parent != "" {
+		lv.endStep(n.Name, StepSkipped, nil, func(st *Step) { st.Why = parent + " gave no result" })
+		return nil
+	}
+	lv.setStep(n.Name, StepQueued, nil)
+	wk, err := lv.f.prepare(ctx, p.world, p.code, n, p.locks[n.Name], p.demand)
+	if err != nil {
+		lv.endStep(n.Name, StepFailed, err, nil)
+		return nil
+	}
+	for {
+		out, err := lv.fold(ctx, p, wk, b)
+		if errors.Is(err, errGone) { // a result that only its slot remembered: make it again
+			for i := range wk.items {
+				if inv := &wk.items[i]; inv.reused && inv.fragment == nil {
+					if frag, err := lv.f.memo.Lookup(ctx, inv.key); err == nil && frag == nil {
+						inv.reused = false
+					}
+				}
+			}
+			continue
+		}
+		lv.close(ctx, n, wk, err)
+		if err != nil {
+			return nil
+		}
+		return out
+	}
+}
+
+// fold runs what is missing and assembles the asset.
+func (lv *live) fold(ctx context.Context, p *plan, wk *work, b *lake.Batch) (*assembled, error) {
+	n := wk.node
+	if missing := wk.missing(); len(missing) > 0 {
+		lv.startStep(n.Name, wk)
+		if err := lv.runItems(ctx, p, wk, missing); err != nil {
+			return nil, err
+		}
+	}
+	if n.Kind == manifest.Check {
+		return &assembled{}, nil // the gate reads the verdict by its key
+	}
+	out, err := lv.f.assemble(ctx, p.world, wk, b)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range out.values {
+		p.world.put(v)
+	}
+	if n.WritesFiles() && out.changed {
+		p.world.putFiles(n.Name, out.files)
+	}
+	return out, nil
+}
+
+// startStep moves a step to running, unless a retry of the fold did so before.
+func (lv *live) startStep(name string, wk *work) {
+	lv.mu.Lock()
+	running := lv.steps[name].State == StepRunning
+	lv.mu.Unlock()
+	if !running {
+		lv.setStep(name, StepRunning, func(st *Step) {
+			st.Why, st.Items, st.Reused = wk.why, len(wk.items), wk.reused()
+			for _, v := range wk.tables {
+				st.RowsIn += v.rows
+			}
+		})
+	}
+}
+
+// close ends a step by what its items came to.
+func (lv *live) close(ctx context.Context, n *graph.Node, wk *work, err error) {
+	lv.mu.Lock()
+	ran := lv.steps[n.Name].State == StepRunning
+	lv.mu.Unlock()
+	state := StepCached
+	switch {
+	case err != nil && ctx.Err() != nil:
+		state = StepCanceled
+		if !ran {
+			err = nil
+		}
+	case err != nil:
+		state = StepFailed
+	case ran:
+		state = StepSucceeded
+	}
+	lv.endStep(n.Name, state, err, func(st *Step) {
+		st.Why, st.Items = wk.why, len(wk.items)
+		if state == StepCached {
+			st.Reused = len(wk.items)
+		}
+		const most = 8
+		for i, inv := range wk.items {
+			if i < most {
+				st.Keys = append(st.Keys, inv.key)
+			}
+			if f := inv.fragment; f != nil {
+				st.Rows += f.Rows()
+				st.Usage.CPUSeconds += f.Usage.CPUSeconds
+				st.Usage.PeakBytes = max(st.Usage.PeakBytes, f.Usage.PeakBytes)
+			}
+		}
+	})
+}
+
+func (lv *live) setStep(name string, to StepState, set func(*Step)) {
+	lv.mu.Lock()
+	defer lv.mu.Unlock()
+	st := lv.steps[name]
+	if err := st.transition(to, now()); err != nil {
+		lv.f.Log.Error("step", "err", err)
+		return
+	}
+	if set != nil {
+		set(st)
+	}
+	if to == StepQueued {
+		return // of no interest to anybody
+	}
+	msg := st.Why
+	if st.Error != nil {
+		msg = st.Error.Message
+	}
+	lv.emitLocked(Event{Type: "step", Step: name, State: string(to), Message: msg, Done: st.Reused, Total: st.Items})
+}
+
+func (lv *live) endStep(name string, to StepState, err error, set func(*Step)) {
+	lv.setStep(name, to, func(st *Step) {
+		if err != nil {
+			st.Error = errdef.As(err)
+		}
+		if set != nil {
+			set(st)
+		}
+	})
+}
+
+// runItems runs items in chunks, as many at a time as there are cores, and tries failed ones again as
+// the function's retry policy says.
+func (lv *live) runItems(ctx context.Context, p *plan, wk *work, missing []*invocation) error {
+	fn := wk.node.Function
+	retry := manifest.Retry{}
+	if fn.Options.Retry != nil {
+		retry = *fn.Options.Retry
+	}
+	for try := 1; ; try++ {
+		lv.mu.Lock()
+		lv.steps[fn.Name].Attempt = try
+		lv.mu.Unlock()
+		failed, err := lv.tryItems(ctx, p, wk, missing, try)
+		if err != nil {
+			return err
+		}
+		if len(failed) == 0 {
+			return nil
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		missing = missing[:0]
+		for _, o := range failed {
+			if try <= retry.Times && retryable(retry, o) {
+				missing = append(missing, o.inv)
+			}
+		}
+		if len(missing) == 0 {
+			return lv.giveUp(wk, failed)
+		}
+		delay := backoff(retry, try)
+		lv.emit(Event{Type: "step", Step: fn.Name, State: "retry", Message: fmt.Sprintf("attempt %d failed, again in %s: %s", try, delay, failed[0].err)})
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// giveUp fails the step, unless it allows that many failed items: those are left out.
+func (lv *live) giveUp(wk *work, failed []outcome) error {
+	fn := wk.node.Function
+	slices.SortFunc(failed, func(a, b outcome) int { return strings.Compare(a.inv.id, b.inv.id) })
+	lv.mu.Lock()
+	lv.steps[fn.Name].Failed = len(failed)
+	lv.steps[fn.Name].FailedAt = failed[0].inv.id
+	lv.mu.Unlock()
+	if float64(len(failed)) <= fn.Options.AllowFailed*float64(len(wk.items)) {
+		for _, o := range failed {
+			wk.items = slices.DeleteFunc(wk.items, func(inv invocation) bool { return inv.id == o.inv.id })
+		}
+		return nil
+	}
+	err := failed[0].err
+	if id := failed[0].inv.id; id != "" && !strings.Contains(err.Error(), id) {
+		err = fmt.Errorf("item %s (%d of %d failed): %w", id, len(failed), len(wk.items), err)
+	}
+	return err
+}
+
+func retryable(r manifest.Retry, o outcome) bool {
+	switch errdef.CodeOf(o.err) {
+	case errdef.Canceled, errdef.DataLoss, errdef.InvalidArgument:
+		return false
+	}
+	return len(r.On) == 0 || slices.Contains(r.On, o.class)
+}
+
+func backoff(r manifest.Retry, try int) time.Duration {
+	d := r.Delay
+	for range try - 1 {
+		d *= max(r.Backoff, 1)
+	}
+	if r.MaxDelay > 0 {
+		d = min(d, r.MaxDelay)
+	}
+	return time.Duration(d * float64(time.Second))
+}
+
+// chunk is how many items share one interpreter at most.
+const chunk = 64
+
+// tryItems makes one attempt at each item and returns the failed ones.
+func (lv *live) tryItems(ctx context.Context, p *plan, wk *work, items []*invocation, try int) ([]outcome, error) {
+	workers := max(lv.f.Cores, 1)
+	if c := wk.node.Options.Concurrency; c > 0 {
+		workers = min(workers, c)
+	}
+	size := min(chunk, (len(items)+workers-1)/workers)
+	var mu sync.Mutex
+	var failed []outcome
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, workers)
+	done := 0
+	for part := range slices.Chunk(items, max(size, 1)) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			turn <- struct{}{}
+			defer func() { <-turn }()
+			out := lv.tryChunk(ctx, p, wk, part, try)
+			mu.Lock()
+			defer mu.Unlock()
+			done += len(part)
+			for _, o := range out {
+				if o.err != nil {
+					failed = append(failed, o)
+					continue
+				}
+				o.inv.fragment, o.inv.reused = o.fragment, true
+			}
+			if len(items) > 1 {
+				lv.emit(Event{Type: "progress", Step: wk.node.Name, Done: done, Total: len(items)})
+			}
+		}()
+	}
+	wg.Wait()
+	return failed, context.Cause(ctx)
+}
+
+// tryChunk makes one attempt at some items, unless another run is making the same: then it takes that
+// run's results.
+func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocation, try int) []outcome {
+	f := lv.f
+	var mine []*invocation
+	var out []outcome
+	part = slices.SortedFunc(slices.Values(part), func(a, b *invocation) int { return strings.Compare(string(a.key), string(b.key)) })
+	for _, inv := range part {
+		for {
+			ok, err := f.flights.take(ctx, inv.key)
+			if err != nil {
+				out = append(out, outcome{inv: inv, err: err})
+				break
+			}
+			if ok {
+				defer f.flights.done(inv.key)
+				mine = append(mine, inv)
+				break
+			}
+			if frag, err := f.memo.Lookup(ctx, inv.key); err == nil && frag != nil {
+				out = append(out, outcome{inv: inv, fragment: frag})
+				break
+			}
+		}
+	}
+	if len(mine) == 0 {
+		return out
+	}
+	select {
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
+	case <-ctx.Done():
+		return append(out, failAll(mine, context.Cause(ctx))...)
+	}
+	a := &attempt{
+		f: f, code: p.code, work: wk, run: lv.run.ID, n: try, level: string(f.Runtime.Level()),
+		emit: func(e Event) { e.Step = wk.node.Name; lv.emit(e) },
+	}
+	return append(out, a.invoke(ctx, mine)...)
+}
+
+func (a *attempt) logWriter(stream string) *lines {
+	return &lines{emit: func(line string) { a.emit(Event{Type: "log", Stream: stream, Message: line}) }}
+}
+
+// move takes the run to its next state and makes that durable.
+func (lv *live) move(ctx context.Context, to RunState) error {
+	lv.mu.Lock()
+	defer lv.mu.Unlock()
+	if lv.run.State == to {
+		return nil
+	}
+	if err := lv.run.transition(to, now()); err != nil {
+		return err
+	}
+	lv.emitLocked(Event{Type: "run", State: string(to)})
+	if to == RunPlanning || to == RunRunning && lv.run.Replans == 0 {
+		return nil // nothing to remember yet: a crash here is a run that did nothing
+	}
+	return lv.saveLocked(ctx, nil)
+}
+
+// rowsLocked are the run's rows as they should be.
+func (lv *live) rowsLocked() ([]meta.Write, error) {
+	b, err := json.Marshal(lv.run)
+	if err != nil {
+		return nil, fmt.Errorf("encode run: %w", err)
+	}
+	writes := append([]meta.Write{meta.Set(lv.f.runs.runKey(lv.run.ID), b)}, lv.unsent...)
+	for name, st := range lv.steps {
+		b, err := json.Marshal(st)
+		if err != nil {
+			return nil, fmt.Errorf("encode step: %w", err)
+		}
+		writes = append(writes, meta.Set(lv.f.runs.stepKey(lv.run.ID, name), b))
+	}
+	return writes, nil
+}
+
+func (lv *live) saveLocked(ctx context.Context, conds []meta.Condition) error {
+	writes, err := lv.rowsLocked()
+	if err != nil {
+		return err
+	}
+	if _, err := lv.f.rows.Txn(ctx, append(conds, lv.f.fence()...), writes); err != nil {
+		return fmt.Errorf("save run %s: %w", lv.run.ID, err)
+	}
+	lv.unsent = nil
+	return nil
+}
+
+// finish seals the logs and writes the run's last state.
+func (lv *live) finish(ctx context.Context, state RunState) error {
+	b := lv.f.lake.Begin(ctx)
+	defer b.Discard()
+	lv.mu.Lock()
+	steps := make([]*Step, 0, len(lv.steps))
+	logged := len(lv.logs) > 0
+	for _, st := range lv.steps {
+		steps = append(steps, st)
+	}
+	lv.mu.Unlock()
+	var errs []error
+	if logged {
+		for _, st := range steps {
+			ref, err := lv.sealLog(ctx, b, st.Name)
+			errs = append(errs, err)
+			st.Log = ref
+		}
+		errs = append(errs, b.Flush(ctx))
+	}
+	lv.mu.Lock()
+	defer lv.mu.Unlock()
+	for _, st := range lv.steps {
+		if !st.State.Final() {
+			st.State, st.Ended = StepCanceled, now()
+		}
+	}
+	if lv.run.State != state {
+		if err := lv.run.transition(state, now()); err != nil {
+			return err
+		}
+	}
+	msg := ""
+	if lv.run.Error != nil {
+		msg = lv.run.Error.Message
+	}
+	lv.emitLocked(Event{Type: "run", State: string(state), Message: msg})
+	if err := fault.Point("run.finish.before_save"); err != nil {
+		return err
+	}
+	return errors.Join(append(errs, lv.saveLocked(ctx, nil))...)
+}

@@ -1,0 +1,398 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/zeebo/blake3"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/flow/check"
+	"tarn.dev/tarn/internal/flow/graph"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/flow/memo"
+	"tarn.dev/tarn/internal/image"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/query"
+)
+
+// ErrCheckFailed stops a publish: a blocking check did not pass on what would have become visible.
+var ErrCheckFailed = errdef.New(errdef.UserCode, "check.failed", "a check failed")
+
+// offenderNamespace is the namespace of the tables that keep offending rows, on run branches only.
+const offenderNamespace = "checks"
+
+// checkDeclared reads every check that a function declares, before anything runs.
+func (f *Flow) checkDeclared(n *graph.Node) error {
+	for _, text := range slices.Concat(n.Checks, n.Warn) {
+		if len(n.Outputs) == 0 {
+			return check.ErrSyntax.Errorf("%s:%d: %s makes files and no table, so the check %q has nothing to judge", n.File, n.Line, n.Name, text)
+		}
+		if _, err := check.Parse(n.Outputs[0], text); err != nil {
+			return fmt.Errorf("%s:%d: %w", n.File, n.Line, err)
+		}
+	}
+	return nil
+}
+
+// rule is one check that holds on a tree.
+type rule struct {
+	table    string
+	severity manifest.Severity
+	declared *check.Check // a SQL condition, or:
+	function *Definition  // a check function
+}
+
+func (r rule) text() string {
+	if r.function != nil {
+		return r.function.Function.Name
+	}
+	return r.declared.Text
+}
+
+// reads are the tables a rule judges by.
+func (r rule) reads() []string {
+	names := []string{r.table}
+	if r.declared != nil {
+		return append(names, r.declared.Reads...)
+	}
+	for _, in := range r.function.Function.Tables() {
+		names = append(names, in.Table)
+	}
+	return names
+}
+
+// rulesAt are the checks that a tree declares.
+func (f *Flow) rulesAt(ctx context.Context, t lake.Tree) ([]rule, Rules, error) {
+	defs, rules, err := f.definitions(ctx, t)
+	if err != nil {
+		return nil, rules, err
+	}
+	var out []rule
+	add := func(table string, texts []string, sev manifest.Severity) error {
+		for _, text := range texts {
+			c, err := check.Parse(table, text)
+			if err != nil {
+				return err
+			}
+			out = append(out, rule{table: table, severity: sev, declared: &c})
+		}
+		return nil
+	}
+	for i := range defs {
+		fn := &defs[i].Function
+		switch {
+		case fn.Kind == manifest.Check:
+			out = append(out, rule{table: judged(defs, fn), severity: fn.Severity, function: &defs[i]})
+		case len(fn.Outputs) > 0:
+			if err := errors.Join(add(fn.Outputs[0], fn.Checks, manifest.Fail), add(fn.Outputs[0], fn.Warn, manifest.Warn)); err != nil {
+				return nil, rules, err
+			}
+		}
+	}
+	for table, r := range rules.Tables {
+		if err := errors.Join(add(table, r.Checks, manifest.Fail), add(table, r.Warn, manifest.Warn)); err != nil {
+			return nil, rules, err
+		}
+	}
+	slices.SortStableFunc(out, func(a, b rule) int { return strings.Compare(a.table+"\x00"+a.text(), b.table+"\x00"+b.text()) })
+	return out, rules, nil
+}
+
+// judged is the table a check function is of: it names a table, or an asset.
+func judged(defs []Definition, fn *manifest.Function) string {
+	for i := range defs {
+		if a := &defs[i].Function; a.Name == fn.CheckOf && a.Kind == manifest.Asset && len(a.Outputs) > 0 {
+			return a.Outputs[0]
+		}
+	}
+	return fn.CheckOf
+}
+
+// question is a rule with the values it is asked of, and the key under which its answer is kept.
+type question struct {
+	rule
+	world  *world
+	values map[string]*value
+	key    memo.Key
+	work   *work // of a check function
+	code   *code
+}
+
+// questions lists what must be known before tree may become visible: the rules that judge by a table
+// which differs from before.
+func (f *Flow) questions(ctx context.Context, w *world, rules []rule, differs func(key string) bool) ([]*question, error) {
+	var out []*question
+	for _, r := range rules {
+		if !slices.ContainsFunc(r.reads(), func(n string) bool { return differs(tableKey(n)) }) {
+			continue
+		}
+		q, err := f.ask(ctx, w, r)
+		if err != nil {
+			return nil, fmt.Errorf("check %s of %s: %w", r.text(), r.table, err)
+		}
+		if q != nil {
+			out = append(out, q)
+		}
+	}
+	return out, nil
+}
+
+// ask makes a rule concrete on w; nil when its table is not there.
+func (f *Flow) ask(ctx context.Context, w *world, r rule) (*question, error) {
+	q := &question{rule: r, world: w, values: map[string]*value{}}
+	for _, name := range r.reads() {
+		v, err := w.table(ctx, name, "")
+		if err != nil {
+			return nil, err
+		}
+		if v == nil && name == r.table {
+			return nil, nil
+		}
+		if v == nil {
+			return nil, graph.ErrUnknownInput.Errorf("it reads %s, which is not there", name)
+		}
+		q.values[name] = v
+	}
+	if r.function != nil {
+		return q, f.askFunction(ctx, w, q)
+	}
+	hash := blake3.Sum256([]byte(r.declared.Offender))
+	comps := memo.Components{Language: "check", Semantics: engineSemantics, Code: []memo.CodePart{{Name: "check", Hash: fmt.Sprintf("%x", hash)}}}
+	if r.declared.Volatile {
+		comps.Params = []memo.NameValue{{Name: "\x00minute", Value: strconv.FormatInt(now().Unix()/60, 10)}}
+	}
+	for _, name := range r.reads() {
+		comps.Inputs = append(comps.Inputs, memo.InputID{Param: name, Kind: string(manifest.InTable), Identity: q.values[name].identity()})
+	}
+	q.key = comps.Key()
+	return q, nil
+}
+
+// askFunction prepares a check function with the code that was recorded with it.
+func (f *Flow) askFunction(ctx context.Context, w *world, q *question) error {
+	c, err := f.loadRecorded(ctx, q.function.Snapshot)
+	if err != nil {
+		return err
+	}
+	q.code = c
+	lock := image.Lock{}
+	if q.function.Lock != nil {
+		lock = *q.function.Lock
+	}
+	n := &graph.Node{Function: &q.function.Function}
+	q.work, err = f.prepare(ctx, w, c, n, lock, demand{})
+	if err != nil {
+		return err
+	}
+	q.key = q.work.items[0].key
+	return nil
+}
+
+// answer returns the kept answer of a question, nil when there is none yet.
+func (f *Flow) answer(ctx context.Context, q *question) (*memo.Fragment, error) {
+	return f.memo.Lookup(ctx, q.key)
+}
+
+// find works a question out and keeps the answer.
+func (f *Flow) find(ctx context.Context, run string, q *question) (*memo.Fragment, error) {
+	for {
+		mine, err := f.flights.take(ctx, q.key)
+		if err != nil {
+			return nil, err
+		}
+		if mine {
+			break
+		}
+		if frag, err := f.answer(ctx, q); err != nil || frag != nil {
+			return frag, err
+		}
+	}
+	defer f.flights.done(q.key)
+	if frag, err := f.answer(ctx, q); err != nil || frag != nil {
+		return frag, err
+	}
+	if q.function != nil {
+		a := &attempt{f: f, code: q.code, work: q.work, run: run, n: 1, level: string(f.Runtime.Level()), emit: func(Event) {}}
+		o := a.invoke(ctx, []*invocation{&q.work.items[0]})[0]
+		return o.fragment, o.err
+	}
+	return f.findDeclared(ctx, q)
+}
+
+// findDeclared counts offenders first; their rows are made only when there are any.
+func (f *Flow) findDeclared(ctx context.Context, q *question) (*memo.Fragment, error) {
+	frag := &memo.Fragment{Key: q.key, Check: &memo.Verdict{Passed: true}, Created: now()}
+	began := time.Now()
+	n, err := f.countRows(ctx, q)
+	if err != nil {
+		return nil, checkError(q, err)
+	}
+	if n > 0 {
+		frag.Check = &memo.Verdict{Offenders: n}
+		path, done, err := f.offenderRows(ctx, q)
+		if err != nil {
+			return nil, checkError(q, err)
+		}
+		defer done()
+		t, err := f.keepTable(ctx, q.key, offendersTable, path)
+		if err != nil {
+			return nil, err
+		}
+		frag.Tables = []memo.Table{t}
+	}
+	frag.Usage.WallSeconds = time.Since(began).Seconds()
+	kept, _, err := f.memo.Remember(ctx, frag)
+	return kept, err
+}
+
+// checkError says which check the engine could not run; a typo in a condition is the user's.
+func checkError(q *question, err error) error {
+	if errdef.CodeOf(err) != errdef.InvalidArgument {
+		return fmt.Errorf("check %s of %s: %w", q.text(), q.table, err)
+	}
+	return check.ErrSyntax.Errorf("check %s of %s: %w", q.text(), q.table, err)
+}
+
+func (f *Flow) checkPlan(ctx context.Context, q *question, sql string) (query.Plan, error) {
+	return f.Engine.Plan(ctx, query.Request{SQL: sql}, query.ResolverFunc(func(ctx context.Context, ref query.Reference) (query.Source, error) {
+		for _, v := range q.values {
+			if v.key == keyOf(ref.Name) {
+				return f.source(ctx, ref.Name, v)
+			}
+		}
+		v, err := q.world.table(ctx, ref.Name.String(), "") // a condition may have a subquery
+		if err == nil && v == nil {
+			err = graph.ErrUnknownInput.Errorf("it reads %s, which is not there", ref.Name)
+		}
+		if err != nil {
+			return query.Source{}, err
+		}
+		return f.source(ctx, ref.Name, v)
+	}))
+}
+
+func (f *Flow) countRows(ctx context.Context, q *question) (int64, error) {
+	plan, err := f.checkPlan(ctx, q, q.declared.Count)
+	if err != nil {
+		return 0, err
+	}
+	path, done, err := f.runToArrow(ctx, plan.Job)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	var n int64
+	err = eachBatch([]string{path}, func(*arrow.Schema) error { return nil }, func(rec arrow.RecordBatch) error {
+		col, ok := rec.Column(0).(*array.Int64)
+		if !ok {
+			return errdef.Newf(errdef.Internal, "check.count", "a check's count came as %s", rec.Column(0).DataType())
+		}
+		for i := range col.Len() {
+			n += col.Value(i)
+		}
+		return nil
+	})
+	return n, err
+}
+
+func (f *Flow) offenderRows(ctx context.Context, q *question) (string, func(), error) {
+	plan, err := f.checkPlan(ctx, q, q.declared.Offender)
+	if err != nil {
+		return "", nil, err
+	}
+	return f.runToArrow(ctx, plan.Job)
+}
+
+// judge asks every rule that a change of tables touches and returns the answers; missing are the
+// questions that have none yet. With work it finds them out instead.
+func (f *Flow) judge(ctx context.Context, run string, w *world, rules []rule, differs func(string) bool, work bool) (results []judgement, missing []*question, err error) {
+	qs, err := f.questions(ctx, w, rules, differs)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, q := range qs {
+		frag, err := f.answer(ctx, q)
+		if err == nil && frag == nil && work {
+			frag, err = f.find(ctx, run, q)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if frag == nil {
+			missing = append(missing, q)
+			continue
+		}
+		results = append(results, judgement{question: q, fragment: frag})
+	}
+	return results, missing, nil
+}
+
+// judgement is a question with its answer.
+type judgement struct {
+	*question
+	fragment *memo.Fragment
+}
+
+func (j judgement) result() CheckResult {
+	v := j.fragment.Check
+	r := CheckResult{
+		Table: j.table, Check: j.text(), Severity: string(j.severity), Passed: v.Passed, Message: v.Message,
+		Offenders: v.Offenders, Rows: j.values[j.table].rows,
+	}
+	if !v.Passed && j.fragment.Table(offendersTable) != nil {
+		r.Kept = offenderNamespace + "." + check.NameOf(j.text())
+	}
+	return r
+}
+
+// blocking are the judgements that stop a publish.
+func blocking(js []judgement) []judgement {
+	var out []judgement
+	for _, j := range js {
+		if !j.fragment.Check.Passed && j.severity == manifest.Fail {
+			out = append(out, j)
+		}
+	}
+	return out
+}
+
+// checkFailure is the error of a stopped publish.
+func checkFailure(branch, run string, failed []judgement) error {
+	var lines []string
+	for _, j := range failed {
+		r := j.result()
+		line := fmt.Sprintf("%s failed on %s", r.Check, r.Table)
+		switch {
+		case r.Offenders > 0:
+			line += fmt.Sprintf(": %s of %s rows.", thousands(r.Offenders), thousands(r.Rows))
+		case r.Message != "":
+			line += ": " + strings.TrimSuffix(r.Message, ".") + "."
+		default:
+			line += "."
+		}
+		lines = append(lines, line)
+	}
+	err := ErrCheckFailed.Errorf("%s %s is unchanged.", strings.Join(lines, "\n"), branch)
+	for _, j := range failed {
+		if r := j.result(); r.Kept != "" {
+			err = err.WithNext(fmt.Sprintf("tarn query --ref run/%s \"from %s\"", run, r.Kept))
+		}
+	}
+	return err
+}
+
+func thousands(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}

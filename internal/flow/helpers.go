@@ -1,0 +1,145 @@
+package flow
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"tarn.dev/tarn/internal/flow/discover"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/query"
+)
+
+// NoTable is the error for a table that a ref does not have: it names the nearest one.
+func NoTable(name, ref string, there []string) error {
+	return ErrNoTable.Errorf("no table '%s' on %s. %sTables on %s: %s.", name, ref, manifest.DidYouMean(name, there), ref, manifest.List(there))
+}
+
+// analyzer lets discovery read SQL through the engine.
+type analyzer struct{ engine *query.Engine }
+
+// AnalyzeSelect implements discover.Analyzer.
+func (a analyzer) AnalyzeSelect(ctx context.Context, file, sql string) (discover.SQLInfo, error) {
+	an, err := a.engine.Analyze(ctx, file, sql)
+	if err != nil {
+		return discover.SQLInfo{}, err
+	}
+	if an.Kind != query.Select {
+		return discover.SQLInfo{}, query.ErrUnsupported.Errorf("%s: an asset is one SELECT, and this is %s", file, an.Kind)
+	}
+	info := discover.SQLInfo{Params: an.Params}
+	for _, t := range an.Tables {
+		n := t.Name
+		n.Ref = ""
+		info.Tables = append(info.Tables, discover.SQLTable{Name: n.String(), Ref: t.Name.Ref, Line: t.Line})
+	}
+	return info, nil
+}
+
+// parquet says how the engine reads a table of the history.
+func (f *Flow) parquet(ctx context.Context, e lake.Entry) (*query.ParquetScan, error) {
+	scan, err := f.tables.Scan(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	out := &query.ParquetScan{}
+	for _, c := range scan.Columns {
+		out.Columns = append(out.Columns, query.ColumnOf(c.FieldID, c.Name, c.Declared, c.Stored))
+	}
+	for _, file := range scan.Files {
+		path, err := f.local(file.Name)
+		if err != nil {
+			return nil, err
+		}
+		out.Files = append(out.Files, path)
+	}
+	return out, nil
+}
+
+// TableSource says where the engine finds a table of a ref.
+func (f *Flow) TableSource(ctx context.Context, t lake.Tree, ref string, name query.Name) (query.Source, error) {
+	if name.Ref != "" {
+		commit, err := f.lake.Resolve(ctx, name.Ref)
+		if err != nil {
+			return query.Source{}, err
+		}
+		t, ref = f.lake.Tree(commit.Tree), name.Ref
+	}
+	e, err := entryAt(ctx, t, keyOf(name))
+	if err != nil {
+		return query.Source{}, err
+	}
+	if e == nil {
+		names, err := tableNames(ctx, t)
+		if err != nil {
+			return query.Source{}, err
+		}
+		name.Ref = ""
+		return query.Source{}, NoTable(name.String(), ref, names)
+	}
+	scan, err := f.parquet(ctx, *e)
+	if err != nil {
+		return query.Source{}, err
+	}
+	return query.Source{Parquet: scan}, nil
+}
+
+// runToArrow runs a job into an Arrow file on scratch; done removes it.
+func (f *Flow) runToArrow(ctx context.Context, job query.Job) (path string, done func(), err error) {
+	root := f.scratch("steps")
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return "", nil, fmt.Errorf("make scratch folder: %w", err)
+	}
+	dir, err := os.MkdirTemp(root, "q-*")
+	if err != nil {
+		return "", nil, fmt.Errorf("make scratch folder: %w", err)
+	}
+	done = func() { _ = os.RemoveAll(dir) } // scratch is emptied at the next start anyway
+	path = filepath.Join(dir, "out.arrow")
+	job.Sinks = []query.Sink{{Kind: query.SinkArrow, Path: path}}
+	if _, err := f.Engine.Run(ctx, job, nil); err != nil {
+		done()
+		return "", nil, err
+	}
+	return path, done, nil
+}
+
+// onces lets the first of several callers do a thing while the others wait for it.
+type onces struct {
+	mu  sync.Mutex
+	now map[string]chan struct{}
+}
+
+// do calls fn unless another caller with this name is in it: then it waits and calls fn afterwards, which
+// finds the work done.
+func (o *onces) do(ctx context.Context, name string, fn func() error) error {
+	for {
+		o.mu.Lock()
+		if o.now == nil {
+			o.now = map[string]chan struct{}{}
+		}
+		busy := o.now[name]
+		if busy == nil {
+			o.now[name] = make(chan struct{})
+		}
+		o.mu.Unlock()
+		if busy == nil {
+			break
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	defer func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		close(o.now[name])
+		delete(o.now, name)
+	}()
+	return fn()
+}

@@ -1,0 +1,243 @@
+package flow
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/zeebo/blake3"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/flow/check"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/query"
+	"tarn.dev/tarn/internal/runtime"
+)
+
+// inputsOf lays inputs out under one scratch folder, which the sandbox sees as inside.
+type inputsOf struct {
+	f       *Flow
+	scratch string
+	inside  string
+}
+
+// shared lays out what every item of a step gets.
+func (in inputsOf) shared(ctx context.Context, wk *work, projectInside string) ([]pyInput, error) {
+	out := []pyInput{}
+	for _, decl := range wk.node.Inputs {
+		switch {
+		case decl.Kind == manifest.InTable:
+			pi, err := in.table(ctx, wk, decl)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, pi)
+		case decl.Kind == manifest.InFiles && decl.Each == "" && decl.GroupBy == "":
+			pi, err := in.files(ctx, decl, wk.files[decl.Param])
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, pi)
+		case decl.Kind == manifest.InLocal:
+			pi := pyInput{Param: decl.Param, Kind: string(decl.Kind), Paths: []pyPath{}}
+			for _, p := range wk.locals[decl.Param] {
+				pi.Paths = append(pi.Paths, pyPath{Key: p, Path: projectInside + "/" + p})
+			}
+			out = append(out, pi)
+		case decl.Kind == manifest.InSecret:
+			return nil, errdef.Newf(errdef.NotImplemented, "run.secrets", "%s asks for the secret %s; secrets are not there yet", wk.node.Name, decl.Secret)
+		case decl.Kind == manifest.InContext || decl.Kind == manifest.InOutputDir || decl.Kind == manifest.InPartition:
+			out = append(out, pyInput{Param: decl.Param, Kind: string(decl.Kind)})
+		}
+	}
+	return out, nil
+}
+
+// table gives a table as one Arrow file. What a parent left behind is used as it is: no copy is made
+// unless rows are selected.
+func (in inputsOf) table(ctx context.Context, wk *work, decl manifest.Input) (pyInput, error) {
+	v := wk.tables[decl.Param]
+	pi := pyInput{Param: decl.Param, Kind: string(decl.Kind), Name: v.name, Format: decl.Format, Columns: decl.Columns}
+	host := ""
+	if len(v.arrow) == 1 && decl.Where == "" {
+		host = v.arrow[0]
+	} else {
+		var err error
+		if host, err = in.f.selected(ctx, v, decl); err != nil {
+			return pi, fmt.Errorf("%s reads %s: %w", wk.node.Name, v.name, err)
+		}
+	}
+	// A link, so that the sandbox sees the file inside its scratch mount whatever its home is.
+	link := filepath.Join(in.scratch, "in-"+decl.Param+".arrow")
+	if err := os.Link(host, link); err != nil {
+		if err := os.Symlink(host, link); err != nil {
+			return pi, fmt.Errorf("lay out %s: %w", v.name, err)
+		}
+	}
+	pi.Path = in.inside + "/in-" + decl.Param + ".arrow"
+	return pi, nil
+}
+
+// selected makes the Arrow file of a table's columns and rows once for all steps that ask for the same.
+func (f *Flow) selected(ctx context.Context, v *value, decl manifest.Input) (string, error) {
+	id := blake3.Sum256([]byte(v.identity() + "\x00" + strings.Join(decl.Columns, "\x00") + "\x00\x00" + decl.Where))
+	dir := f.scratch("in")
+	path := filepath.Join(dir, fmt.Sprintf("%x.arrow", id[:16]))
+	return path, f.once.do(ctx, path, func() error {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		cols := "*"
+		if len(decl.Columns) > 0 {
+			quoted := make([]string, len(decl.Columns))
+			for i, c := range decl.Columns {
+				quoted[i] = check.Quote(c)
+			}
+			cols = strings.Join(quoted, ", ")
+		}
+		sql := "SELECT " + cols + " FROM " + check.Quote("input")
+		if decl.Where != "" {
+			sql += " WHERE " + decl.Where
+		}
+		src, err := f.source(ctx, query.Name{Table: "input"}, v)
+		if err != nil {
+			return err
+		}
+		tmp := path + ".new"
+		_, err = f.Engine.Run(ctx, query.Job{
+			SQL: sql, Sources: []query.Source{src}, Sinks: []query.Sink{{Kind: query.SinkArrow, Path: tmp}},
+		}, nil)
+		if err != nil {
+			os.Remove(tmp)
+			return err
+		}
+		return os.Rename(tmp, path)
+	})
+}
+
+// source says where the engine finds a table.
+func (f *Flow) source(ctx context.Context, name query.Name, v *value) (query.Source, error) {
+	if len(v.arrow) > 0 {
+		return query.Source{Name: name, Arrow: v.arrow}, nil
+	}
+	if v.entry == nil {
+		return query.Source{}, errdef.Newf(errdef.Internal, "run.no_source", "table %s is nowhere", v.name)
+	}
+	scan, err := f.parquet(ctx, *v.entry)
+	if err != nil {
+		return query.Source{}, err
+	}
+	return query.Source{Name: name, Parquet: scan}, nil
+}
+
+// files lays files out under their own names.
+func (in inputsOf) files(ctx context.Context, decl manifest.Input, files []fileValue) (pyInput, error) {
+	pi := pyInput{Param: decl.Param, Kind: string(decl.Kind), Each: decl.Each != "", GroupBy: decl.GroupBy, Paths: []pyPath{}}
+	for _, v := range files {
+		rel := filepath.Join("files", filepath.FromSlash(v.path))
+		if err := in.layOut(ctx, filepath.Join(in.scratch, rel), v); err != nil {
+			return pi, fmt.Errorf("lay out file %s: %w", v.path, err)
+		}
+		pi.Paths = append(pi.Paths, pyPath{Key: v.path, Path: in.inside + "/files/" + v.path})
+	}
+	return pi, nil
+}
+
+func (in inputsOf) layOut(ctx context.Context, dst string, v fileValue) error {
+	if _, err := os.Stat(dst); err == nil {
+		return nil // two inputs name the same file
+	}
+	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
+		return err
+	}
+	r, err := in.f.lake.OpenFile(ctx, v.ref)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o400)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, r); err != nil {
+		w.Close()
+		return err
+	}
+	return w.Close()
+}
+
+// limitsOf are the limits a function declares.
+func limitsOf(fn *manifest.Function) (runtime.Limits, error) {
+	l := runtime.Limits{Time: time.Duration(fn.Options.Timeout * float64(time.Second))}
+	r := fn.Options.Resources
+	if r == nil {
+		return l, nil
+	}
+	var err error
+	if l.MemoryBytes, err = size(fn, "memory", r.Memory); err != nil {
+		return l, err
+	}
+	if l.DiskBytes, err = size(fn, "disk", r.Disk); err != nil {
+		return l, err
+	}
+	l.CPUs = r.CPU
+	return l, nil
+}
+
+func memoryOf(fn *manifest.Function) (int64, error) {
+	l, err := limitsOf(fn)
+	return l.MemoryBytes, err
+}
+
+func size(fn *manifest.Function, what, text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n == 0 || n > 1<<62 {
+		return 0, errdef.Newf(errdef.InvalidArgument, "run.resources", "%s:%d: %s=%q. Write a size such as \"2GiB\"", fn.File, fn.Line, what, text)
+	}
+	return int64(n), nil
+}
+
+func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+func seconds(s float64) string { return time.Duration(s * float64(time.Second)).String() }
+
+func clip(s string) string {
+	if len(s) <= maxEventText {
+		return s
+	}
+	return s[:maxEventText] + "..."
+}
+
+// atItem names the first item that had not finished.
+func atItem(got map[string]*produced) string {
+	first := ""
+	for id, p := range got {
+		if id != "" && p.err == nil && len(p.tables) == 0 && (first == "" || id < first) {
+			first = id
+		}
+	}
+	if first == "" {
+		return ""
+	}
+	return ", at item " + first
+}
+
+func batchHint(fn *manifest.Function) string {
+	for _, in := range fn.Inputs {
+		if in.Batch > 1 {
+			return fmt.Sprintf(" or batch=%d", in.Batch/2)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,527 @@
+package flow
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/flow/memo"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/query"
+	"tarn.dev/tarn/internal/runtime"
+)
+
+// Errors of running a function.
+var (
+	// ErrUserCode is an exception, or an exit other than zero, of the user's function.
+	ErrUserCode = errdef.New(errdef.UserCode, "run.user_code", "the function failed")
+	errMemory   = errdef.New(errdef.ResourceExhausted, "run.out_of_memory", "out of memory")
+	errDisk     = errdef.New(errdef.ResourceExhausted, "run.disk", "too much was written")
+	errTimeout  = errdef.New(errdef.DeadlineExceeded, "run.timeout", "timed out")
+	errKilled   = errdef.New(errdef.UserCode, "run.killed", "the function's process was killed")
+	errRunner   = errdef.New(errdef.Internal, "run.runner", "the runner failed")
+)
+
+// attempt is one try of some items of a step.
+type attempt struct {
+	f     *Flow
+	code  *code
+	work  *work
+	run   string
+	n     int
+	emit  func(Event)
+	level string
+}
+
+// outcome is what became of one item.
+type outcome struct {
+	inv      *invocation
+	fragment *memo.Fragment
+	err      error
+	class    string // of the user's exception, for retry policies
+}
+
+// produced is what one item left on the worker's scratch.
+type produced struct {
+	tables map[string]string // output -> Arrow IPC file
+	files  string            // folder, "" if none
+	check  *memo.Verdict
+	usage  memo.Usage
+	err    error
+	class  string
+}
+
+// invoke runs items and makes their results durable. It has one outcome for each.
+func (a *attempt) invoke(ctx context.Context, invs []*invocation) []outcome {
+	scratch, err := a.scratch()
+	if err != nil {
+		return failAll(invs, err)
+	}
+	defer os.RemoveAll(scratch)
+	var got map[string]*produced
+	switch a.work.node.Language {
+	case manifest.SQL:
+		got, err = a.sql(ctx, scratch)
+	case manifest.Command:
+		got, err = a.command(ctx, scratch, invs)
+	default:
+		got, err = a.python(ctx, scratch, invs)
+	}
+	if err != nil {
+		return failAll(invs, err)
+	}
+	out := make([]outcome, len(invs))
+	for i, inv := range invs {
+		out[i] = a.takeOver(ctx, inv, got[inv.id])
+	}
+	return out
+}
+
+func failAll(invs []*invocation, err error) []outcome {
+	out := make([]outcome, len(invs))
+	for i, inv := range invs {
+		out[i] = outcome{inv: inv, err: err}
+	}
+	return out
+}
+
+func (a *attempt) scratch() (string, error) {
+	root := a.f.scratch("steps")
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return "", fmt.Errorf("make scratch folder: %w", err)
+	}
+	dir, err := os.MkdirTemp(root, a.run+"-*")
+	if err != nil {
+		return "", fmt.Errorf("make scratch folder: %w", err)
+	}
+	return dir, nil
+}
+
+// sql runs a SQL asset or check in an engine child. Its single item is "".
+func (a *attempt) sql(ctx context.Context, scratch string) (map[string]*produced, error) {
+	fn := a.work.node.Function
+	job, err := a.f.selectJob(ctx, fn.File, fn.SQL, a.work)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(scratch, "out.arrow")
+	job.Sinks = []query.Sink{{Kind: query.SinkArrow, Path: path}}
+	began := time.Now()
+	res, err := a.f.Engine.Run(ctx, job, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", fn.File, err)
+	}
+	p := &produced{tables: map[string]string{}, usage: memo.Usage{WallSeconds: time.Since(began).Seconds()}}
+	if fn.Kind == manifest.Check {
+		p.check = &memo.Verdict{Passed: res.Rows == 0, Offenders: res.Rows}
+		p.tables[offendersTable] = path
+	} else {
+		p.tables[fn.Outputs[0]] = path
+	}
+	return map[string]*produced{"": p}, nil
+}
+
+// offendersTable is the name of a check's table in its fragment.
+const offendersTable = "offenders"
+
+// selectJob makes the engine job of a SELECT over a step's tables.
+func (f *Flow) selectJob(ctx context.Context, file, sql string, wk *work) (query.Job, error) {
+	params := map[string]any{}
+	for name, raw := range wk.params {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.UseNumber()
+		var v any
+		if err := dec.Decode(&v); err != nil {
+			return query.Job{}, fmt.Errorf("parameter %s: %w", name, err)
+		}
+		params[name] = plainNumber(v)
+	}
+	plan, err := f.Engine.Plan(ctx, query.Request{Name: file, SQL: sql, Params: params}, query.ResolverFunc(
+		func(ctx context.Context, ref query.Reference) (query.Source, error) {
+			for _, v := range wk.tables {
+				if v.key == keyOf(ref.Name) && (ref.Name.Ref == "" || wk.tables[ref.Name.String()] == v) {
+					return f.source(ctx, ref.Name, v)
+				}
+			}
+			return query.Source{}, errdef.Newf(errdef.Internal, "run.source", "%s:%d: table %s was not prepared", file, ref.Line, ref.Name)
+		}))
+	if err != nil {
+		return query.Job{}, err
+	}
+	plan.Job.MemoryBytes, err = memoryOf(wk.node.Function)
+	return plan.Job, err
+}
+
+func plainNumber(v any) any {
+	n, ok := v.(json.Number)
+	if !ok {
+		return v
+	}
+	if i, err := n.Int64(); err == nil {
+		return i
+	}
+	x, _ := n.Float64() // json.Number is a number
+	return x
+}
+
+func keyOf(n query.Name) string {
+	ns := n.Namespace
+	if ns == "" {
+		ns = lake.DefaultNamespace
+	}
+	return lake.TableKey(ns, n.Table)
+}
+
+// pyContext is TARN_CONTEXT, the contract with sdk/python (tarn._runner).
+type pyContext struct {
+	Version  int                        `json:"version"`
+	Run      string                     `json:"run"`
+	Step     string                     `json:"step"`
+	Attempt  int                        `json:"attempt"`
+	Project  string                     `json:"project"`
+	Entry    pyEntry                    `json:"entry"`
+	Params   map[string]json.RawMessage `json:"params"`
+	Packages []string                   `json:"allowed_packages"`
+	EnvName  string                     `json:"env_name"`
+	Local    []string                   `json:"local_files"`
+	Origin   string                     `json:"project_origin"`
+	Inputs   []pyInput                  `json:"inputs"` // of every item
+	Items    []pyItem                   `json:"items"`
+}
+
+type pyEntry struct {
+	File     string `json:"file"`
+	Module   string `json:"module"`
+	Qualname string `json:"qualname"`
+	Kind     string `json:"kind"`
+}
+
+type pyInput struct {
+	Param   string   `json:"param"`
+	Kind    string   `json:"kind"`
+	Name    string   `json:"name,omitempty"`
+	Path    string   `json:"path,omitempty"`
+	Format  string   `json:"format,omitempty"`
+	Columns []string `json:"columns,omitempty"`
+	Paths   []pyPath `json:"paths,omitempty"`
+	Each    bool     `json:"each,omitempty"`
+	GroupBy string   `json:"group_by,omitempty"`
+	Value   string   `json:"value,omitempty"`
+}
+
+type pyPath struct {
+	Key  string `json:"key"`
+	Path string `json:"path"`
+}
+
+type pyItem struct {
+	Item      string     `json:"item"`
+	Key       string     `json:"idempotency_key"`
+	Seed      string     `json:"seed"`
+	Inputs    []pyInput  `json:"inputs"`
+	Outputs   []pyOutput `json:"outputs"`
+	OutputDir string     `json:"output_dir,omitempty"`
+}
+
+type pyOutput struct {
+	Name string `json:"name"`
+	Path string `json:"path"`
+}
+
+// box is a sandbox with the folders that every language gets.
+type box struct {
+	runtime.Sandbox
+	out string // folder for results, on the host
+}
+
+// openBox makes a sandbox for an attempt: the code, the inputs, a folder for results.
+func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.Mount) (*box, string, error) {
+	laid, err := a.code.layout()
+	if err != nil {
+		return nil, "", err
+	}
+	fn := a.work.node.Function
+	out := filepath.Join(scratch, "out")
+	if err := os.Mkdir(out, 0o700); err != nil {
+		return nil, "", fmt.Errorf("make output folder: %w", err)
+	}
+	limits, err := limitsOf(fn)
+	if err != nil {
+		return nil, "", err
+	}
+	mounts = append(mounts, runtime.Mount{Name: "project", Source: laid}, runtime.Mount{Name: "scratch", Source: scratch},
+		runtime.Mount{Name: "out", Source: out, Writable: true})
+	sb, err := a.f.Runtime.Create(ctx, runtime.Spec{ID: a.run + "/" + fn.Name, Mounts: mounts, Limits: limits, Network: fn.Options.Network})
+	if err != nil {
+		return nil, "", fmt.Errorf("make a sandbox for %s: %w", fn.Name, err)
+	}
+	return &box{Sandbox: sb, out: out}, laid, nil
+}
+
+// python runs items in one interpreter: the module is imported once, each item is a fork of it.
+func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation) (map[string]*produced, error) {
+	fn := a.work.node.Function
+	view, err := a.f.Images.Ensure(ctx, a.work.lock, func(msg string) { a.emit(Event{Type: "progress", Message: msg}) })
+	if err != nil {
+		return nil, err
+	}
+	b, laid, err := a.openBox(ctx, scratch, []runtime.Mount{{Name: "sdk", Source: a.f.SDK}, {Name: "packages", Source: view.SitePackages}})
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	in := inputsOf{f: a.f, scratch: scratch, inside: b.Path("scratch")}
+	pc := pyContext{
+		Version: 1, Run: a.run, Step: fn.Name, Attempt: a.n, Project: b.Path("project"), Params: a.work.params,
+		Entry:   pyEntry{File: fn.File, Module: fn.Module, Qualname: fn.Qualname, Kind: string(fn.Kind)},
+		EnvName: fn.Name, Origin: a.code.dir, Packages: []string{},
+	}
+	for _, p := range view.Lock.Packages {
+		pc.Packages = append(pc.Packages, p.Name)
+	}
+	for _, nv := range a.work.common.Files {
+		pc.Local = append(pc.Local, nv.Name)
+	}
+	if pc.Inputs, err = in.shared(ctx, a.work, b.Path("project")); err != nil {
+		return nil, err
+	}
+	got := map[string]*produced{}
+	for i, inv := range invs {
+		it, p, err := a.pyItem(ctx, b, in, i, inv)
+		if err != nil {
+			return nil, err
+		}
+		pc.Items = append(pc.Items, it)
+		got[inv.id] = p
+	}
+	if err := writeJSON(filepath.Join(b.HostHome(), ".tarn-context.json"), pc); err != nil {
+		return nil, err
+	}
+	if err := linkProject(laid, b); err != nil {
+		return nil, err
+	}
+	env := a.env(b)
+	env["PYTHONPATH"] = b.Path("sdk") + string(os.PathListSeparator) + b.Path("packages")
+	for k, v := range view.Lock.Vars {
+		env[k] = v
+	}
+	argv := []string{view.Interpreter, "-S", "-B", "-m", "tarn._runner"}
+	return got, a.execute(ctx, b, argv, env, got)
+}
+
+// linkProject makes the project's files readable under their relative names from the working folder,
+// while what the function writes there stays its own.
+func linkProject(laid string, b *box) error {
+	entries, err := os.ReadDir(laid)
+	if err != nil {
+		return fmt.Errorf("link project: %w", err)
+	}
+	for _, e := range entries {
+		if err := os.Symlink(b.Path("project")+"/"+e.Name(), filepath.Join(b.HostHome(), e.Name())); err != nil {
+			return fmt.Errorf("link project: %w", err)
+		}
+	}
+	return nil
+}
+
+func (a *attempt) env(b *box) map[string]string {
+	return map[string]string{
+		"TARN_CONTEXT": b.Home() + "/.tarn-context.json", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+		"LC_ALL": "C.UTF-8", "HOME": b.Home(), "TMPDIR": b.Home(), "PATH": "/usr/local/bin:/usr/bin:/bin", "TZ": "UTC",
+		"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+	}
+}
+
+func (a *attempt) pyItem(ctx context.Context, b *box, in inputsOf, i int, inv *invocation) (pyItem, *produced, error) {
+	fn := a.work.node.Function
+	dir := fmt.Sprintf("%d", i)
+	if err := os.Mkdir(filepath.Join(b.out, dir), 0o700); err != nil {
+		return pyItem{}, nil, fmt.Errorf("make output folder: %w", err)
+	}
+	seed := blake3.Sum256([]byte(inv.key))
+	it := pyItem{Item: inv.id, Key: string(inv.key), Seed: fmt.Sprintf("%x", seed[:16]), Inputs: []pyInput{}, Outputs: []pyOutput{}}
+	p := &produced{tables: map[string]string{}}
+	outputs := fn.Outputs
+	if fn.Kind == manifest.Check {
+		outputs = []string{offendersTable}
+	}
+	for j, name := range outputs {
+		file := fmt.Sprintf("%d.arrow", j)
+		it.Outputs = append(it.Outputs, pyOutput{Name: name, Path: b.Path("out") + "/" + dir + "/" + file})
+	}
+	if fn.WritesFiles() {
+		p.files = filepath.Join(b.out, dir, "files")
+		it.OutputDir = b.Path("out") + "/" + dir + "/files"
+		if err := os.Mkdir(p.files, 0o700); err != nil {
+			return it, nil, fmt.Errorf("make output folder: %w", err)
+		}
+	}
+	if input := fn.ItemInput(); input != nil {
+		pi, err := in.files(ctx, *input, inv.files)
+		if err != nil {
+			return it, nil, err
+		}
+		it.Inputs = append(it.Inputs, pi)
+	}
+	return it, p, nil
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+	}
+	return os.WriteFile(path, b, 0o600)
+}
+
+// message is one line on the message descriptor.
+type message struct {
+	Type      string          `json:"type"`
+	Item      string          `json:"item"`
+	Name      string          `json:"name"`
+	Path      string          `json:"path"`
+	Level     string          `json:"level"`
+	Message   string          `json:"message"`
+	Done      int             `json:"done"`
+	Total     int             `json:"total"`
+	Passed    bool            `json:"passed"`
+	Offenders int64           `json:"offenders"`
+	OffPath   string          `json:"offenders_path"`
+	Class     string          `json:"class"`
+	Reason    string          `json:"reason"`
+	Traceback string          `json:"traceback"`
+	Value     json.RawMessage `json:"value"`
+}
+
+// execute runs a command in b and sorts what it reports to the items in got.
+func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[string]string, got map[string]*produced) error {
+	var mu sync.Mutex
+	closed := false
+	host := func(inside string) string { // results lie in the out mount
+		if rest, ok := strings.CutPrefix(inside, b.Path("out")+"/"); ok {
+			return filepath.Join(b.out, filepath.FromSlash(rest))
+		}
+		return ""
+	}
+	exit, err := b.Run(ctx, runtime.Command{
+		Argv: argv, Env: env,
+		Stdout: a.logWriter("stdout"), Stderr: a.logWriter("stderr"),
+		Message: func(line []byte) {
+			var m message
+			if err := json.Unmarshal(line, &m); err != nil {
+				a.emit(Event{Type: "log", Stream: "stderr", Message: "unreadable message of the runner: " + clip(string(line))})
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			closed = closed || m.Type == "closed"
+			a.message(m, got[m.Item], host)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return a.settle(exit, got, closed)
+}
+
+// message applies one report of the runner.
+func (a *attempt) message(m message, p *produced, host func(string) string) {
+	switch m.Type {
+	case "log":
+		a.emit(Event{Type: "log", Stream: "stdout", Item: m.Item, Message: m.Message})
+	case "progress":
+		a.emit(Event{Type: "progress", Item: m.Item, Done: m.Done, Total: m.Total, Message: m.Message})
+	}
+	if p == nil {
+		return
+	}
+	switch m.Type {
+	case "output":
+		p.tables[m.Name] = host(m.Path)
+	case "check":
+		p.check = &memo.Verdict{Passed: m.Passed, Message: m.Message, Offenders: m.Offenders}
+		if path := host(m.OffPath); path != "" {
+			p.tables[offendersTable] = path
+		}
+	case "error":
+		p.class = m.Class
+		p.err = userError(m)
+	}
+}
+
+func userError(m message) error {
+	e := ErrUserCode
+	if m.Reason != "" {
+		e = errdef.New(errdef.UserCode, m.Reason, m.Message)
+	}
+	text := m.Message
+	if m.Reason == "" {
+		text = m.Class + ": " + m.Message
+	}
+	err := e.Errorf("%s", text).WithDetail("class", m.Class)
+	if m.Traceback != "" {
+		err = err.WithDetail("traceback", m.Traceback)
+	}
+	return err
+}
+
+// settle gives every item that reported neither result nor error the reason why.
+func (a *attempt) settle(exit runtime.Exit, got map[string]*produced, closed bool) error {
+	usage := memo.Usage{WallSeconds: exit.Usage.Wall.Seconds(), CPUSeconds: exit.Usage.CPU.Seconds(), PeakBytes: exit.Usage.PeakMemoryBytes}
+	fn := a.work.node.Function
+	var err error
+	switch exit.Reason {
+	case runtime.OutOfMemory:
+		err = errMemory.Errorf("%s used %s, its limit%s. resources=tarn.Resources(memory=\"%s\")%s.", fn.Name, bytesText(usage.PeakBytes),
+			atItem(got), bytesText(2*usage.PeakBytes), batchHint(fn))
+	case runtime.TimedOut:
+		err = errTimeout.Errorf("%s ran longer than %s%s. timeout=... allows more.", fn.Name, seconds(fn.Options.Timeout), atItem(got))
+	case runtime.DiskFull:
+		err = errDisk.Errorf("%s wrote more than its limit%s. resources=tarn.Resources(disk=...)", fn.Name, atItem(got))
+	case runtime.Signaled:
+		err = errKilled.Errorf("%s was killed by signal %d%s", fn.Name, exit.Signal, atItem(got))
+	case runtime.Canceled:
+		err = context.Canceled
+	case runtime.Exited:
+		if exit.Code != 0 {
+			err = ErrUserCode.Errorf("%s ended with exit status %d%s", fn.Name, exit.Code, atItem(got))
+		} else if !closed && fn.Language == manifest.Python {
+			err = ErrUserCode.Errorf("%s ended before it returned: something called os._exit(0)", fn.Name)
+		}
+	default:
+		err = errRunner.Errorf("%s ended as %q", fn.Name, exit.Reason)
+	}
+	for _, p := range got {
+		p.usage = memo.Usage{WallSeconds: usage.WallSeconds / float64(len(got)), CPUSeconds: usage.CPUSeconds / float64(len(got)), PeakBytes: usage.PeakBytes}
+		if p.err == nil && err != nil && !complete(fn, p) {
+			p.err = err
+		}
+	}
+	return nil
+}
+
+// complete reports whether an item reported all that its function makes.
+func complete(fn *manifest.Function, p *produced) bool {
+	if fn.Kind == manifest.Check {
+		return p.check != nil
+	}
+	for _, out := range fn.Outputs {
+		if p.tables[out] == "" {
+			return false
+		}
+	}
+	return len(fn.Outputs) > 0
+}

@@ -1,0 +1,258 @@
+package flow
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/flow/discover"
+	"tarn.dev/tarn/internal/flow/graph"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/flow/project"
+	"tarn.dev/tarn/internal/image"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/meta"
+)
+
+// ErrParam is a run parameter that no function has, or whose text does not fit.
+var ErrParam = errdef.New(errdef.InvalidArgument, "run.param", "wrong parameter")
+
+// code is a project's code, ready to run.
+type code struct {
+	dir      string // of the project, or of the layout of a recorded snapshot
+	snap     *project.Snapshot
+	config   project.Config
+	manifest *manifest.Manifest
+	globs    map[string][]string // literal file names and tarn.local globs -> files
+	layout   func() (string, error)
+}
+
+// load reads the project folder dir as it is now.
+func (f *Flow) load(ctx context.Context, dir string) (*code, error) {
+	folder := f.folder(dir)
+	snap, err := folder.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return f.loadSnapshot(ctx, dir, folder, snap, func(s *project.Snapshot) (string, error) {
+		return folder.Materialize(s, f.scratch("code"))
+	})
+}
+
+// loadRecorded lays out the code that a run recorded.
+func (f *Flow) loadRecorded(ctx context.Context, id lake.Hash) (*code, error) {
+	snap, dir, err := project.LoadSnapshot(ctx, f.lake, id, f.scratch("code"))
+	if err != nil {
+		return nil, err
+	}
+	folder := f.folder(dir)
+	again, err := folder.Snapshot(ctx) // knows which files mention tarn
+	if err != nil {
+		return nil, err
+	}
+	again.Names = snap.Names
+	return f.loadSnapshot(ctx, dir, folder, again, func(s *project.Snapshot) (string, error) { return dir, nil })
+}
+
+func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Folder, snap *project.Snapshot, layout func(*project.Snapshot) (string, error)) (*code, error) {
+	c := &code{dir: dir, snap: snap}
+	var err error
+	if c.config, err = project.LoadConfig(dir); err != nil {
+		return nil, err
+	}
+	if c.manifest, err = f.manifestOf(ctx, snap, layout); err != nil {
+		return nil, err
+	}
+	if c.snap, c.globs, err = folder.With(ctx, snap, globsOf(c.manifest)); err != nil {
+		return nil, err
+	}
+	c.layout = sync.OnceValues(func() (string, error) { return layout(c.snap) })
+	return c, nil
+}
+
+// globsOf are the project files that code names: literals, tarn.local, and the lock file.
+func globsOf(m *manifest.Manifest) []string {
+	globs := []string{image.LockFile}
+	for _, fn := range m.Functions {
+		for _, name := range fn.Code.Files {
+			globs = append(globs, name)
+		}
+		for _, in := range fn.Inputs {
+			if in.Kind == manifest.InLocal {
+				globs = append(globs, in.Glob)
+			}
+		}
+	}
+	slices.Sort(globs)
+	return slices.Compact(globs)
+}
+
+// manifestOf discovers, or remembers what was discovered in the same code.
+func (f *Flow) manifestOf(ctx context.Context, snap *project.Snapshot, layout func(*project.Snapshot) (string, error)) (*manifest.Manifest, error) {
+	id := f.SDKID + "-" + discover.ID(snap)
+	f.mu.Lock()
+	m := f.manifests[id]
+	f.mu.Unlock()
+	if m != nil {
+		return m, nil
+	}
+	key := f.prefix + "manifest/" + id
+	row, err := f.rows.Get(ctx, key)
+	switch {
+	case err == nil:
+		m = &manifest.Manifest{}
+		if err := json.Unmarshal(row.Value, m); err != nil {
+			return nil, errdef.Newf(errdef.DataLoss, "run.corrupt", "manifest row %s: %w", key, err)
+		}
+	case errors.Is(err, meta.ErrNotFound):
+		dir, err := layout(snap)
+		if err != nil {
+			return nil, err
+		}
+		if m, err = f.discoverer().Discover(ctx, snap, dir); err != nil {
+			return nil, err
+		}
+		b, err := json.Marshal(m)
+		if err != nil {
+			return nil, fmt.Errorf("encode manifest: %w", err)
+		}
+		if _, err := f.rows.Txn(ctx, nil, []meta.Write{meta.Set(key, b)}); err != nil {
+			return nil, fmt.Errorf("remember manifest: %w", err)
+		}
+	default:
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	const most = 16
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.manifests) >= most {
+		clear(f.manifests)
+	}
+	f.manifests[id] = m
+	return m, nil
+}
+
+// locksOf resolves the environments of the Python functions among nodes, by function name.
+func (f *Flow) locksOf(ctx context.Context, c *code, nodes []*graph.Node) (map[string]image.Lock, error) {
+	var names []string
+	var specs []image.Spec
+	for _, n := range nodes {
+		if n.Language != manifest.Python {
+			continue
+		}
+		spec, err := c.config.EnvSpec(c.dir, n.Env)
+		if err != nil {
+			return nil, err
+		}
+		if spec.Name == "" {
+			spec.Name = n.Name
+		}
+		if len(n.Outputs) > 0 || len(n.Tables()) > 0 || n.CheckOf != "" {
+			spec = image.WithArrow(spec)
+		}
+		names, specs = append(names, n.Name), append(specs, spec)
+	}
+	if len(specs) == 0 {
+		return nil, nil
+	}
+	locks, err := f.Images.Resolve(ctx, c.dir, specs)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]image.Lock{}
+	for i, name := range names {
+		out[name] = locks[i]
+	}
+	return out, nil
+}
+
+// checkParams refuses parameters that no selected function has.
+func checkParams(params map[string]string, nodes []*graph.Node) error {
+	known := map[string]bool{}
+	for _, n := range nodes {
+		for _, p := range n.Params {
+			known[p.Name] = true
+		}
+	}
+	var names []string
+	for n := range known {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for name := range params {
+		if !known[name] {
+			return ErrParam.Errorf("no selected function has a parameter '%s'. %sParameters: %s.", name, manifest.DidYouMean(name, names), manifest.List(names))
+		}
+	}
+	for _, n := range nodes {
+		if _, err := paramsOf(n.Function, params); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// paramsOf are a function's parameters as JSON: the given text where there is one, else the default.
+func paramsOf(fn *manifest.Function, given map[string]string) (map[string]json.RawMessage, error) {
+	out := map[string]json.RawMessage{}
+	for _, p := range fn.Params {
+		out[p.Name] = p.Default
+		text, ok := given[p.Name]
+		if !ok {
+			continue
+		}
+		v, err := parseParam(p, text)
+		if err != nil {
+			return nil, ErrParam.Errorf("parameter %s=%q of %s: %w", p.Name, text, fn.Name, err)
+		}
+		out[p.Name] = v
+	}
+	return out, nil
+}
+
+func parseParam(p manifest.Param, text string) (json.RawMessage, error) {
+	switch p.Type {
+	case "str", "date", "datetime":
+		return json.Marshal(text)
+	case "bool":
+		switch strings.ToLower(text) {
+		case "true", "yes", "1":
+			return json.RawMessage("true"), nil
+		case "false", "no", "0":
+			return json.RawMessage("false"), nil
+		}
+		return nil, fmt.Errorf("want true or false")
+	case "int":
+		var n json.Number
+		if err := json.Unmarshal([]byte(text), &n); err != nil || strings.ContainsAny(n.String(), ".eE") {
+			return nil, fmt.Errorf("want a whole number")
+		}
+		return json.RawMessage(n.String()), nil
+	case "float":
+		var n json.Number
+		if err := json.Unmarshal([]byte(text), &n); err != nil {
+			return nil, fmt.Errorf("want a number")
+		}
+		return json.RawMessage(n.String()), nil
+	}
+	if !json.Valid([]byte(text)) {
+		return nil, fmt.Errorf("want JSON")
+	}
+	return canonicalJSON(json.RawMessage(text))
+}
+
+// canonicalJSON writes a value so that equal values have equal text: keys sorted, no spaces.
+func canonicalJSON(raw json.RawMessage) (json.RawMessage, error) {
+	dec := json.NewDecoder(strings.NewReader(string(raw)))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return nil, fmt.Errorf("read JSON: %w", err)
+	}
+	return json.Marshal(v)
+}

@@ -1,0 +1,141 @@
+package memo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/catalog/dataver"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/meta"
+)
+
+// Fragment is the immutable result of one invocation.
+type Fragment struct {
+	Key        Key       `json:"key"`
+	Tables     []Table   `json:"tables,omitempty"`
+	Files      []File    `json:"files,omitempty"`
+	Check      *Verdict  `json:"check,omitempty"`
+	Provenance lake.Hash `json:"provenance"`
+	Usage      Usage     `json:"usage"`
+	Created    time.Time `json:"created"`
+}
+
+// Table is one table of a fragment: an Arrow IPC file.
+type Table struct {
+	Name   string      `json:"name"`
+	Blob   string      `json:"blob"`
+	Bytes  int64       `json:"bytes"`
+	Schema string      `json:"schema"`
+	Sum    dataver.Sum `json:"sum"`
+}
+
+// File is one file of a fragment; Path is relative to the output folder.
+type File struct {
+	Path string       `json:"path"`
+	Ref  lake.FileRef `json:"ref"`
+}
+
+// Verdict is what a check said. Offenders counts the rows that offend, when the check named rows; they
+// are the fragment's table "offenders".
+type Verdict struct {
+	Passed    bool   `json:"passed"`
+	Message   string `json:"message,omitempty"`
+	Offenders int64  `json:"offenders,omitempty"`
+}
+
+// Usage is what making a fragment consumed.
+type Usage struct {
+	WallSeconds float64 `json:"wall_seconds"`
+	CPUSeconds  float64 `json:"cpu_seconds"`
+	PeakBytes   int64   `json:"peak_bytes"`
+}
+
+// Table returns the fragment's table of that name, or nil.
+func (f *Fragment) Table(name string) *Table {
+	for i := range f.Tables {
+		if f.Tables[i].Name == name {
+			return &f.Tables[i]
+		}
+	}
+	return nil
+}
+
+// Rows counts the rows of all tables.
+func (f *Fragment) Rows() (n int64) {
+	for _, t := range f.Tables {
+		n += t.Sum.Rows
+	}
+	return n
+}
+
+// Memo is the relation key -> fragment of one project.
+type Memo struct {
+	rows   meta.Store
+	prefix string
+}
+
+// Open returns the memo whose rows begin with prefix.
+func Open(rows meta.Store, prefix string) *Memo { return &Memo{rows: rows, prefix: prefix + "memo/"} }
+
+// Lookup returns the fragment of key, or nil.
+func (m *Memo) Lookup(ctx context.Context, key Key) (*Fragment, error) {
+	row, err := m.rows.Get(ctx, m.prefix+string(key))
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", key, err)
+	}
+	return m.decode(row)
+}
+
+// Remember stores f unless its key has a fragment already, and returns the one that counts and whether
+// it is f. What f names must be durable.
+func (m *Memo) Remember(ctx context.Context, f *Fragment) (*Fragment, bool, error) {
+	b, err := json.Marshal(f)
+	if err != nil {
+		return nil, false, fmt.Errorf("encode fragment: %w", err)
+	}
+	key := m.prefix + string(f.Key)
+	_, err = m.rows.Txn(ctx, []meta.Condition{meta.Absent(key)}, []meta.Write{meta.Set(key, b)})
+	if errors.Is(err, meta.ErrConditionFailed) {
+		have, err := m.Lookup(ctx, f.Key)
+		if err == nil && have == nil { // collected in between: ours counts after all
+			return m.Remember(ctx, f)
+		}
+		return have, false, err
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("remember %s: %w", f.Key, err)
+	}
+	return f, true, nil
+}
+
+// All calls visit with every fragment. It is for fsck and collection.
+func (m *Memo) All(ctx context.Context, visit func(*Fragment) error) error {
+	for row, err := range m.rows.Scan(ctx, meta.Prefix(m.prefix)) {
+		if err != nil {
+			return fmt.Errorf("scan memo: %w", err)
+		}
+		f, err := m.decode(row)
+		if err != nil {
+			return err
+		}
+		if err := visit(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Memo) decode(row meta.Row) (*Fragment, error) {
+	var f Fragment
+	if err := json.Unmarshal(row.Value, &f); err != nil {
+		return nil, errdef.Newf(errdef.DataLoss, "memo.corrupt", "memo row %s: %w", row.Key, err)
+	}
+	return &f, nil
+}

@@ -1,0 +1,455 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/fault"
+	"tarn.dev/tarn/internal/base/ids"
+	"tarn.dev/tarn/internal/catalog"
+	"tarn.dev/tarn/internal/flow/project"
+	"tarn.dev/tarn/internal/lake"
+)
+
+// ErrProtected refuses a direct write to a protected branch.
+var ErrProtected = errdef.New(errdef.PermissionDenied, "branch.protected", "the branch is protected")
+
+// Publication is one change on its way to a branch. Every writer (a run, an import, a query, a merge,
+// a client) makes one, so that every writer passes the same checks.
+type Publication struct {
+	Branch string
+	Info   lake.CommitInfo
+	// Merge allows a protected branch: merging is how those change.
+	Merge bool
+	// Dir is the caller's project folder, whose tarn.toml goes along; "" for none.
+	Dir string
+	// Change edits the head's tree. It may be called several times, on newer heads.
+	Change func(ctx context.Context, tx *lake.Tx) error
+}
+
+// Published is what became of a publication.
+type Published struct {
+	Commit  lake.Commit
+	Changed bool
+	Checks  []CheckResult
+}
+
+// maxMisses is how often checks run outside the branch's queue before they run inside it, where the
+// head cannot move.
+const maxMisses = 2
+
+// errMissing leaves the queue to find answers outside.
+var errMissing = errors.New("checks have no answer yet")
+
+// Publish makes a change visible as one commit, if every blocking check of the merged tree has passed on
+// exactly what becomes visible; or not at all.
+func (f *Flow) Publish(ctx context.Context, p Publication) (Published, error) {
+	if f.isRunBranch(p.Branch) && p.Info.Run == "" {
+		return Published{}, ErrProtected.Errorf("%s belongs to a run. Write to another branch: tarn switch -c dev", p.Branch)
+	}
+	var rules *Rules
+	if p.Dir != "" {
+		c, err := project.LoadConfig(p.Dir)
+		if err != nil {
+			return Published{}, err
+		}
+		r := rulesOf(c)
+		rules = &r
+	}
+	run := p.Info.Run
+	if run == "" {
+		run = ids.Run(0)
+	}
+	for miss := 0; ; miss++ {
+		g := &gate{f: f, p: p, rules: rules, run: run, inside: miss >= maxMisses}
+		var head lake.Hash
+		commit, err := f.lake.Update(ctx, p.Branch, p.Info, func(ctx context.Context, tx *lake.Tx) error {
+			head = tx.Head.ID
+			return g.attempt(ctx, tx)
+		})
+		switch {
+		case err == nil:
+			return Published{Commit: commit, Changed: commit.ID != head, Checks: g.results()}, nil
+		case errors.Is(err, errMissing):
+			for _, q := range g.missing {
+				if _, err := f.find(ctx, run, q); err != nil {
+					return Published{}, err
+				}
+			}
+		case errors.Is(err, ErrCheckFailed):
+			return Published{Checks: g.results()}, errors.Join(err, f.keepOffenders(ctx, g))
+		default:
+			return Published{}, err
+		}
+	}
+}
+
+func (f *Flow) isRunBranch(name string) bool { return strings.HasPrefix(name, runBranch) }
+
+const runBranch = "run/"
+
+// gate is one pass of a publication through the queue.
+type gate struct {
+	f       *Flow
+	p       Publication
+	rules   *Rules
+	run     string
+	inside  bool
+	judged  []judgement
+	missing []*question
+}
+
+func (g *gate) results() []CheckResult {
+	out := make([]CheckResult, len(g.judged))
+	for i, j := range g.judged {
+		out[i] = j.result()
+	}
+	return out
+}
+
+func (g *gate) attempt(ctx context.Context, tx *lake.Tx) error {
+	f := g.f
+	g.judged, g.missing = nil, nil
+	before := f.lake.Tree(tx.Head.Tree)
+	if err := g.refuse(ctx, before); err != nil {
+		return err
+	}
+	if err := g.putRules(ctx, tx, before); err != nil {
+		return err
+	}
+	if err := g.p.Change(ctx, tx); err != nil {
+		return err
+	}
+	after, err := tx.Tree(ctx)
+	if err != nil {
+		return err
+	}
+	differs, err := changedKeys(ctx, before, after)
+	if err != nil || len(differs) == 0 {
+		return err
+	}
+	rules, _, err := f.rulesAt(ctx, after)
+	if err != nil {
+		return err
+	}
+	// New rules judge tables that did not change, too.
+	had, _, err := f.rulesAt(ctx, before)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, r := range had {
+		known[r.table+"\x00"+r.text()] = true
+	}
+	for _, r := range rules {
+		if !known[r.table+"\x00"+r.text()] {
+			differs[tableKey(r.table)] = true
+		}
+	}
+	w := f.worldAt(tx.Head)
+	w.tree = after
+	g.judged, g.missing, err = f.judge(ctx, g.run, w, rules, func(key string) bool { return differs[key] }, g.inside)
+	if err != nil {
+		return err
+	}
+	if len(g.missing) > 0 {
+		// The questions outlive this attempt and its batch: they hold values, and no tree node.
+		return errMissing
+	}
+	if failed := blocking(g.judged); len(failed) > 0 {
+		return checkFailure(g.p.Branch, g.run, failed)
+	}
+	return fault.Point("publish.before_commit")
+}
+
+// refuse stops a direct write to a protected branch.
+func (g *gate) refuse(ctx context.Context, head lake.Tree) error {
+	if g.p.Merge {
+		return nil
+	}
+	protected := []string(nil)
+	if g.rules != nil {
+		protected = g.rules.Protected
+	} else if e, err := entryAt(ctx, head, lake.DefKey(rulesName)); err != nil {
+		return err
+	} else if e != nil {
+		var r Rules
+		if err := g.f.readDef(ctx, *e, &r); err != nil {
+			return err
+		}
+		protected = r.Protected
+	}
+	if slices.Contains(protected, g.p.Branch) {
+		return ErrProtected.Errorf("%s is protected: it changes by merges only.", g.p.Branch).
+			WithNext("tarn switch -c dev", fmt.Sprintf("tarn merge dev --into %s", g.p.Branch))
+	}
+	return nil
+}
+
+func (g *gate) putRules(ctx context.Context, tx *lake.Tx, head lake.Tree) error {
+	if g.rules == nil {
+		return nil
+	}
+	have, err := entryAt(ctx, head, lake.DefKey(rulesName))
+	if err != nil {
+		return err
+	}
+	if have == nil && len(g.rules.Protected) == 0 && len(g.rules.Tables) == 0 {
+		return nil
+	}
+	version, err := jsonHash(g.rules)
+	if err != nil {
+		return err
+	}
+	e, err := defEntry(ctx, tx.Batch(), have, version, g.rules)
+	if err == nil && e != nil {
+		tx.Put(lake.DefKey(rulesName), *e)
+	}
+	return err
+}
+
+func changedKeys(ctx context.Context, before, after lake.Tree) (map[string]bool, error) {
+	out := map[string]bool{}
+	for c, err := range before.Diff(ctx, after, "") {
+		if err != nil {
+			return nil, err
+		}
+		out[c.Key] = true
+	}
+	return out, nil
+}
+
+// keepOffenders puts the offending rows of failed checks on the run's branch.
+func (f *Flow) keepOffenders(ctx context.Context, g *gate) error {
+	return f.onRunBranch(ctx, g.run, g.p.Branch, "Offending rows of failed checks", func(ctx context.Context, tx *lake.Tx) error {
+		return f.putOffenders(ctx, tx, g.judged)
+	})
+}
+
+func (f *Flow) putOffenders(ctx context.Context, tx *lake.Tx, js []judgement) error {
+	for _, j := range js {
+		t := j.fragment.Table(offendersTable)
+		if j.fragment.Check.Passed || t == nil {
+			continue
+		}
+		path, err := f.local(t.Blob)
+		if err != nil {
+			return err
+		}
+		name := offenderNamespace + "." + j.result().Kept[len(offenderNamespace)+1:]
+		e, err := f.writeRows(ctx, name, nil, []string{path})
+		if err != nil {
+			return fmt.Errorf("keep the offending rows of %s: %w", j.text(), err)
+		}
+		tx.Put(tableKey(name), e)
+	}
+	return nil
+}
+
+// onRunBranch changes run/<id>, which begins at the head of from.
+func (f *Flow) onRunBranch(ctx context.Context, run, from, message string, change func(ctx context.Context, tx *lake.Tx) error) error {
+	branch := runBranch + run
+	if _, err := f.lake.Branch(ctx, branch); errdef.CodeOf(err) == errdef.NotFound {
+		head, err := f.lake.Resolve(ctx, from)
+		if err != nil {
+			return err
+		}
+		if _, err := f.lake.CreateBranch(ctx, branch, head.ID); err != nil && errdef.CodeOf(err) != errdef.AlreadyExists {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	_, err := f.lake.Update(ctx, branch, lake.CommitInfo{Message: message, Run: run}, change)
+	return err
+}
+
+// publish makes the run's result visible on its target.
+func (lv *live) publish(ctx context.Context, p *plan, results map[string]*assembled) error {
+	f, run := lv.f, lv.run
+	entries, defs := lv.collect(p, results)
+	if run.Into == "" {
+		return lv.keepResult(ctx, p, entries, defs)
+	}
+	if err := lv.move(ctx, RunPublishing); err != nil {
+		return err
+	}
+	if err := fault.Point("run.publish.before"); err != nil {
+		return err
+	}
+	base := p.world.tree
+	pub, err := f.Publish(ctx, Publication{
+		Branch: run.Into, Dir: p.code.dir,
+		Info: lake.CommitInfo{Author: run.Author, Message: "Run " + run.ID, Run: run.ID},
+		Change: func(ctx context.Context, tx *lake.Tx) error {
+			if err := f.untouched(ctx, tx, base, entries); err != nil {
+				return err
+			}
+			return f.putAll(ctx, tx, p, entries, defs)
+		},
+	})
+	lv.mu.Lock()
+	run.Checks = pub.Checks
+	if err == nil && pub.Changed {
+		run.Commit = pub.Commit.ID
+	}
+	lv.mu.Unlock()
+	for _, c := range pub.Checks {
+		state := "passed"
+		if !c.Passed {
+			state = c.Severity
+		}
+		lv.emit(Event{Type: "check", Step: c.Table, State: state, Message: c.Check})
+	}
+	var again *replanError
+	if err != nil && !errors.As(err, &again) {
+		return errors.Join(err, lv.keepPartial(context.WithoutCancel(ctx), p, results))
+	}
+	if err != nil {
+		return err
+	}
+	return fault.Point("run.publish.after")
+}
+
+// collect gathers what the run wrote, and the definitions of what it ran.
+func (lv *live) collect(p *plan, results map[string]*assembled) (map[string]*lake.Entry, []Definition) {
+	entries := map[string]*lake.Entry{}
+	for _, r := range results {
+		for key, e := range r.entries {
+			entries[key] = e
+		}
+	}
+	var defs []Definition
+	for _, n := range p.nodes {
+		d := Definition{Function: *n.Function}
+		if l, ok := p.locks[n.Name]; ok {
+			d.Lock = &l
+		}
+		defs = append(defs, d)
+	}
+	return entries, defs
+}
+
+// untouched asks for a re-plan when somebody changed what the run wrote.
+func (f *Flow) untouched(ctx context.Context, tx *lake.Tx, base lake.Tree, entries map[string]*lake.Entry) error {
+	head := f.lake.Tree(tx.Head.Tree)
+	if head.Root() == base.Root() {
+		return nil
+	}
+	for key, e := range entries {
+		was, err := entryAt(ctx, base, key)
+		if err != nil {
+			return err
+		}
+		is, err := entryAt(ctx, head, key)
+		if err != nil {
+			return err
+		}
+		if !is.SameIdentity(was) && !is.SameIdentity(e) {
+			return &replanError{head: tx.Head, why: fmt.Sprintf("%s changed on the branch while the run was under way", lake.DisplayKey(key))}
+		}
+	}
+	return nil
+}
+
+// putAll edits the tree with a run's entries and definitions.
+func (f *Flow) putAll(ctx context.Context, tx *lake.Tx, p *plan, entries map[string]*lake.Entry, defs []Definition) error {
+	for key, e := range entries {
+		if e == nil {
+			tx.Delete(key)
+		} else {
+			tx.Put(key, *e)
+		}
+	}
+	head := f.lake.Tree(tx.Head.Tree)
+	var snap lake.Hash
+	for _, d := range defs {
+		key := lake.DefKey(d.Function.Name)
+		have, err := entryAt(ctx, head, key)
+		if err != nil {
+			return err
+		}
+		version, err := d.version()
+		if err != nil {
+			return err
+		}
+		if have != nil && have.Version == version {
+			continue
+		}
+		if snap.IsZero() {
+			dir, err := p.code.layout()
+			if err != nil {
+				return err
+			}
+			if snap, err = p.code.snap.Store(ctx, tx.Batch(), dir); err != nil {
+				return err
+			}
+		}
+		d.Snapshot = snap
+		e, err := defEntry(ctx, tx.Batch(), have, version, d)
+		if err != nil {
+			return err
+		}
+		tx.Put(key, *e)
+	}
+	return nil
+}
+
+// keepResult puts the result of a run that publishes nothing on run/<id>, with the answers of its checks.
+func (lv *live) keepResult(ctx context.Context, p *plan, entries map[string]*lake.Entry, defs []Definition) error {
+	f, run := lv.f, lv.run
+	var judged []judgement
+	err := f.onRunBranch(ctx, run.ID, run.Base.String(), "Result of run "+run.ID, func(ctx context.Context, tx *lake.Tx) error {
+		if err := f.putAll(ctx, tx, p, entries, defs); err != nil {
+			return err
+		}
+		after, err := tx.Tree(ctx)
+		if err != nil {
+			return err
+		}
+		rules, _, err := f.rulesAt(ctx, after)
+		if err != nil {
+			return err
+		}
+		w := f.worldAt(tx.Head)
+		w.tree = after
+		judged, _, err = f.judge(ctx, run.ID, w, rules, func(key string) bool { _, wrote := entries[key]; return wrote }, true)
+		if err != nil {
+			return err
+		}
+		return f.putOffenders(ctx, tx, judged)
+	})
+	lv.mu.Lock()
+	run.Checks = nil
+	for _, j := range judged {
+		run.Checks = append(run.Checks, j.result())
+	}
+	lv.mu.Unlock()
+	return err
+}
+
+// keepPartial puts what a failed run made on run/<id>, for a look at it.
+func (lv *live) keepPartial(ctx context.Context, p *plan, results map[string]*assembled) error {
+	entries, _ := lv.collect(p, results)
+	if len(entries) == 0 {
+		return nil
+	}
+	err := lv.f.onRunBranch(ctx, lv.run.ID, lv.run.Base.String(), "What run "+lv.run.ID+" made before it failed", func(ctx context.Context, tx *lake.Tx) error {
+		return lv.f.putAll(ctx, tx, p, entries, nil)
+	})
+	if err != nil {
+		return fmt.Errorf("keep what the run made: %w", err)
+	}
+	return nil
+}
+
+// writeRows writes Arrow files as a table without an asset.
+func (f *Flow) writeRows(ctx context.Context, name string, prev *lake.Entry, paths []string) (lake.Entry, error) {
+	return f.withTableDir(ctx, name, prev, false, paths, func(w catalog.Written) (lake.Entry, error) {
+		return f.tables.Replace(ctx, name, prev, w)
+	})
+}

@@ -1,0 +1,388 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/ids"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/meta"
+)
+
+// Request asks for a run.
+type Request struct {
+	ID        string // of the caller's choice; "" makes one
+	RequestID string
+	Dir       string
+	Select    []string
+	Params    map[string]string
+	Ref       string // where it reads
+	Into      string // where it publishes; "" nowhere
+	NoCache   bool
+	Author    string
+}
+
+// Start accepts a run and lets it execute in the background. A request with the ID or RequestID of an
+// earlier one attaches to that run.
+func (f *Flow) Start(ctx context.Context, r Request) (run *Run, attached bool, err error) {
+	base, err := f.lake.Resolve(ctx, r.Ref)
+	if err != nil {
+		return nil, false, err
+	}
+	if r.Into != "" {
+		if _, err := f.lake.Branch(ctx, r.Into); err != nil {
+			return nil, false, err
+		}
+	}
+	return f.begin(ctx, &Run{
+		ID: r.ID, Dir: r.Dir, Select: r.Select, Params: r.Params, Ref: r.Ref, Into: r.Into, NoCache: r.NoCache, Author: r.Author,
+		Base: base.ID, RequestID: r.RequestID,
+	})
+}
+
+func (f *Flow) begin(ctx context.Context, run *Run) (*Run, bool, error) {
+	run.Project, run.State, run.Created = f.name, RunCreated, now()
+	run.Level, run.Session = string(f.Runtime.Level()), f.Session.Key()
+	if run.ID == "" {
+		run.ID = ids.Run(0)
+	}
+	mine := run.ID
+	created := run.Created
+	run, err := f.runs.create(ctx, run)
+	if err != nil {
+		return nil, false, err
+	}
+	if run.ID != mine || !run.Created.Equal(created) {
+		return run, true, nil
+	}
+	copied := *run
+	rctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	lv := f.newLive(run, cancel)
+	f.mu.Lock()
+	if f.stopped {
+		f.mu.Unlock()
+		cancel(ErrStopping)
+		return nil, false, ErrStopping
+	}
+	f.live[run.ID] = lv
+	f.wg.Add(1)
+	f.mu.Unlock()
+	go lv.execute(rctx)
+	return &copied, false, nil
+}
+
+// Active counts the runs that execute now.
+func (f *Flow) Active() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.live)
+}
+
+// Stop ends every run and waits until they have freed what they held.
+func (f *Flow) Stop() {
+	f.mu.Lock()
+	f.stopped = true
+	for _, lv := range f.live {
+		lv.cancel(ErrStopping)
+	}
+	f.mu.Unlock()
+	f.wg.Wait()
+}
+
+// Recover ends the runs that a server which is gone left unfinished.
+func (f *Flow) Recover(ctx context.Context) error {
+	for run, err := range f.runs.list(ctx, 0) {
+		if err != nil {
+			return err
+		}
+		if run.State.Final() || run.Session == f.Session.Key() {
+			continue
+		}
+		run.State, run.Ended = RunFailed, now()
+		run.Error = ErrStopping.Errorf("the server was killed before the run ended; what had finished is kept").WithNext("tarn run")
+		lv := f.newLive(run, nil)
+		steps, err := f.runs.steps(ctx, run.ID)
+		if err != nil {
+			return err
+		}
+		for _, st := range steps {
+			if !st.State.Final() {
+				st.State = StepCanceled
+			}
+			lv.steps[st.Name] = st
+		}
+		for e, err := range f.runs.events(ctx, run.ID, 0) {
+			if err != nil {
+				return err
+			}
+			lv.seq = e.Seq
+		}
+		lv.emit(Event{Type: "run", State: string(RunFailed), Message: run.Error.Message})
+		if err := lv.saveLocked(ctx, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Flow) fence() []meta.Condition { return []meta.Condition{f.Session.Condition()} }
+
+func (f *Flow) liveRun(id string) *live {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.live[id]
+}
+
+// Get returns a run as it is now; id may be a unique prefix, or "" for the newest.
+func (f *Flow) Get(ctx context.Context, id string) (*Run, error) {
+	if id == "" {
+		for run, err := range f.runs.list(ctx, 1) {
+			if err != nil {
+				return nil, err
+			}
+			return f.Get(ctx, run.ID)
+		}
+		return nil, ErrRunNotFound.Errorf("there is no run yet").WithNext("tarn run")
+	}
+	run, err := f.runs.run(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if lv := f.liveRun(run.ID); lv != nil {
+		lv.mu.Lock()
+		defer lv.mu.Unlock()
+		copied := *lv.run
+		copied.Steps = slices.Clone(copied.Steps)
+		return &copied, nil
+	}
+	return run, nil
+}
+
+// Steps returns a run's steps as they are now.
+func (f *Flow) Steps(ctx context.Context, id string) ([]*Step, error) {
+	if lv := f.liveRun(id); lv != nil {
+		lv.mu.Lock()
+		defer lv.mu.Unlock()
+		var out []*Step
+		for _, st := range slices.SortedFunc(maps.Values(lv.steps), func(a, b *Step) int { return a.Started.Compare(b.Started) }) {
+			copied := *st
+			out = append(out, &copied)
+		}
+		return out, nil
+	}
+	return f.runs.steps(ctx, id)
+}
+
+// Runs yields the newest runs first; limit 0 means all.
+func (f *Flow) Runs(ctx context.Context, limit int) iter.Seq2[*Run, error] {
+	return f.runs.list(ctx, limit)
+}
+
+// Cancel ends a run that executes and waits until it has freed everything. A run that ended before is
+// left as it is.
+func (f *Flow) Cancel(ctx context.Context, id string) (*Run, error) {
+	run, err := f.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	lv := f.liveRun(run.ID)
+	if lv == nil {
+		return run, nil
+	}
+	lv.cancel(ErrCanceled)
+	select {
+	case <-lv.done:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	return f.Get(ctx, run.ID)
+}
+
+// Events yields what happened in a run after seq, and goes on until the run ends.
+func (f *Flow) Events(ctx context.Context, id string, after int64) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		run, err := f.Get(ctx, id)
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		if lv := f.liveRun(run.ID); lv != nil {
+			for e, err := range lv.subscribe(ctx, after) {
+				after = max(after, e.Seq)
+				if !yield(e, err) || err != nil {
+					return
+				}
+			}
+			return
+		}
+		for e, err := range f.runs.events(ctx, run.ID, after) {
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// PlannedStep is what a run would do with one step.
+type PlannedStep struct {
+	Name     string   `json:"name"`
+	Action   string   `json:"action"` // run, reuse or maybe
+	Why      string   `json:"why"`
+	Items    int      `json:"items"`
+	Reused   int      `json:"reused"`
+	Outputs  []string `json:"outputs,omitempty"`
+	NotPlain []string `json:"not_plain,omitempty"`
+}
+
+// Plan is what Start would do.
+type Plan struct {
+	Base  lake.Hash     `json:"base"`
+	Steps []PlannedStep `json:"steps"`
+}
+
+// Plan tells what a run would do, by the run's own code. A step behind one that runs is a maybe: if its
+// parents' results turn out the same, it is reused.
+func (f *Flow) Plan(ctx context.Context, r Request) (Plan, error) {
+	base, err := f.lake.Resolve(ctx, r.Ref)
+	if err != nil {
+		return Plan{}, err
+	}
+	c, err := f.load(ctx, r.Dir)
+	if err != nil {
+		return Plan{}, err
+	}
+	p, err := f.ready(ctx, c, base, r.Ref, r.Select, demand{params: r.Params, noCache: r.NoCache})
+	if err != nil {
+		return Plan{}, err
+	}
+	out := Plan{Base: base.ID}
+	runs := map[string]bool{}
+	for _, n := range p.nodes {
+		st := PlannedStep{Name: n.Name, Outputs: n.Outputs, NotPlain: n.Code.Why}
+		for _, parent := range n.Parents {
+			if runs[parent.Name] {
+				st.Action, st.Why = "maybe", parent.Name+" runs before it"
+			}
+		}
+		if st.Action == "" {
+			if err := f.planStep(ctx, p, &st, p.graph.Node(n.Name).Name); err != nil {
+				return Plan{}, err
+			}
+		}
+		runs[n.Name] = st.Action != "reuse"
+		out.Steps = append(out.Steps, st)
+	}
+	return out, nil
+}
+
+func (f *Flow) planStep(ctx context.Context, p *plan, st *PlannedStep, name string) error {
+	wk, err := f.prepare(ctx, p.world, p.code, p.graph.Node(name), p.locks[name], p.demand)
+	if err != nil {
+		return err
+	}
+	st.Why, st.Items, st.Reused, st.Action = wk.why, len(wk.items), wk.reused(), "reuse"
+	if st.Reused < st.Items {
+		st.Action = "run"
+		return nil
+	}
+	// A reused result that this ref does not have yet is put together without running anything.
+	for i := range wk.items {
+		if frag := wk.items[i].fragment; frag != nil {
+			for _, t := range frag.Tables {
+				v := &value{name: t.Name, key: tableKey(t.Name), version: t.Sum.String(), schema: t.Schema, rows: t.Sum.Rows}
+				if len(wk.items) == 1 {
+					p.world.put(v)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Rerun repeats a run: the recorded code, locks and parameters on the recorded data, without the memo.
+// It publishes nothing and compares.
+func (f *Flow) Rerun(ctx context.Context, id, requestID, author string) (*Run, bool, error) {
+	old, err := f.Get(ctx, id)
+	if err != nil {
+		return nil, false, err
+	}
+	if old.Snapshot.IsZero() {
+		return nil, false, errdef.Newf(errdef.FailedPrecondition, "run.no_snapshot", "run %s recorded no code: it %s before anything ran", old.ID, old.State)
+	}
+	return f.begin(ctx, &Run{
+		Dir: old.Dir, Select: old.Select, Params: old.Params, Ref: old.Base.String(), NoCache: true, Author: author,
+		Base: old.Base, Snapshot: old.Snapshot, RerunOf: old.ID, RequestID: requestID,
+	})
+}
+
+// Resume starts the failed run id again on today's code: the memo makes it go on where it stopped.
+func (f *Flow) Resume(ctx context.Context, id, dir, requestID, author string) (*Run, bool, error) {
+	old, err := f.Get(ctx, id)
+	if err != nil {
+		return nil, false, err
+	}
+	if !old.State.Final() {
+		return nil, false, errdef.Newf(errdef.FailedPrecondition, "run.active", "run %s has not ended: it is %s", old.ID, old.State).WithNext("tarn logs -f " + old.ID)
+	}
+	if dir == "" {
+		dir = old.Dir
+	}
+	return f.Start(ctx, Request{
+		Dir: dir, Select: old.Select, Params: old.Params, Ref: old.Ref, Into: old.Into, Author: author, RequestID: requestID,
+	})
+}
+
+// Check asks every check of the given tables (all, when none is named) as a ref is now.
+func (f *Flow) Check(ctx context.Context, ref string, tables []string) ([]CheckResult, error) {
+	commit, err := f.lake.Resolve(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	w := f.worldAt(commit)
+	rules, _, err := f.rulesAt(ctx, w.tree)
+	if err != nil {
+		return nil, err
+	}
+	keys := map[string]bool{}
+	for _, t := range tables {
+		v, err := w.table(ctx, t, "")
+		if err != nil {
+			return nil, err
+		}
+		if v == nil {
+			return nil, f.unknownTable(ctx, w, t, ref)
+		}
+		keys[tableKey(t)] = true
+	}
+	js, _, err := f.judge(ctx, ids.Run(0), w, rules, func(key string) bool { return len(keys) == 0 || keys[key] }, true)
+	if err != nil {
+		return nil, err
+	}
+	var out []CheckResult
+	var errs []error
+	for _, j := range js {
+		if len(keys) == 0 || keys[tableKey(j.table)] {
+			out = append(out, j.result())
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// ErrNoTable is a table that a ref does not have.
+var ErrNoTable = errdef.New(errdef.NotFound, "table.not_found", "no such table")
+
+func (f *Flow) unknownTable(ctx context.Context, w *world, name, ref string) error {
+	names, err := tableNames(ctx, w.tree)
+	if err != nil {
+		return err
+	}
+	return NoTable(name, ref, names)
+}
+
+// String names a run for logs.
+func (r *Run) String() string { return fmt.Sprintf("run %s (%s)", r.ID, r.State) }

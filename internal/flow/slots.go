@@ -1,0 +1,365 @@
+package flow
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/apache/arrow-go/v18/arrow"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/catalog"
+	"tarn.dev/tarn/internal/catalog/datafile"
+	"tarn.dev/tarn/internal/catalog/dataver"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/flow/memo"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/lake/prolly"
+)
+
+// slot is what an asset's state says of one fragment: enough to know its share of the whole.
+type slot struct {
+	Key    memo.Key     `json:"key"`
+	Tables []memo.Table `json:"tables,omitempty"`
+	Files  []memo.File  `json:"files,omitempty"`
+}
+
+// readSlots reads an asset's state.
+func (f *Flow) readSlots(ctx context.Context, root lake.Hash) (map[string]slot, error) {
+	out := map[string]slot{}
+	if root.IsZero() {
+		return out, nil
+	}
+	for it, err := range prolly.Open(f.lake.Nodes(nil), prolly.Hash(root)).Scan(ctx, prolly.Range{}) {
+		if err != nil {
+			return nil, fmt.Errorf("read slots: %w", err)
+		}
+		var s slot
+		if err := json.Unmarshal(it.Value, &s); err != nil {
+			return nil, errdef.Newf(errdef.DataLoss, "run.slots", "slot %q: %w", it.Key, err)
+		}
+		out[string(it.Key)] = s
+	}
+	return out, nil
+}
+
+// editSlots turns the state old into now, writing only what differs.
+func (f *Flow) editSlots(ctx context.Context, b *lake.Batch, root lake.Hash, old, now map[string]slot) (lake.Hash, error) {
+	var edits []prolly.Edit
+	for id, s := range now {
+		if o, ok := old[id]; ok && o.Key == s.Key {
+			continue
+		}
+		v, err := json.Marshal(s)
+		if err != nil {
+			return lake.Hash{}, fmt.Errorf("encode slot: %w", err)
+		}
+		edits = append(edits, prolly.Edit{Key: []byte(id), Value: v})
+	}
+	for id := range old {
+		if _, ok := now[id]; !ok {
+			edits = append(edits, prolly.Edit{Key: []byte(id), Remove: true})
+		}
+	}
+	m, err := prolly.Open(f.lake.Nodes(b), prolly.Hash(root)).Edit(ctx, edits)
+	if err != nil {
+		return lake.Hash{}, fmt.Errorf("write slots: %w", err)
+	}
+	return lake.Hash(m.Root()), nil
+}
+
+// assembled is what a step's asset became: entries to publish, and what its children read.
+type assembled struct {
+	entries map[string]*lake.Entry // by tree key; nil removes
+	values  []*value
+	files   []fileValue
+	changed bool
+	outputs []Output
+}
+
+var errOverlap = errdef.New(errdef.UserCode, "run.output_overlap", "two items wrote one file")
+
+// assemble folds a step's fragments into its asset: slots, tables, folder. New objects go to b.
+func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch) (*assembled, error) {
+	fn := wk.node.Function
+	old := map[string]slot{}
+	root := lake.Hash{}
+	if wk.state != nil {
+		root = wk.state.Location.Slots
+		var err error
+		if old, err = f.readSlots(ctx, root); err != nil {
+			return nil, err
+		}
+	}
+	now := map[string]slot{}
+	if fn.Mode == manifest.Append || fn.Mode == manifest.Merge {
+		for id, s := range old {
+			now[id] = s
+		}
+	}
+	var added []slot
+	var prov lake.Hash
+	for i := range wk.items {
+		inv := &wk.items[i]
+		id := slotOf(fn, inv)
+		if o, ok := old[id]; ok && o.Key == inv.key {
+			now[id] = o
+			continue
+		}
+		frag, err := f.fragmentOf(ctx, inv)
+		if err != nil {
+			return nil, err
+		}
+		s := slot{Key: inv.key, Tables: frag.Tables, Files: frag.Files}
+		now[id], prov = s, frag.Provenance
+		added = append(added, s)
+	}
+	out := &assembled{entries: map[string]*lake.Entry{}}
+	if len(added) == 0 && len(now) == len(old) && wk.state != nil {
+		return out, f.unchanged(ctx, w, wk, out)
+	}
+	out.changed = true
+	root, err := f.editSlots(ctx, b, root, old, now)
+	if err != nil {
+		return nil, err
+	}
+	if prov.IsZero() && wk.state != nil { // items only went away
+		prov = wk.state.Location.Provenance
+	}
+	for _, name := range fn.Outputs {
+		if err := f.assembleTable(ctx, w, wk, out, name, now, added, root, prov); err != nil {
+			return nil, fmt.Errorf("assemble %s: %w", name, err)
+		}
+	}
+	if fn.WritesFiles() {
+		if err := f.assembleFolder(ctx, w, wk, out, old, now, root, prov); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// unchanged reports the asset as the base has it.
+func (f *Flow) unchanged(ctx context.Context, w *world, wk *work, out *assembled) error {
+	for _, name := range wk.node.Outputs {
+		v, err := w.table(ctx, name, "")
+		if err != nil {
+			return err
+		}
+		if v != nil {
+			out.values = append(out.values, v)
+			out.outputs = append(out.outputs, Output{Asset: wk.node.Name, Name: name, Kind: "table", Rows: v.rows, Before: v.rows})
+		}
+	}
+	if wk.node.WritesFiles() && wk.state != nil {
+		out.outputs = append(out.outputs, Output{Asset: wk.node.Name, Name: wk.node.Name, Kind: "folder", Rows: wk.state.Location.Rows, Before: wk.state.Location.Rows})
+	}
+	return nil
+}
+
+// sortedSlots are the slots in order of id.
+func sortedSlots(m map[string]slot) []slot {
+	ids := make([]string, 0, len(m))
+	for id := range m {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	out := make([]slot, len(ids))
+	for i, id := range ids {
+		out[i] = m[id]
+	}
+	return out
+}
+
+func (s slot) table(name string) *memo.Table {
+	for i := range s.Tables {
+		if s.Tables[i].Name == name {
+			return &s.Tables[i]
+		}
+	}
+	return nil
+}
+
+// assembleTable writes one output table from its fragments.
+func (f *Flow) assembleTable(ctx context.Context, w *world, wk *work, out *assembled, name string, now map[string]slot, added []slot, root, prov lake.Hash) error {
+	fn := wk.node.Function
+	key := tableKey(name)
+	prev, err := w.entry(ctx, key)
+	if err != nil {
+		return err
+	}
+	if prev != nil && prev.Location.Slots.IsZero() {
+		return errdef.Newf(errdef.FailedPrecondition, "run.not_an_asset", "the table %s was written by a client, and %s:%d makes an asset of that name. Rename one, or: tarn table rm %s",
+			name, fn.File, fn.Line, name)
+	}
+	all := sortedSlots(now)
+	if len(all) == 0 {
+		if prev != nil {
+			out.entries[key] = nil
+		}
+		return nil
+	}
+	parts := all
+	onto := (fn.Mode == manifest.Append || fn.Mode == manifest.Merge) && prev != nil
+	if onto {
+		parts = added
+	}
+	var paths []string
+	var sum dataver.Sum
+	for _, s := range parts {
+		t := s.table(name)
+		if t == nil {
+			return errdef.Newf(errdef.Internal, "run.slots", "a fragment of %s has no table %s", fn.Name, name)
+		}
+		p, err := f.local(t.Blob)
+		if err != nil {
+			return err
+		}
+		paths, sum = append(paths, p), sum.Add(t.Sum)
+	}
+	entry, err := f.writeTable(ctx, fn, name, prev, paths, onto)
+	if err != nil {
+		return err
+	}
+	entry.Location.Slots, entry.Location.Provenance = root, prov
+	if len(fn.Key) > 0 {
+		entry.Properties = withProperty(entry.Properties, catalog.KeyProperty, catalog.EncodeKey(fn.Key...))
+	}
+	out.entries[key] = &entry
+	v := &value{name: name, key: key, version: entry.Version, schema: entry.Schema, rows: entry.Location.Rows, entry: &entry, provenance: prov}
+	if !onto {
+		v.arrow = paths
+	}
+	out.values = append(out.values, v)
+	o := Output{Asset: fn.Name, Name: name, Kind: "table", Rows: v.rows, Changed: prev == nil || !prev.SameIdentity(&entry)}
+	if prev != nil {
+		o.Before = prev.Location.Rows
+	}
+	out.outputs = append(out.outputs, o)
+	return nil
+}
+
+func withProperty(m map[string]string, key, v string) map[string]string {
+	out := map[string]string{key: v}
+	for k, x := range m {
+		if k != key {
+			out[k] = x
+		}
+	}
+	return out
+}
+
+// writeTable writes Arrow fragments as data files and makes the table's next entry.
+func (f *Flow) writeTable(ctx context.Context, fn *manifest.Function, name string, prev *lake.Entry, paths []string, onto bool) (lake.Entry, error) {
+	return f.withTableDir(ctx, name, prev, onto, paths, func(w catalog.Written) (lake.Entry, error) {
+		switch {
+		case onto && fn.Mode == manifest.Append:
+			return f.tables.Append(ctx, name, *prev, w)
+		case onto:
+			return f.tables.MergeByKey(ctx, name, *prev, w, fn.Key)
+		}
+		return f.tables.Replace(ctx, name, prev, w)
+	})
+}
+
+// withTableDir writes Arrow files as data files into a scratch folder that lasts for the call of use.
+func (f *Flow) withTableDir(ctx context.Context, name string, prev *lake.Entry, onto bool, paths []string, use func(w catalog.Written) (lake.Entry, error)) (lake.Entry, error) {
+	if err := os.MkdirAll(f.scratch("tables"), 0o700); err != nil {
+		return lake.Entry{}, fmt.Errorf("make scratch folder: %w", err)
+	}
+	dir, err := os.MkdirTemp(f.scratch("tables"), "t-*")
+	if err != nil {
+		return lake.Entry{}, fmt.Errorf("make scratch folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	layout, err := f.tables.Layout(ctx, name, prev, onto)
+	if err != nil {
+		return lake.Entry{}, err
+	}
+	written, err := writeFiles(ctx, dir, layout, paths)
+	if err != nil {
+		return lake.Entry{}, err
+	}
+	return use(written)
+}
+
+func writeFiles(ctx context.Context, dir string, layout datafile.Layout, paths []string) (catalog.Written, error) {
+	var dw *datafile.Writer
+	var schema *arrow.Schema
+	err := eachBatch(paths, func(s *arrow.Schema) (err error) {
+		schema = s
+		dw, err = datafile.NewWriter(dir, s, layout)
+		return err
+	}, func(rec arrow.RecordBatch) error {
+		if catalog.Fingerprint(rec.Schema()) != catalog.Fingerprint(schema) {
+			return errResult.Errorf("the items' results have different columns: %s and %s", fields(schema), fields(rec.Schema()))
+		}
+		return dw.Write(ctx, rec)
+	})
+	if dw == nil {
+		return catalog.Written{}, err
+	}
+	res, closeErr := dw.Close()
+	if err := errors.Join(err, closeErr); err != nil {
+		return catalog.Written{}, err
+	}
+	return catalog.Written{Dir: dir, Result: res}, nil
+}
+
+func fields(s *arrow.Schema) string {
+	var out []string
+	for _, f := range s.Fields() {
+		out = append(out, f.Name+" "+f.Type.String())
+	}
+	return manifest.List(out)
+}
+
+// assembleFolder publishes the files of all slots under the asset's name.
+func (f *Flow) assembleFolder(ctx context.Context, w *world, wk *work, out *assembled, old, now map[string]slot, root, prov lake.Hash) error {
+	fn := wk.node.Function
+	owner := map[string]string{}
+	var total int64
+	for id, s := range now {
+		for _, file := range s.Files {
+			p := fn.Name + "/" + file.Path
+			if other, ok := owner[p]; ok {
+				return errOverlap.Errorf("two items of %s wrote %s: %s and %s", fn.Name, file.Path, min(id, other), max(id, other))
+			}
+			owner[p] = id
+			total += file.Ref.Size
+			out.files = append(out.files, fileValue{path: p, ref: file.Ref, hash: file.Ref.Hash.String(), prov: prov})
+		}
+	}
+	for id, s := range old {
+		if n, ok := now[id]; ok && n.Key == s.Key {
+			continue
+		}
+		for _, file := range s.Files {
+			out.entries[lake.FileKey(fn.Name+"/"+file.Path)] = nil
+		}
+	}
+	for _, v := range out.files {
+		id := owner[v.path]
+		if o, ok := old[id]; ok && o.Key == now[id].Key {
+			continue
+		}
+		out.entries[lake.FileKey(v.path)] = &lake.Entry{
+			Kind: lake.KindFile, Version: v.hash, Location: lake.Location{Ref: v.ref, Size: v.ref.Size, Provenance: prov},
+		}
+	}
+	o := Output{Asset: fn.Name, Name: fn.Name, Kind: "folder", Rows: int64(len(out.files)), Changed: true}
+	if wk.state != nil {
+		o.Before = wk.state.Location.Rows
+	}
+	out.outputs = append(out.outputs, o)
+	if len(fn.Outputs) == 0 { // the folder itself holds the state
+		out.entries[lake.FileKey(fn.Name)] = &lake.Entry{
+			Kind: lake.KindFolder, Version: root.String(),
+			Location: lake.Location{Slots: root, Provenance: prov, Rows: int64(len(out.files)), Size: total},
+		}
+	}
+	return nil
+}
