@@ -53,7 +53,7 @@ func supervise() error {
 		return fmt.Errorf("read the job: %w", err)
 	}
 	reports := json.NewEncoder(os.NewFile(reportFD, "report"))
-	w := &watch{job: j, gone: make(chan struct{})}
+	w := &watch{job: j, gone: make(chan struct{}), wake: make(chan struct{}, 1)}
 	start := time.Now()
 	pid, err := w.start()
 	if err != nil {
@@ -65,7 +65,7 @@ func supervise() error {
 		io.Copy(io.Discard, io.MultiReader(dec.Buffered(), jobs)) //nolint:errcheck // any end counts
 		w.kill(runtime.Canceled)
 	}()
-	go w.sample()
+	go w.look()
 	if j.Limits.DiskBytes > 0 {
 		go w.sampleDisk()
 	}
@@ -95,6 +95,7 @@ func keepDescriptors() error {
 type watch struct {
 	job  job
 	gone chan struct{} // closed when no descendant is left
+	wake chan struct{} // buffered: killing has begun
 
 	mu      sync.Mutex
 	reason  runtime.Reason // why the tree is being killed; "" if it is not
@@ -123,7 +124,8 @@ func (w *watch) start() (int, error) {
 	argv := text(w.job.Argv)
 	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
 		Dir: string(w.job.Dir), Env: text(w.job.Env), Files: files,
-		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+		// The session is the supervisor's, so that the server knows its number whatever happens.
+		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
 		return 0, errors.New(explainStart(err, argv[0], string(w.job.Dir)))
@@ -208,66 +210,84 @@ func (w *watch) reap(pid int, start time.Time) (*ended, error) {
 	}
 }
 
-// kill ends every descendant. The first reason given while the command runs is the one reported. New
-// processes may be born while others are killed, so it looks until reap has seen the last of them.
+// kill begins to end every descendant. The first reason given while the command runs is the one
+// reported.
 func (w *watch) kill(reason runtime.Reason) {
 	w.mu.Lock()
 	if w.reason == "" && !w.over {
 		w.reason = reason
 	}
-	first := !w.killing
 	w.killing = true
 	w.mu.Unlock()
-	if !first {
-		return
+	select {
+	case w.wake <- struct{}{}:
+	default:
 	}
-	go func() {
-		for pause := time.Millisecond; ; pause = min(2*pause, sampleEvery) {
-			killAll(descendants(os.Getpid()))
-			select {
-			case <-w.gone:
-				return
-			case <-time.After(pause):
-			}
-		}
-	}()
 }
 
-// sample watches memory and number of the tree's processes. It begins at a high rate, because most
-// commands are short.
-func (w *watch) sample() {
-	limits := w.job.Limits
+// look watches the tree, and kills it when kill has been called: again and again until reap has seen
+// the last of it, because processes may be born while others die. Its thread goes before all others of
+// the host where that is allowed, or it would never catch up with a command that forks without end.
+// It begins at a high rate, because most commands are short, and takes at most a tenth of a core: the
+// page tables of many large forks take longer to walk than the usual interval.
+func (w *watch) look() {
+	goruntime.LockOSThread()
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{
+		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+	}, 0) // without the right to it things go as they may
+	var took time.Duration
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, sampleEvery) {
+		w.mu.Lock()
+		killing := w.killing
+		w.mu.Unlock()
+		wait := max(pause, 10*took)
+		if killing {
+			wait = time.Millisecond
+		}
 		select {
 		case <-w.gone:
 			return
-		case <-time.After(pause):
+		case <-w.wake:
+			killing = true
+		case <-time.After(wait):
 		}
-		pids := descendants(os.Getpid())
-		threads, memory := 0, int64(0)
+		if killing {
+			killAll(descendants(os.Getpid()))
+			continue
+		}
+		began := time.Now()
+		w.sample()
+		took = time.Since(began)
+	}
+}
+
+// sample compares memory and number of the tree's processes with the limits.
+func (w *watch) sample() {
+	limits := w.job.Limits
+	pids := descendants(os.Getpid())
+	threads, memory := 0, int64(0)
+	for _, p := range pids {
+		u := readUsage(p)
+		threads += u.threads
+		memory += u.memory
+	}
+	w.mu.Lock()
+	peak := w.peak
+	w.mu.Unlock()
+	if memory > peak && len(pids) > 1 { // forks share pages
+		memory = 0
 		for _, p := range pids {
-			u := readUsage(p)
-			threads += u.threads
-			memory += u.memory
+			memory += proportional(p)
 		}
-		w.mu.Lock()
-		peak := w.peak
-		w.mu.Unlock()
-		if memory > peak && len(pids) > 1 { // forks share pages
-			memory = 0
-			for _, p := range pids {
-				memory += proportional(p)
-			}
-		}
-		w.mu.Lock()
-		w.peak = max(w.peak, memory)
-		w.mu.Unlock()
-		switch {
-		case limits.MemoryBytes > 0 && memory > limits.MemoryBytes:
-			w.kill(runtime.OutOfMemory)
-		case limits.PIDs > 0 && threads > limits.PIDs:
-			w.kill(runtime.TooManyProcesses)
-		}
+	}
+	w.mu.Lock()
+	w.peak = max(w.peak, memory)
+	w.mu.Unlock()
+	switch {
+	case limits.MemoryBytes > 0 && memory > limits.MemoryBytes:
+		w.kill(runtime.OutOfMemory)
+	case limits.PIDs > 0 && threads > limits.PIDs:
+		w.kill(runtime.TooManyProcesses)
 	}
 }
 

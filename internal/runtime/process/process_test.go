@@ -15,6 +15,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == process.Role {
 		os.Exit(process.InitMain())
 	}
+	if len(os.Args) > 1 && os.Args[1] == serverRole {
+		os.Exit(server(os.Args[2]))
+	}
 	runtimetest.Helper()
 	os.Exit(m.Run())
 }

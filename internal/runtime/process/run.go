@@ -66,7 +66,7 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 func supervised(ctx context.Context, sup *supervisor, j job) (runtime.Exit, error) {
 	began := time.Now()
 	if err := sup.send(j); err != nil {
-		sup.kill(0)
+		sup.kill()
 		<-sup.exited
 		return runtime.Exit{}, ErrNotStarted.Errorf("start %s: hand over to the supervisor: %w", label(j), err)
 	}
@@ -75,48 +75,43 @@ func supervised(ctx context.Context, sup *supervisor, j job) (runtime.Exit, erro
 		ctx, cancel = context.WithTimeoutCause(ctx, j.Limits.Time, errTimeLimit)
 		defer cancel()
 	}
-	reports := make(chan report, 2)
+	var first, last report
+	read := make(chan struct{})
 	go func() {
-		defer close(reports)
-		dec := json.NewDecoder(sup.report)
-		for {
-			var r report
-			if dec.Decode(&r) != nil {
-				return
-			}
-			reports <- r
+		defer close(read)
+		// What does not decode came from a command that wrote to its supervisor's pipe.
+		dec := json.NewDecoder(&stream{f: sup.report})
+		if dec.Decode(&first) == nil && first.PID > 0 {
+			_ = dec.Decode(&last)
 		}
 	}()
-	var last report
-	pid, asked := 0, false
+	asked := false
 	var impatient <-chan time.Time
 	over := ctx.Done()
-	for open := true; open; {
+	for alive := true; alive; {
 		select {
-		case r, ok := <-reports:
-			if open = ok; ok {
-				last = r
-				pid = max(pid, r.PID)
-			}
 		case <-over:
 			over, asked = nil, true
 			sup.job.Close() //nolint:errcheck // its effect is the end of the pipe
 			impatient = time.After(killPatience)
 		case <-impatient:
-			sup.kill(pid)
+			sup.kill()
+		case <-sup.exited:
+			alive = false
 		}
 	}
-	<-sup.exited
-	if last.Failure != "" {
-		return runtime.Exit{}, notStarted(label(j), last.Failure)
+	sup.report.SetReadDeadline(time.Now().Add(drainGrace)) //nolint:errcheck // pipes have deadlines
+	<-read
+	if first.Failure != "" {
+		return runtime.Exit{}, notStarted(label(j), first.Failure)
 	}
 	wall := time.Since(began)
 	if last.Ended == nil { // the supervisor was killed
-		killSession(pid)
+		killSession(sup.cmd.Process.Pid)
 		switch {
 		case asked:
 			return runtime.Exit{Reason: whyEnded(ctx), Usage: runtime.Usage{Wall: wall}}, nil
-		case pid == 0:
+		case first.PID == 0 && sup.signal() == 0: // it failed; a signal comes from its command, or from outside
 			return runtime.Exit{}, notStarted(label(j), "its supervisor ended: "+sup.cmd.ProcessState.String())
 		}
 		return runtime.Exit{Reason: runtime.Signaled, Signal: sup.signal(), Usage: runtime.Usage{Wall: wall}}, nil

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // supervisor is the server's side of one supervising process that waits for its job or does it.
@@ -64,7 +65,11 @@ func startSupervisor() (_ *supervisor, err error) {
 	return s, nil
 }
 
+// send hands the job over. A supervisor that does not read it is not waited for.
 func (s *supervisor) send(j job) error {
+	if err := s.job.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
 	return json.NewEncoder(s.job).Encode(j)
 }
 
@@ -149,11 +154,11 @@ func (p *spare) discard() {
 }
 
 // kill ends a supervisor that does not react, and everything that is known to belong to it.
-func (s *supervisor) kill(mainPID int) {
+func (s *supervisor) kill() {
 	tree := descendants(s.cmd.Process.Pid)
 	s.cmd.Process.Kill() //nolint:errcheck // it may be gone
 	killAll(tree)
-	killSession(mainPID)
+	killSession(s.cmd.Process.Pid)
 }
 
 func notStarted(argv0, why string) error {

@@ -139,8 +139,8 @@ func readUsage(pid int) (u usage) {
 // kernel walks the page tables for it, so it is read only where the cheap figure is not enough.
 func proportional(pid int) int64 {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
-	if err != nil {
-		return 0
+	if err != nil { // it has ended, or hides its maps
+		return readUsage(pid).memory
 	}
 	return (field(text, "\nPss_Anon:") + field(text, "\nPss_Shmem:")) << 10
 }

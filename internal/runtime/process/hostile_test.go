@@ -1,0 +1,264 @@
+//go:build linux
+
+package process_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tarn.dev/tarn/internal/runtime"
+	"tarn.dev/tarn/internal/runtime/process"
+)
+
+const serverRole = "test-server"
+
+// daemonize leaves processes that hold the pipe $1 open, some in sessions of their own.
+const daemonize = `exec 9>"$1"; setsid sh -c 'setsid sleep 1000 & sleep 1000' & sleep 1000 & echo x >&9; wait`
+
+// server runs a command in dir until it is killed.
+func server(dir string) int {
+	rt, err := process.New(filepath.Join(dir, "boxes"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	sb, err := rt.Create(context.Background(), runtime.Spec{ID: "x"})
+	if err == nil {
+		_, err = sb.Run(context.Background(), shell(daemonize, filepath.Join(dir, "life")))
+	}
+	fmt.Fprintln(os.Stderr, "the command ended:", err)
+	return 1
+}
+
+func TestKillOfTheServerEndsTheTree(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	life := newLife(t, dir)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	cmd := exec.Command(self, serverRole, dir)
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := begun(life); err != nil {
+		t.Fatalf("%v: %s", err, errs.String())
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	gone(t, life)
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("it took %s", took)
+	}
+	_ = cmd.Wait() // killed
+}
+
+// A command that kills its supervisor ends with it, and with what is in its session.
+func TestSupervisorKilled(t *testing.T) {
+	t.Parallel()
+	sb := create(t, runtime.Limits{})
+	life := newLife(t, sb.HostHome())
+	var out strings.Builder
+	cmd := shell(`exec 9>"$1"; sleep 1000 & echo before; echo x >&9; kill -9 $PPID; sleep 1000`, sb.HostHome()+"/life")
+	cmd.Stdout = &out
+	exit, err := sb.Run(t.Context(), cmd)
+	if err != nil || exit.Reason != runtime.Signaled || exit.Signal != 9 || out.String() != "before\n" {
+		t.Errorf("%+v %q %v", exit, out.String(), err)
+	}
+	gone(t, life)
+	if exit, err := sb.Run(t.Context(), shell("true")); err != nil || !exit.OK() {
+		t.Errorf("afterwards: %+v %v", exit, err)
+	}
+}
+
+// Nobody who escaped with the pipe in hand holds up Run.
+func TestEscapedHolderOfThePipe(t *testing.T) {
+	t.Parallel()
+	sb := create(t, runtime.Limits{})
+	var out strings.Builder
+	cmd := shell(`setsid sleep 4 & head -c 60000 /dev/zero | tr '\0' x; sleep 0.05; kill -9 $PPID; sleep 4`)
+	cmd.Stdout = &out
+	start := time.Now()
+	_, err := sb.Run(t.Context(), cmd)
+	if took := time.Since(start); err != nil || took > 2*time.Second || out.Len() != 60000 {
+		t.Errorf("%d bytes after %s, %v", out.Len(), took, err)
+	}
+}
+
+// A command that stops its supervisor is ended by the server, in time.
+func TestSupervisorStopped(t *testing.T) {
+	t.Parallel()
+	for name, limits := range map[string]runtime.Limits{"canceled": {}, "timed_out": {Time: 100 * time.Millisecond}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sb := create(t, limits)
+			life := newLife(t, sb.HostHome())
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			at := make(chan time.Time, 1)
+			go func() {
+				err := begun(life)
+				at <- time.Now()
+				if limits.Time == 0 {
+					cancel(errors.Join(err, errors.New("enough")))
+				}
+			}()
+			cmd := shell(`exec 9>"$1"; kill -STOP $PPID; setsid sleep 1000 & echo x >&9; sleep 1000`, sb.HostHome()+"/life")
+			exit, err := sb.Run(ctx, cmd)
+			if took := time.Since(<-at); took > 1200*time.Millisecond {
+				t.Errorf("it took %s", took)
+			}
+			if err != nil || string(exit.Reason) != name {
+				t.Errorf("%+v %v", exit, err)
+			}
+			gone(t, life)
+		})
+	}
+}
+
+// What a command writes into its supervisor's pipes confuses nobody but itself.
+func TestForgedReport(t *testing.T) {
+	t.Parallel()
+	sb := create(t, runtime.Limits{Time: 300 * time.Millisecond})
+	exit, err := sb.Run(t.Context(), shell(`echo '}garbage{' > /proc/$PPID/fd/4; sleep 1000`))
+	if err != nil || exit.Reason != runtime.TimedOut {
+		t.Errorf("%+v %v", exit, err)
+	}
+}
+
+// The storm is bounded by a number of processes for its user, so that it cannot take the host along.
+func TestForkStormIsEnded(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("only root can bound the storm: it needs a user of its own")
+	}
+	sb := create(t, runtime.Limits{PIDs: 60, Time: 10 * time.Second})
+	life := newLife(t, sb.HostHome())
+	exit, err := sb.Run(t.Context(), shell(`exec 9>"$1"; cd /
+		exec prlimit --nproc=100 setpriv --reuid=54321 --clear-groups sh -c 'storm() { sleep 1000 & storm & storm & wait; }; storm' 2>&-`, sb.HostHome()+"/life"))
+	if err != nil || exit.Reason != runtime.TooManyProcesses || exit.Usage.Wall > 5*time.Second {
+		t.Errorf("%+v %v", exit, err)
+	}
+	gone(t, life)
+}
+
+// Runs leave no descriptors, processes or folders behind. Not parallel: others have theirs.
+func TestNothingLeaks(t *testing.T) {
+	dir := t.TempDir()
+	count := func() int {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(fds)
+	}
+	before := 0
+	for i := range 30 {
+		rt, err := process.New(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sb, err := rt.Create(t.Context(), runtime.Spec{ID: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, script := range []string{"true", "kill -9 $PPID", "exec /none"} {
+			if _, err := sb.Run(t.Context(), shell(script)); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := rt.Close(); err != nil {
+			t.Error(err)
+		}
+		if i == 5 {
+			before = count()
+		}
+	}
+	if after := count(); after > before {
+		t.Errorf("%d descriptors, %d before", after, before)
+	}
+	if left, err := os.ReadDir(dir); len(left) != 0 || err != nil {
+		t.Errorf("left in the folder: %v %v", left, err)
+	}
+	var ws syscall.WaitStatus
+	if pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
+		t.Errorf("a child is left: %d %v", pid, err)
+	}
+}
+
+func create(t *testing.T, limits runtime.Limits) runtime.Sandbox {
+	t.Helper()
+	sb, err := open(t).Create(t.Context(), runtime.Spec{ID: t.Name(), Limits: limits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sb
+}
+
+func shell(script string, args ...string) runtime.Command {
+	return runtime.Command{
+		Argv: append([]string{"/bin/sh", "-c", script, "-"}, args...), Env: map[string]string{"PATH": "/usr/bin:/bin"},
+	}
+}
+
+// newLife makes the named pipe dir/life. Its reader sees the end when nobody holds it open any more.
+func newLife(t *testing.T, dir string) *os.File {
+	t.Helper()
+	path := filepath.Join(dir, "life")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	if err := f.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// begun waits until somebody has written to the pipe.
+func begun(life *os.File) error {
+	for {
+		n, err := life.Read(make([]byte, 1))
+		if n == 1 {
+			return nil
+		}
+		if !errors.Is(err, io.EOF) {
+			return err
+		}
+		time.Sleep(time.Millisecond) // nobody has opened it yet: that reads as an end
+	}
+}
+
+// gone waits until nobody holds the pipe.
+func gone(t *testing.T, life *os.File) {
+	t.Helper()
+	for {
+		_, err := life.Read(make([]byte, 100))
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Errorf("processes have survived: %v", err)
+			return
+		}
+	}
+}
