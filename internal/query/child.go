@@ -132,7 +132,7 @@ func (c *child) do(ctx context.Context, job Job, stdout io.Writer) (Result, erro
 	case err != nil:
 		return Result{}, c.crash(err)
 	case result.Error != nil:
-		return Result{}, result.Error.Err()
+		return result, result.Error.Err() // an answer all the same: the child is well
 	}
 	return result, nil
 }

@@ -135,7 +135,8 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 	var result Result
 	err := e.withChild(ctx, func(ctx context.Context, c *child) (reusable bool, err error) {
 		result, err = c.do(ctx, Job{Analyze: true, SQL: sql}, nil)
-		return !c.dead() && ctx.Err() == nil && result.Analysis != nil, err
+		answered := result.Analysis != nil || result.Error != nil
+		return answered && ctx.Err() == nil, err
 	})
 	if err != nil {
 		return Analysis{}, located(name, sql, err)

@@ -327,8 +327,8 @@ func TestSpill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	e := start(t, query.Options{TempDir: dir})
-	result, err := e.Run(t.Context(), query.Job{SQL: "SELECT i FROM range(20000000) r(i) ORDER BY hash(i)", MemoryBytes: 120 << 20, Sinks: stream}, nil)
-	if err != nil || result.Rows != 20_000_000 {
+	result, err := e.Run(t.Context(), query.Job{SQL: "SELECT i FROM range(4000000) r(i) ORDER BY hash(i)", MemoryBytes: 40 << 20, Sinks: stream}, nil)
+	if err != nil || result.Rows != 4_000_000 {
 		t.Errorf("got %+v, %v", result.Rows, err)
 	}
 	left, err := os.ReadDir(dir)

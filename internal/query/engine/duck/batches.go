@@ -1,6 +1,7 @@
 package duck
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
+	"github.com/apache/arrow-go/v18/arrow/memory"
 	"golang.org/x/sys/unix"
 )
 
@@ -71,7 +73,7 @@ func (s *Batches) add(path string) (err error) {
 		return fmt.Errorf("map: %w", err)
 	}
 	s.mapped = append(s.mapped, data)
-	r, err := ipc.NewMappedFileReader(data)
+	r, err := openMapped(data)
 	if err != nil {
 		return err
 	}
@@ -90,6 +92,37 @@ func (s *Batches) add(path string) (err error) {
 	return nil
 }
 
+// openMapped reads a file in place, unless it has dictionaries: arrow-go 18.8.0 panics on those in a
+// mapped file, so such a file is copied into memory.
+func openMapped(data []byte) (*ipc.FileReader, error) {
+	r, err := ipc.NewFileReader(bytes.NewReader(data)) // reads no more than the schema
+	if err != nil {
+		return nil, err
+	}
+	for _, field := range r.Schema().Fields() {
+		if hasDictionary(field.Type) {
+			return r, nil
+		}
+	}
+	return ipc.NewMappedFileReader(data)
+}
+
+func hasDictionary(t arrow.DataType) bool {
+	if t.ID() == arrow.DICTIONARY {
+		return true
+	}
+	nested, ok := t.(arrow.NestedType)
+	if !ok {
+		return false
+	}
+	for _, field := range nested.Fields() {
+		if hasDictionary(field.Type) {
+			return true
+		}
+	}
+	return false
+}
+
 // Close releases the batches and unmaps the files. No scan may be running.
 func (s *Batches) Close() error {
 	for _, batch := range s.batches {
@@ -103,8 +136,16 @@ func (s *Batches) Close() error {
 	return errors.Join(errs...)
 }
 
-// Schema implements Source.
-func (s *Batches) Schema() *arrow.Schema { return s.schema }
+// Schema implements Source. DuckDB has no 16-bit floats, so they are read as 32-bit ones.
+func (s *Batches) Schema() *arrow.Schema {
+	fields := s.schema.Fields()
+	for i := range fields {
+		if fields[i].Type.ID() == arrow.FLOAT16 {
+			fields[i].Type = arrow.PrimitiveTypes.Float32
+		}
+	}
+	return arrow.NewSchema(fields, nil)
+}
 
 // Rows implements Source.
 func (s *Batches) Rows() (n int64) {
@@ -116,9 +157,10 @@ func (s *Batches) Rows() (n int64) {
 
 // Open implements Source.
 func (s *Batches) Open(columns []int) (Reader, error) {
+	schema := s.Schema()
 	fields := make([]arrow.Field, len(columns))
 	for i, c := range columns {
-		fields[i] = s.schema.Field(c)
+		fields[i] = schema.Field(c)
 	}
 	return &morsels{source: s, columns: columns, schema: arrow.NewSchema(fields, nil)}, nil
 }
@@ -143,9 +185,26 @@ func (m *morsels) Next() (arrow.RecordBatch, error) {
 	columns := make([]arrow.Array, len(m.columns))
 	for i, c := range m.columns {
 		columns[i] = array.NewSlice(batch.Column(c), start, end)
+		if half, ok := columns[i].(*array.Float16); ok {
+			columns[i] = widen(half)
+			half.Release()
+		}
 		defer columns[i].Release()
 	}
 	return array.NewRecordBatch(m.schema, columns, end-start), nil
+}
+
+func widen(half *array.Float16) arrow.Array {
+	b := array.NewFloat32Builder(memory.DefaultAllocator)
+	defer b.Release()
+	for i, v := range half.Values() {
+		if half.IsNull(i) {
+			b.AppendNull()
+		} else {
+			b.Append(v.Float32())
+		}
+	}
+	return b.NewFloat32Array()
 }
 
 func (m *morsels) take() (batch arrow.RecordBatch, start, end int64) {

@@ -42,7 +42,16 @@ type Error struct {
 // Error returns the whole text.
 func (e *Error) Error() string { return e.Class + ": " + e.Message }
 
+// newError reads DuckDB's text. Some of it is JSON inside of text.
 func newError(text string) error {
+	if before, inner, ok := strings.Cut(text, `{"exception_type":`); ok {
+		var exception struct {
+			Message string `json:"exception_message"`
+		}
+		if json.NewDecoder(strings.NewReader(`{"exception_type":`+inner)).Decode(&exception) == nil {
+			text = before + exception.Message
+		}
+	}
 	class, message, ok := strings.Cut(text, ": ")
 	if !ok || strings.ContainsAny(class, "\n\"") || !strings.HasSuffix(class, "Error") && class != "INTERNAL" {
 		return &Error{Class: "Error", Message: text}

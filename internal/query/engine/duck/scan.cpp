@@ -259,6 +259,22 @@ void fill_column(duckdb_connection conn, duckdb_vector vector, const Column &col
 	catch (std::exception & e) { set_error(info, e.what()); }                                       \
 	catch (...) { set_error(info, "arrow_batches: unknown C++ exception"); }
 
+void bind_column(duckdb_connection conn, Column &column, ArrowSchema *schema, const ArrowArray *empty) {
+	if (has_nested_dictionary(schema)) // DuckDB's converter fails with an internal error
+		throw std::runtime_error("dictionaries inside nested types are not supported");
+	column.shape = shape_of(schema);
+	if (schema->dictionary) { // also with metadata: the converter below is that of the values
+		column.shape.layout = Layout::Dictionary;
+		column.shape.index = schema->format[0];
+		schema = schema->dictionary;
+		empty = empty->dictionary;
+	}
+	column.converter = converter_for(conn, schema);
+	Chunk chunk; // converting zero rows is the only way the C API offers to learn the type
+	convert(conn, column.converter, empty, 0, 0, chunk);
+	column.type = duckdb_vector_get_column_type(chunk.vector());
+}
+
 void bind(duckdb_bind_info info) {
 	try {
 		auto sources = static_cast<Sources *>(duckdb_bind_get_extra_info(info));
@@ -281,23 +297,14 @@ void bind(duckdb_bind_info info) {
 		duckdb_free(name);
 		check(err);
 		for (int64_t i = 0; i < exported.schema.n_children; i++) {
-			ArrowSchema *schema = exported.schema.children[i];
-			const ArrowArray *empty = exported.empty.children[i];
 			binding->columns.emplace_back();
-			Column &column = binding->columns.back();
-			column.shape = shape_of(schema);
-			if (has_nested_dictionary(schema)) // DuckDB's converter fails with an internal error
-				throw std::runtime_error(std::string("column ") + schema->name + ": dictionaries inside nested types are not supported");
-			if (schema->dictionary) {
-				column.shape.layout = Layout::Dictionary;
-				column.shape.index = schema->format[0];
+			ArrowSchema *schema = exported.schema.children[i];
+			try {
+				bind_column(sources->helper, binding->columns.back(), schema, exported.empty.children[i]);
+			} catch (std::exception &e) {
+				throw std::runtime_error(std::string("column ") + schema->name + ": " + e.what());
 			}
-			bool dictionary = column.shape.layout == Layout::Dictionary;
-			column.converter = converter_for(sources->helper, dictionary ? schema->dictionary : schema);
-			Chunk chunk; // converting zero rows is the only way the C API offers to learn the type
-			convert(sources->helper, column.converter, dictionary ? empty->dictionary : empty, 0, 0, chunk);
-			column.type = duckdb_vector_get_column_type(chunk.vector());
-			duckdb_bind_add_result_column(info, schema->name, column.type);
+			duckdb_bind_add_result_column(info, schema->name, binding->columns.back().type);
 		}
 		if (rows >= 0) duckdb_bind_set_cardinality(info, rows, true);
 	}

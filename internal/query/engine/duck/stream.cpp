@@ -280,6 +280,8 @@ duck_stream *duck_stream_open(void *statement, ArrowSchema *schema, char **err) 
 		for (idx_t i = 0; i < n; i++) {
 			columns.types.push_back(duckdb_column_logical_type(&stream->result, i));
 			columns.names.push_back(duckdb_column_name(&stream->result, i));
+			if (duckdb_get_type_id(columns.types[i]) == DUCKDB_TYPE_BIT) // DuckDB would export its internal bytes
+				throw std::runtime_error("Not implemented Error: column " + columns.names[i] + " is BIT, which Arrow does not have; cast it to VARCHAR");
 		}
 		check(duckdb_to_arrow_schema(stream->options, columns.types.data(), columns.name_pointers().data(), n, schema));
 		for (idx_t i = 0; i < n; i++) {
