@@ -2,6 +2,7 @@ package lake
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"maps"
 	"slices"
@@ -64,6 +65,30 @@ func (e *Entry) SameIdentity(o *Entry) bool {
 		e.Partitioning == o.Partitioning && maps.Equal(e.Properties, o.Properties)
 }
 
+// require makes what the location names a condition of b's becoming visible: nothing that a tree names
+// may be missing, also when garbage is collected meanwhile.
+func (e *Entry) require(ctx context.Context, b *Batch) error {
+	content := TypeChunk
+	if e.Location.Ref.Height > 0 {
+		content = TypeFileNode
+	}
+	for _, o := range [...]struct {
+		typ  Type
+		hash Hash
+	}{
+		{content, e.Location.Ref.Root}, {TypeDef, e.Location.Object},
+		{TypeTreeNode, e.Location.Slots}, {TypeRecord, e.Location.Provenance},
+	} {
+		if o.hash.IsZero() {
+			continue
+		}
+		if err := b.Require(ctx, o.typ, o.hash); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // entryFormat opens every encoded entry.
 const entryFormat = 1
 
@@ -102,14 +127,13 @@ func encodeEntry(e Entry) ([]byte, error) {
 	b := wire.AppendBytes([]byte{entryFormat}, id)
 
 	fields := 0
-	for bit, has := range map[int]bool{
-		hasRefRoot: !l.Ref.Root.IsZero(), hasRefHeight: l.Ref.Height != 0, hasRefSize: l.Ref.Size != 0, hasRefInline: len(l.Ref.Inline) > 0,
-		hasRefHash: !l.Ref.Hash.IsZero(), hasObject: !l.Object.IsZero(), hasTable: l.Table != "",
-		hasSlots: !l.Slots.IsZero(), hasProvenance: !l.Provenance.IsZero(),
-		hasSize: l.Size != 0, hasRows: l.Rows != 0, hasData: len(l.Data) > 0,
+	for i, has := range [...]bool{
+		!l.Ref.Root.IsZero(), l.Ref.Height != 0, l.Ref.Size != 0, len(l.Ref.Inline) > 0, !l.Ref.Hash.IsZero(),
+		!l.Object.IsZero(), l.Table != "", !l.Slots.IsZero(), !l.Provenance.IsZero(),
+		l.Size != 0, l.Rows != 0, len(l.Data) > 0,
 	} {
 		if has {
-			fields |= bit
+			fields |= 1 << i
 		}
 	}
 	b = binary.AppendUvarint(b, uint64(fields))

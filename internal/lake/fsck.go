@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/lake/prolly"
@@ -114,8 +115,9 @@ func (f *fsck) refs(ctx context.Context) error {
 			}
 		}
 	}
-	if _, err := f.l.rows.Get(ctx, f.l.branchKey(MainBranch)); err != nil {
-		return f.found("fsck.ref", MainBranch, err)
+	_, err := f.l.rows.Get(ctx, f.l.branchKey(MainBranch))
+	if err = f.found("fsck.ref", MainBranch, err); err != nil {
+		return err
 	}
 	return f.reflog(ctx)
 }
@@ -146,14 +148,21 @@ func (f *fsck) reflog(ctx context.Context) error {
 		}
 	}
 	for branch, m := range last {
-		// One more read, because an update may have come between the two scans.
 		ref, err := f.l.Branch(ctx, branch)
 		gone := errors.Is(err, ErrBranchNotFound)
 		if err != nil && !gone {
 			return err
 		}
-		if (gone && !m.Commit.IsZero()) || (!gone && ref.Time.Equal(m.Time) && ref.Commit != m.Commit) {
-			f.problem("fsck.reflog", branch, "its last move is to %s, but it is at %s", m.Commit, ref.Commit)
+		if gone == m.Commit.IsZero() && (gone || ref.Commit == m.Commit) {
+			continue
+		}
+		for newest, err := range f.l.moves(ctx, branch, time.Time{}, 1) {
+			if err != nil {
+				return err
+			}
+			if newest == m { // else the branch is being worked on
+				f.problem("fsck.reflog", branch, "its last move is to %s, but it is at %s", m.Commit, ref.Commit)
+			}
 		}
 	}
 	return nil

@@ -106,7 +106,8 @@ func (t Tree) Diff(ctx context.Context, other Tree, prefix string) iter.Seq2[Cha
 }
 
 // Edit returns the tree with all edits applied; of two for the same key the later one counts. New nodes
-// go to b; the returned tree can be read before b is flushed.
+// go to b; the returned tree can be read before b is flushed. What an entry's location names must be in
+// b or in the lake.
 func (t Tree) Edit(ctx context.Context, b *Batch, edits []Edit) (Tree, error) {
 	changes := make([]prolly.Edit, len(edits))
 	for i, e := range edits {
@@ -116,6 +117,9 @@ func (t Tree) Edit(ctx context.Context, b *Batch, edits []Edit) (Tree, error) {
 		changes[i] = prolly.Edit{Key: []byte(e.Key), Remove: e.Entry == nil}
 		if e.Entry != nil {
 			data, err := encodeEntry(*e.Entry)
+			if err == nil {
+				err = e.Entry.require(ctx, b)
+			}
 			if err != nil {
 				return Tree{}, fmt.Errorf("%s: %w", DisplayKey(e.Key), err)
 			}

@@ -114,6 +114,39 @@ func TestUpdateWritesOtherRowsAlong(t *testing.T) {
 	}
 }
 
+func TestUpdateRefusesWhatIsNotThere(t *testing.T) {
+	t.Parallel()
+	l := laketest.New(t)
+	b := l.Begin(t.Context())
+	elsewhere, err := b.Put(t.Context(), lake.TypeRecord, []byte("in a batch that was not flushed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, location := range map[string]lake.Location{
+		"content":     {Ref: lake.FileRef{Root: lake.Hash{1}, Size: 1}},
+		"big content": {Ref: lake.FileRef{Root: lake.Hash{1}, Size: 1, Height: 1}},
+		"definition":  {Object: lake.Hash{1}},
+		"slots":       {Slots: lake.Hash{1}},
+		"provenance":  {Provenance: elsewhere},
+	} {
+		put := func() error {
+			_, err := l.Update(t.Context(), "main", lake.CommitInfo{}, func(_ context.Context, tx *lake.Tx) error {
+				tx.Put(lake.FileKey("a"), lake.Entry{Kind: lake.KindFile, Location: location})
+				return nil
+			})
+			return err
+		}
+		if err := put(); !errors.Is(err, lake.ErrNotFound) {
+			t.Errorf("missing %s: %v", name, err)
+		}
+		if name == "provenance" {
+			if err := errors.Join(b.Flush(t.Context()), put()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // TestUpdateRunsAgainOnANewHead moves the branch past the queue, as nobody but a bug would.
 func TestUpdateRunsAgainOnANewHead(t *testing.T) {
 	t.Parallel()
