@@ -66,11 +66,10 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 	}()
 	if len(view.Lock.Packages) > 0 {
 		progress(fmt.Sprintf("installing %d packages for Python %s", len(view.Lock.Packages), view.Lock.Python))
-		args := append([]string{
-			"pip", "install", "--requirements", "-", "--target", staging, "--python", view.Interpreter,
-			"--no-deps", "--require-hashes", "--compile-bytecode",
-		}, buildPolicy(view.Lock)...)
-		if err := s.uvCommand(ctx, "install packages", staging, pinned(view.Lock), progress, args...); err != nil {
+		if err := s.install(ctx, view, staging, view.Lock.Packages, progress); err != nil {
+			return err
+		}
+		if err := s.settleOverlaps(ctx, view, staging, progress); err != nil {
 			return err
 		}
 	}
@@ -87,6 +86,15 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 		return err
 	}
 	return os.Rename(staging, view.SitePackages)
+}
+
+// install unpacks packages of view's lock into dir, byte-compiled for its interpreter.
+func (s *Store) install(ctx context.Context, view View, dir string, packages []Package, progress func(string), options ...string) error {
+	args := slices.Concat([]string{
+		"pip", "install", "--requirements", "-", "--target", dir, "--python", view.Interpreter,
+		"--no-deps", "--require-hashes", "--compile-bytecode",
+	}, buildPolicy(packages), options)
+	return s.uvCommand(ctx, "install packages", dir, pinned(packages), progress, args...)
 }
 
 // SyncVenv makes dir a virtual environment with exactly lock's packages, for editors and notebooks.
@@ -112,28 +120,28 @@ func (s *Store) SyncVenv(ctx context.Context, lock Lock, dir string, progress fu
 	}
 	args := append([]string{
 		"pip", "sync", "-", "--quiet", "--allow-empty-requirements", "--require-hashes", "--python", filepath.Join(dir, "bin", "python"),
-	}, buildPolicy(lock)...)
-	return s.uvCommand(ctx, "fill "+dir, parent, pinned(lock), progress, args...)
+	}, buildPolicy(lock.Packages)...)
+	return s.uvCommand(ctx, "fill "+dir, parent, pinned(lock.Packages), progress, args...)
 }
 
 // buildPolicy keeps uv from building anything but what was locked as a source distribution.
-func buildPolicy(l Lock) []string {
+func buildPolicy(packages []Package) []string {
 	var wheels []string
-	for _, p := range l.Packages {
+	for _, p := range packages {
 		if strings.HasSuffix(p.File, ".whl") {
 			wheels = append(wheels, "--only-binary", p.Name)
 		}
 	}
-	if len(wheels) == 2*len(l.Packages) {
+	if len(wheels) == 2*len(packages) {
 		return []string{"--only-binary", ":all:"} // also what a wheel would need to be built
 	}
 	return wheels
 }
 
 // pinned is a requirements file that admits one file per package: uv takes no other than that of the hash.
-func pinned(l Lock) string {
+func pinned(packages []Package) string {
 	var b strings.Builder
-	for _, p := range l.Packages {
+	for _, p := range packages {
 		fmt.Fprintf(&b, "%s==%s --hash=sha256:%s\n", p.Name, p.Version, p.SHA256)
 	}
 	return b.String()
