@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -65,10 +66,17 @@ type Catalog struct {
 	scratch string
 }
 
-// Open returns a catalog over blobs that keeps its counters in rows under prefix, and files that it
-// rewrites for a moment in the directory scratch.
-func Open(blobs blob.Store, rows meta.Store, prefix, scratch string) *Catalog {
-	return &Catalog{blobs: blobs, rows: rows, ids: prefix + "fieldid/", scratch: scratch}
+// Open returns a catalog over blobs that keeps its counters in rows under prefix.
+func Open(blobs blob.Store, rows meta.Store, prefix string) *Catalog {
+	return &Catalog{blobs: blobs, rows: rows, ids: prefix + "fieldid/", scratch: os.TempDir()}
+}
+
+// WithScratch returns a catalog that keeps files which it rewrites in the directory dir for as long as
+// an operation lasts, instead of in the system's directory for temporary files.
+func (c *Catalog) WithScratch(dir string) *Catalog {
+	d := *c
+	d.scratch = dir
+	return &d
 }
 
 // Written is what a datafile.Writer left in a directory. Operations copy the files into the store;

@@ -41,7 +41,7 @@ func setup(t testing.TB) *bench {
 			t.Error(err)
 		}
 	})
-	return &bench{Catalog: catalog.Open(blobs, rows, "p/x/catalog/", t.TempDir()), blobs: blobs, dir: dir}
+	return &bench{Catalog: catalog.Open(blobs, rows, "p/x/catalog/").WithScratch(t.TempDir()), blobs: blobs, dir: dir}
 }
 
 // rec builds a batch from a schema and JSON rows.
