@@ -178,6 +178,9 @@ func Error(err error) error {
 	case connect.CodeUnavailable, connect.CodeUnknown:
 		return ErrUnreachable.Errorf("the server went away: %w", wire.Unwrap())
 	case connect.CodeCanceled:
+		if !errors.Is(err, context.Canceled) { // connect's word for a connection that the peer reset
+			return ErrUnreachable.Errorf("the server went away: %w", wire.Unwrap())
+		}
 		return errdef.Newf(errdef.Canceled, "canceled", "canceled: %w", wire.Unwrap())
 	case connect.CodeDeadlineExceeded:
 		return errdef.Newf(errdef.DeadlineExceeded, "deadline_exceeded", "no answer in time: %w", wire.Unwrap())

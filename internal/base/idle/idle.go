@@ -17,12 +17,16 @@ type Tracker struct {
 	timer *time.Timer
 }
 
+// firstWait is the least time that is given for the first hold: whoever started the process needs a
+// moment to come.
+const firstWait = 10 * time.Second
+
 // New makes a tracker without holds, whose time runs from now. With after zero it is never done.
 func New(after time.Duration) *Tracker {
 	t := &Tracker{after: after, done: make(chan struct{})}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.restart()
+	t.restart(max(after, firstWait))
 	return t
 }
 
@@ -38,7 +42,7 @@ func (t *Tracker) Hold() (release func()) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.holds--
-		t.restart()
+		t.restart(t.after)
 	})
 }
 
@@ -62,11 +66,11 @@ func (t *Tracker) Stop() {
 	}
 }
 
-func (t *Tracker) restart() {
+func (t *Tracker) restart(wait time.Duration) {
 	if t.after == 0 || t.holds > 0 || t.over {
 		return
 	}
-	t.timer = time.AfterFunc(t.after, func() {
+	t.timer = time.AfterFunc(wait, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		// A hold may have come between the timer's firing and this lock.

@@ -45,6 +45,23 @@ func TestTracker(t *testing.T) {
 	})
 }
 
+// A short time does not end a process before anybody could come.
+func TestFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tr := idle.New(time.Millisecond)
+		time.Sleep(9 * time.Second)
+		if isDone(tr) {
+			t.Fatal("done before the first hold")
+		}
+		tr.Hold()()
+		time.Sleep(time.Second)
+		if !isDone(tr) {
+			t.Fatal("not done after the first hold")
+		}
+	})
+}
+
 func TestNever(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
