@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"tarn.dev/tarn/internal/system/home"
+)
+
+// place is a home and a project for commands of one test, outside of scripts.
+type place struct {
+	t    *testing.T
+	home home.Home
+	dir  string
+	env  []string
+}
+
+func newPlace(t *testing.T) *place {
+	t.Helper()
+	h, err := home.At(filepath.Join(t.TempDir(), "home"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &place{t: t, home: h, dir: filepath.Join(t.TempDir(), "p")}
+	p.env = append(os.Environ(), "TARN_HOME="+h.Dir, "TARN_CACHE="+t.TempDir(), "TARN_URL=", "TARN_BRANCH=")
+	if err := os.Mkdir(p.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p.must("init", "--project", "p")
+	t.Cleanup(func() { p.must("server", "stop") })
+	return p
+}
+
+func (p *place) command(args ...string) *exec.Cmd {
+	exe, err := os.Executable()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	c := exec.Command(exe, args...)
+	c.Args[0], c.Dir, c.Env = "tarn", p.dir, p.env
+	return c
+}
+
+func (p *place) must(args ...string) string {
+	p.t.Helper()
+	out, err := p.command(args...).CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("tarn %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// halfPut starts a put from stdin and returns when a good part of the file is on its way.
+func (p *place) halfPut() (c *exec.Cmd, stdin io.WriteCloser, stderr *bytes.Buffer) {
+	p.t.Helper()
+	c = p.command("file", "put", "-", "big.bin")
+	stderr = &bytes.Buffer{}
+	c.Stderr = stderr
+	stdin, err := c.StdinPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	// More than all buffers between here and the store hold, so that the server has taken some.
+	if _, err := stdin.Write(bytes.Repeat([]byte("0123456789abcdef"), 4<<20)); err != nil {
+		p.t.Fatalf("%v\n%s", err, stderr)
+	}
+	return c, stdin, stderr
+}
+
+// unchanged tells that the project is as it was made, and whole.
+func (p *place) unchanged() {
+	p.t.Helper()
+	if out := p.must("file", "ls", "-r"); out != "" {
+		p.t.Errorf("main holds %s", out)
+	}
+	p.must("fsck", "--deep")
+}
+
+func exitCode(t *testing.T, err error) int {
+	t.Helper()
+	if err == nil {
+		return 0
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return exit.ExitCode()
+}
+
+func TestInterruptedPut(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	c, stdin, stderr := p.halfPut()
+	if err := c.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	code := exitCode(t, c.Wait())
+	stdin.Close()
+	if code != 130 || !strings.Contains(stderr.String(), "canceled") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	p.unchanged()
+}
+
+func TestServerKilledDuringPut(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	c, stdin, stderr := p.halfPut()
+	holder, _ := p.home.Holder()
+	if err := syscall.Kill(holder.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// The command learns of it when it next sends something.
+	io.Copy(stdin, zeros{}) //nolint:errcheck // it ends with a broken pipe
+	if code := exitCode(t, c.Wait()); code != 8 || !strings.Contains(stderr.String(), "the server went away") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	p.unchanged()
+}
+
+func TestServerStoppedDuringPut(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	c, stdin, stderr := p.halfPut()
+	p.must("server", "stop")
+	io.Copy(stdin, zeros{}) //nolint:errcheck // it ends with a broken pipe
+	if code := exitCode(t, c.Wait()); code != 8 && code != 130 {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	p.unchanged()
+}
+
+// zeros never ends.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// Two commands that write to one branch at the same time both land.
+func TestConcurrentPuts(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.must("status")
+	var commands []*exec.Cmd
+	for i := range 8 {
+		c := p.command("file", "put", "-", string(rune('a'+i)))
+		c.Stdin = strings.NewReader("content")
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		commands = append(commands, c)
+	}
+	for _, c := range commands {
+		if err := c.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := strings.Count(p.must("file", "ls"), "\n"); n != 8 {
+		t.Errorf("%d of 8 files landed", n)
+	}
+	if n := strings.Count(p.must("log", "--limit", "0"), "Put "); n != 8 {
+		t.Errorf("%d of 8 commits landed", n)
+	}
+	p.must("fsck")
+	if err := p.home.AwaitFree(ended()); err == nil {
+		t.Error("the server does not hold its home")
+	}
+}
+
+func ended() context.Context {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(nil)
+	return ctx
+}
