@@ -16,7 +16,7 @@ type Spec struct {
 	Python   string            `json:"python,omitempty"`   // "3.11"; "" means the project's default
 	Packages []string          `json:"packages,omitempty"` // PEP 508 requirements
 	Vars     map[string]string `json:"vars,omitempty"`     // environment variables
-	Indexes  []string          `json:"indexes,omitempty"`  // extra package indexes
+	Indexes  []string          `json:"indexes,omitempty"`  // extra package indexes, URL or NAME=URL
 	Build    bool              `json:"build,omitempty"`    // source distributions may be built
 }
 
@@ -30,11 +30,12 @@ type Package struct {
 
 // Lock is a resolved Spec. Two equal locks give the same packages everywhere.
 type Lock struct {
-	ID       string            `json:"id"`       // content hash of all fields below, hex
+	ID       string            `json:"id"`       // content hash of the fields below, hex
 	Python   string            `json:"python"`   // minor version, "3.11"
 	Platform string            `json:"platform"` // "linux-x86_64-glibc"
 	Packages []Package         `json:"packages"` // sorted by name
 	Vars     map[string]string `json:"vars,omitempty"`
+	Indexes  []string          `json:"indexes,omitempty"` // where packages may be fetched; no part of ID
 }
 
 // Has reports whether the lock contains a distribution (normalised name).

@@ -224,5 +224,5 @@ func noPython(label, want string, all []Interpreter) error {
 			WithNext("install one: uv python install 3.12, or your system's package python3")
 	}
 	return ErrNoPython.Errorf("%s needs Python %s. Here: %s", label, want, strings.Join(have, ", ")).
-		WithNext("install it: uv python install "+want, "or change python= of the environment")
+		WithNext("install it: uv python install '"+want+"'", "or change python= of the environment")
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -36,6 +37,7 @@ type entry struct {
 	Platform string    `toml:"platform"`
 	Python   string    `toml:"python"`
 	Resolved time.Time `toml:"resolved"` // packages uploaded later were not considered
+	Indexes  []string  `toml:"indexes"`  // beside the user's own, "URL" or "NAME=URL"
 	Packages []Package `toml:"packages"`
 }
 
@@ -84,6 +86,9 @@ func (e entry) validate() error {
 	if _, ok := parsePyVersion(e.Python); !ok || e.Spec == "" || e.Platform == "" {
 		return fmt.Errorf("environment %q: spec, platform or python is missing", e.Spec)
 	}
+	if err := checkIndexes(e.Indexes); err != nil {
+		return err
+	}
 	for _, p := range e.Packages {
 		sum, err := hex.DecodeString(p.SHA256)
 		if p.Name != Normalize(p.Name) || !requirementForm.MatchString(p.Name) || !versionForm.MatchString(p.Version) || err != nil || len(sum) != 32 || p.File == "" || filepath.Base(p.File) != p.File {
@@ -102,8 +107,16 @@ func (l *lockFile) encode() []byte {
 		return cmp.Or(cmp.Compare(x.Spec, y.Spec), cmp.Compare(x.Platform, y.Platform))
 	})
 	for _, e := range l.Environments {
-		fmt.Fprintf(&b, "\n[[environment]]\nspec = %s\nplatform = %s\npython = %s\nresolved = %s\npackages = [\n",
+		fmt.Fprintf(&b, "\n[[environment]]\nspec = %s\nplatform = %s\npython = %s\nresolved = %s\n",
 			quote(e.Spec), quote(e.Platform), quote(e.Python), e.Resolved.UTC().Format(time.RFC3339))
+		if len(e.Indexes) > 0 {
+			quoted := make([]string, len(e.Indexes))
+			for i, index := range e.Indexes {
+				quoted[i] = quote(index)
+			}
+			fmt.Fprintf(&b, "indexes = [%s]\n", strings.Join(quoted, ", "))
+		}
+		b.WriteString("packages = [\n")
 		for _, p := range e.Packages {
 			fmt.Fprintf(&b, "    { name = %s, version = %s, file = %s, sha256 = %s },\n", quote(p.Name), quote(p.Version), quote(p.File), quote(p.SHA256))
 		}
@@ -134,13 +147,13 @@ func quote(s string) string {
 
 // lock makes the Lock of an entry for a spec with these variables.
 func (e entry) lock(vars map[string]string) Lock {
-	l := Lock{Python: e.Python, Platform: e.Platform, Packages: append([]Package{}, e.Packages...), Vars: vars}
+	l := Lock{Python: e.Python, Platform: e.Platform, Packages: append([]Package{}, e.Packages...), Vars: vars, Indexes: e.Indexes}
 	l.ID = l.hash()
 	return l
 }
 
 func (l Lock) hash() string {
-	l.ID = ""
+	l.ID, l.Indexes = "", nil
 	if l.Packages == nil {
 		l.Packages = []Package{}
 	}

@@ -28,7 +28,7 @@ func golden() *lockFile {
 				{Name: "six", Version: "1.17.0", File: "six-1.17.0-py2.py3-none-any.whl", SHA256: strings.Repeat("0a", 32)},
 			},
 		},
-		{Spec: Spec{Packages: []string{"six ; python_version < '3.9'"}}.SpecKey(), Platform: "linux-x86_64-glibc", Python: "3.11", Resolved: at},
+		{Spec: Spec{Packages: []string{"six ; python_version < '3.9'"}}.SpecKey(), Platform: "linux-x86_64-glibc", Python: "3.11", Resolved: at, Indexes: []string{"http://127.0.0.1:9/simple", "own=http://127.0.0.1:9/own"}},
 		{Spec: Spec{}.SpecKey(), Platform: "linux-x86_64-glibc", Python: "3.12", Resolved: at},
 		{Spec: Spec{}.SpecKey(), Platform: "linux-aarch64-glibc", Python: "3.12", Resolved: at},
 	}}
@@ -83,6 +83,7 @@ func TestLockFileHostile(t *testing.T) {
 		"short hash":        strings.Replace(good, sha, "90b7", 1),
 		"path as file":      strings.Replace(good, `"idna-3.4-py3-none-any.whl"`, `"../x.whl"`, 1),
 		"no python":         strings.Replace(good, `python = "3.11"`, `python = ""`, 1),
+		"option as index":   strings.Replace(good, `"http://127.0.0.1:9/simple"`, `"--offline"`, 1),
 		"binary":            "\x00\x01",
 	} {
 		dir := t.TempDir()

@@ -2,9 +2,12 @@ package image_test
 
 import (
 	"archive/zip"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,5 +78,52 @@ func TestOverlappingPackages(t *testing.T) {
 			t.Errorf("the view says %q; was told %q", got, said.String())
 		}
 		checkView(t, v)
+	}
+}
+
+// A private index of the project is asked again when the packages are installed on another host, which
+// knows the lock and not the project.
+func TestPrivateIndex(t *testing.T) {
+	t.Parallel()
+	files := t.TempDir()
+	wheel(t, files, "tarn_test_private", map[string]string{"tarn_test_private.py": "ok = True\n"})
+	const file = "tarn_test_private-1.0-py3-none-any.whl"
+	b := read(t, filepath.Join(files, file))
+	mux := http.NewServeMux()
+	mux.HandleFunc("/simple/tarn-test-private/", func(w http.ResponseWriter, r *http.Request) {
+		if _, password, _ := r.BasicAuth(); password != "secret" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<a href="/files/%s#sha256=%x">%s</a>`, file, sha256.Sum256([]byte(b)), file)
+	})
+	mux.Handle("/files/", http.StripPrefix("/files/", http.FileServer(http.Dir(files))))
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+
+	env := append(userEnv(), "UV_INDEX_OWN_USERNAME=u", "UV_INDEX_OWN_PASSWORD=secret", "NO_PROXY=127.0.0.1")
+	spec := image.Spec{Packages: []string{"tarn-test-private"}}
+	for name, text := range map[string]string{
+		"uv.toml":        "[[index]]\nname = \"own\"\nurl = \"" + server.URL + "/simple\"\n",
+		"pyproject.toml": "[[tool.uv.index]]\nname = \"own\"\nurl = \"" + server.URL + "/simple\"\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			project := t.TempDir()
+			write(t, project, map[string]string{name: text})
+			locks, err := open(t, scratch(t), env).Resolve(t.Context(), project, []image.Spec{spec})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text := read(t, filepath.Join(project, image.LockFile)); strings.Contains(text, "secret") {
+				t.Errorf("a password is in tarn.lock: %s", text)
+			}
+			v, err := open(t, scratch(t), env).Ensure(t.Context(), locks[0], nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			run(t, v, "import tarn_test_private")
+		})
 	}
 }

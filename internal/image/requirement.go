@@ -1,6 +1,7 @@
 package image
 
 import (
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -56,15 +57,23 @@ func (s Spec) canonical() (Spec, error) {
 		s.Vars = nil
 	}
 	s.Vars = maps.Clone(s.Vars)
-	for _, index := range s.Indexes {
-		if index == "" || strings.HasPrefix(index, "-") || strings.ContainsAny(index, " \n\r\x00") {
-			return Spec{}, ErrRequirement.Errorf("%s: index %q is no URL", s.label(), index)
-		}
+	if err := checkIndexes(s.Indexes); err != nil {
+		return Spec{}, fmt.Errorf("%s: %w", s.label(), err)
 	}
 	if _, err := parsePythonRange(s.Python); err != nil {
 		return Spec{}, err
 	}
 	return s, nil
+}
+
+// checkIndexes keeps out what uv would take for an option.
+func checkIndexes(indexes []string) error {
+	for _, index := range indexes {
+		if index == "" || strings.HasPrefix(index, "-") || strings.ContainsAny(index, " \t\n\r\x00") {
+			return ErrRequirement.Errorf("index %q is no URL", index)
+		}
+	}
+	return nil
 }
 
 // label is how messages call s.

@@ -141,6 +141,15 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 	if len(spec.Packages) == 0 {
 		return e, nil
 	}
+	more, err := projectIndexes(projectDir)
+	if err != nil {
+		return entry{}, err
+	}
+	for _, index := range slices.Concat(spec.Indexes, more) {
+		if !slices.Contains(e.Indexes, index) {
+			e.Indexes = append(e.Indexes, index)
+		}
+	}
 
 	tmp, err := os.MkdirTemp(s.dir, ".resolve-*")
 	if err != nil {
@@ -155,9 +164,7 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 	if !spec.Build {
 		args = append(args, "--only-binary", ":all:")
 	}
-	for _, index := range spec.Indexes {
-		args = append(args, "--index", index)
-	}
+	args = append(args, indexOptions(e.Indexes)...)
 	if constraints != nil {
 		name := filepath.Join(tmp, "constraints.txt")
 		if err := os.WriteFile(name, []byte(strings.Join(constraints, "\n")+"\n"), 0o600); err != nil {
@@ -165,8 +172,7 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 		}
 		args = append(args, "--constraints", name, "--exclude-newer", e.Resolved.Format(time.RFC3339))
 	}
-	// The project's folder is where uv looks for the user's settings, such as private indexes.
-	err = s.uvCommand(ctx, spec.label(), projectDir, strings.Join(spec.Packages, "\n")+"\n", func(string) {}, args...)
+	err = s.uvCommand(ctx, spec.label(), tmp, strings.Join(spec.Packages, "\n")+"\n", func(string) {}, args...)
 	if err != nil {
 		return entry{}, err
 	}
@@ -179,6 +185,14 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 		return entry{}, ErrResolver.Errorf("%s: %w", spec.label(), err)
 	}
 	return e, nil
+}
+
+func indexOptions(indexes []string) []string {
+	var args []string
+	for _, index := range indexes {
+		args = append(args, "--index", index)
+	}
+	return args
 }
 
 // uvPlatform is what wheels may assume of each platform. glibc 2.28 is what the oldest distributions in

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -15,23 +16,46 @@ import (
 // scriptBlock is a PEP 723 block of type script, as the PEP's own expression has it.
 var scriptBlock = regexp.MustCompile(`(?m)^# /// script[ \t]*\r?\n((?:#(?: .*)?\r?\n)+?)# ///[ \t]*\r?$`)
 
-// uvSettings is the part of [tool.uv] that says where packages come from.
-type uvSettings struct {
-	UV struct {
-		Index []struct {
-			URL string `toml:"url"`
-		} `toml:"index"`
-	} `toml:"uv"`
+// uvIndexes is what [tool.uv], or uv.toml, says of where packages come from.
+type uvIndexes struct {
+	Index []struct {
+		Name string `toml:"name"`
+		URL  string `toml:"url"`
+	} `toml:"index"`
 }
 
-func (u uvSettings) indexes() []string {
+func (u uvIndexes) list() []string {
 	var out []string
-	for _, i := range u.UV.Index {
-		if i.URL != "" {
+	for _, i := range u.Index {
+		switch {
+		case i.URL != "" && i.Name != "":
+			out = append(out, i.Name+"="+i.URL) // credentials come in variables with this name
+		case i.URL != "":
 			out = append(out, i.URL)
 		}
 	}
 	return out
+}
+
+// projectIndexes are the package indexes that the uv settings of a project's folder name. They are
+// recorded in the lock, because packages are installed where there is no project.
+func projectIndexes(dir string) ([]string, error) {
+	var project struct {
+		Tool struct{ UV uvIndexes } `toml:"tool"`
+	}
+	var own uvIndexes
+	for name, into := range map[string]any{"pyproject.toml": &project, "uv.toml": &own} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		if err := toml.Unmarshal(b, into); err != nil {
+			return nil, ErrRequirement.Errorf("%s: %w", filepath.Join(dir, name), err)
+		}
+	}
+	return slices.Concat(own.list(), project.Tool.UV.list()), nil
 }
 
 // ParseInlineScript reads the PEP 723 block of a Python file; ok tells whether there is one. name is how
@@ -50,14 +74,14 @@ func ParseInlineScript(name string, source []byte) (spec Spec, ok bool, err erro
 		text.Write(bytes.TrimPrefix(line, []byte(" ")))
 	}
 	var block struct {
-		Python       string     `toml:"requires-python"`
-		Dependencies []string   `toml:"dependencies"`
-		Tool         uvSettings `toml:"tool"`
+		Python       string                 `toml:"requires-python"`
+		Dependencies []string               `toml:"dependencies"`
+		Tool         struct{ UV uvIndexes } `toml:"tool"`
 	}
 	if err := toml.Unmarshal([]byte(text.String()), &block); err != nil {
 		return Spec{}, false, ErrRequirement.Errorf("%s: script block: %w", name, err)
 	}
-	spec = Spec{Name: name, Python: block.Python, Packages: block.Dependencies, Indexes: block.Tool.indexes()}
+	spec = Spec{Name: name, Python: block.Python, Packages: block.Dependencies, Indexes: block.Tool.UV.list()}
 	_, err = spec.canonical()
 	return spec, err == nil, err
 }
@@ -73,7 +97,7 @@ func ReadPyproject(path string) (spec Spec, ok bool, err error) {
 			Python       string   `toml:"requires-python"`
 			Dependencies []string `toml:"dependencies"`
 		} `toml:"project"`
-		Tool uvSettings `toml:"tool"`
+		Tool struct{ UV uvIndexes } `toml:"tool"`
 	}
 	if err := toml.Unmarshal(b, &file); err != nil {
 		return Spec{}, false, ErrRequirement.Errorf("%s: %w", path, err)
@@ -81,7 +105,7 @@ func ReadPyproject(path string) (spec Spec, ok bool, err error) {
 	if file.Project == nil {
 		return Spec{}, false, nil
 	}
-	spec = Spec{Name: filepath.Base(path), Python: file.Project.Python, Packages: file.Project.Dependencies, Indexes: file.Tool.indexes()}
+	spec = Spec{Name: filepath.Base(path), Python: file.Project.Python, Packages: file.Project.Dependencies, Indexes: file.Tool.UV.list()}
 	_, err = spec.canonical()
 	return spec, err == nil, err
 }

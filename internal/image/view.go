@@ -93,7 +93,7 @@ func (s *Store) install(ctx context.Context, view View, dir string, packages []P
 	args := slices.Concat([]string{
 		"pip", "install", "--requirements", "-", "--target", dir, "--python", view.Interpreter,
 		"--no-deps", "--require-hashes", "--compile-bytecode",
-	}, buildPolicy(packages), options)
+	}, buildPolicy(packages), indexOptions(view.Lock.Indexes), options)
 	return s.uvCommand(ctx, "install packages", dir, pinned(packages), progress, args...)
 }
 
@@ -118,9 +118,9 @@ func (s *Store) SyncVenv(ctx context.Context, lock Lock, dir string, progress fu
 	if err := s.uvCommand(ctx, "make "+dir, parent, "", progress, "venv", "--quiet", "--allow-existing", "--python", python.Path, dir); err != nil {
 		return err
 	}
-	args := append([]string{
+	args := slices.Concat([]string{
 		"pip", "sync", "-", "--quiet", "--allow-empty-requirements", "--require-hashes", "--python", filepath.Join(dir, "bin", "python"),
-	}, buildPolicy(lock.Packages)...)
+	}, buildPolicy(lock.Packages), indexOptions(lock.Indexes))
 	return s.uvCommand(ctx, "fill "+dir, parent, pinned(lock.Packages), progress, args...)
 }
 
