@@ -6,7 +6,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.cache/go/bin:$(CURDIR)/.cache/gobin:$(CURDIR)/.cache/venv/bin:$(CURDIR)/.cache/node/node_modules/.bin:$(PATH)
 export TARN_BIN := $(CURDIR)/bin/tarn
 
-GO_DIRS := cmd internal api test bench
+GO_DIRS := cmd internal api sdk test bench
 PYTHON_DIR := sdk/python
 
 help: ## Show this list
