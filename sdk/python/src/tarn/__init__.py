@@ -42,6 +42,7 @@ __all__ = [
     "Partition",
     "Resources",
     "Retry",
+    "RunFailed",
     "asset",
     "check",
     "cls",
@@ -70,10 +71,10 @@ if TYPE_CHECKING:
     from tarn import errors
     from tarn._aio import AsyncClient
     from tarn._client import Client
-    from tarn.errors import Error
+    from tarn.errors import Error, RunFailed
 
 # Sandboxes import tarn once per step: what talks to a server is loaded when it is asked for.
-_LATER = {"Client": "tarn._client", "AsyncClient": "tarn._aio", "Error": "tarn.errors", "errors": "tarn.errors"}
+_LATER = {"Client": "tarn._client", "AsyncClient": "tarn._aio", "Error": "tarn.errors", "RunFailed": "tarn.errors", "errors": "tarn.errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,3 +5,8 @@ from __future__ import annotations
 from tarn._errors_gen import *  # noqa: F403
 from tarn._errors_gen import CODES as CODES
 from tarn._errors_gen import Error as Error
+from tarn._errors_gen import UserCodeError
+
+
+class RunFailed(UserCodeError):
+    """A run did not succeed. `details` has the run's id, its state and the failed steps."""

@@ -1,0 +1,401 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import os
+import socket
+import ssl
+import tempfile
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Union
+
+from tarn import _home, _ops, _wire, errors
+from tarn._result import Pieces, Result
+from tarn._types import Change, Commit, Entry, Merge, Ref, RunState, Written
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("tarn")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self._path)
+
+
+def _connection(address: _wire.Address) -> http.client.HTTPConnection:
+    if address.socket:
+        return _UnixConnection(address.socket)
+    if address.tls:
+        return http.client.HTTPSConnection(address.host, address.port, context=ssl.create_default_context())
+    return http.client.HTTPConnection(address.host, address.port)
+
+
+def _send(address: _wire.Address, call: _wire.Call) -> Any:
+    """Send a call and wait for its first byte. Each call has a connection of its own: connecting to a
+    socket of this host costs less than the bookkeeping of sharing, and threads need no lock."""
+    connection = _connection(address)
+    try:
+        body: Any = _wire.body(call)
+        headers = _wire.head(address, call)
+        if call.messages is None:
+            body = b"".join(body)
+        connection.request("POST", _wire.path(address, call), body=body, headers=headers, encode_chunked=call.messages is not None and _chunk(headers))
+        return connection, connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()
+        raise _wire.unreachable(address, error) from error
+
+
+def _chunk(headers: Dict[str, str]) -> bool:
+    headers["Transfer-Encoding"] = "chunked"
+    return True
+
+
+def _unary(address: _wire.Address, call: _wire.Call) -> Any:
+    connection, response = _send(address, call)
+    try:
+        raw = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise _wire.unreachable(address, error) from error
+    finally:
+        connection.close()
+    return call.parse(_wire.answer(response.status, raw))
+
+
+def _stream(address: _wire.Address, call: _wire.Call) -> Iterator[Any]:
+    """The messages of a stream. Closing the iterator ends the call, and with it the server's work."""
+    connection, response = _send(address, call)
+    try:
+        if response.status != 200:
+            raise _wire.http_error(response.status, response.read())
+        envelopes = _wire.Envelopes()
+        while True:
+            data = response.read1(1 << 20)
+            if not data:
+                break
+            yield from envelopes.feed(data)
+        envelopes.close()
+    except (OSError, http.client.HTTPException) as error:
+        raise _wire.unreachable(address, error) from error
+    finally:
+        connection.close()
+
+
+class Client:
+    """A project on a server: `tarn.Client()` is that of this folder on the local server.
+
+    `ref` is where it reads, `into` is where it writes. Nothing is connected before the first call.
+    """
+
+    def __init__(
+        self,
+        project: Optional[str] = None,
+        *,
+        ref: Optional[str] = None,
+        into: Optional[str] = None,
+        url: Optional[str] = None,
+        token: Optional[str] = None,
+        folder: Optional[str] = None,
+    ) -> None:
+        self._project, self._ref, self._into = project, ref, into
+        self._url, self._token, self._folder = url or os.environ.get("TARN_URL"), token or os.environ.get("TARN_TOKEN"), folder
+        self._found: Optional[_home.Place] = None
+
+    def at(self, ref: str) -> Client:
+        """The same client, reading from and writing to `ref`."""
+        other = Client(self._project, ref=ref, into=ref, url=self._url, token=self._token, folder=self._folder)
+        other._found = self._found
+        return other
+
+    def _place(self) -> _home.Place:
+        if self._found is None:
+            if self._url:
+                self._found = _home.remote(self._url, self._token, self._project)
+            else:
+                self._found = _home.local(_home.command(self._folder, self._project), self._folder, self._project)
+        return self._found
+
+    @property
+    def _scope(self) -> _ops.Scope:
+        place = self._place()
+        return _ops.Scope(place.project, self._ref or place.branch, self._into or self._ref or place.branch)
+
+    @property
+    def project(self) -> str:
+        """The project's name."""
+        return self._scope.project
+
+    def _do(self, call: _wire.Call) -> Any:
+        address = self._place().address
+        if call.streams:
+            return call.parse(list(_stream(address, call)))
+        return _unary(address, call)
+
+    def _messages(self, call: _wire.Call) -> Iterator[Any]:
+        """The messages of a call that has begun: the first one is here, or its error is raised."""
+        messages = _stream(self._place().address, call)
+        first = list(itertools.islice(messages, 1))
+        return itertools.chain(first, messages)
+
+    @property
+    def branches(self) -> Branches:
+        """The project's branches."""
+        return Branches(self)
+
+    @property
+    def tags(self) -> Tags:
+        """The project's tags."""
+        return Tags(self)
+
+    @property
+    def files(self) -> Files:
+        """The project's files."""
+        return Files(self)
+
+    @property
+    def tables(self) -> Tables:
+        """The project's tables."""
+        return Tables(self)
+
+    def table(self, name: str, *, ref: Optional[str] = None, columns: Optional[Iterable[str]] = None, where: Optional[str] = None) -> Table:
+        """One table, to read or to write. `columns` and `where` choose what is read."""
+        return Table(self, name, ref, None if columns is None else list(columns), where)
+
+    def resolve(self, ref: Optional[str] = None) -> Commit:
+        """The commit that a ref names."""
+        found: Commit = self._do(_ops.resolve(self._scope, ref))
+        return found
+
+    def log(self, name: str = "", *, ref: Optional[str] = None, limit: int = 0) -> List[Commit]:
+        """Commits, newest first; with a name, those that changed it."""
+        found: List[Commit] = self._do(_ops.log(self._scope, name, ref, limit))
+        return found
+
+    def diff(self, span: str, name: str = "") -> List[Change]:
+        """What differs between two refs: `c.diff("main..dev")`."""
+        found: List[Change] = self._do(_ops.diff(self._scope, span, name))
+        return found
+
+    def merge(self, source: str, *, into: Optional[str] = None, prefer: Optional[Mapping[str, str]] = None, message: str = "", dry_run: bool = False) -> Merge:
+        """Bring a branch's changes into another. Conflicts raise `ConflictError`; a dry run returns them."""
+        found: Merge = self._do(_ops.merge(self._scope, source, into, prefer, message, dry_run))
+        return found
+
+    def revert(self, commit: str, *, into: Optional[str] = None, message: str = "") -> Written:
+        """Undo a commit by a new one."""
+        found: Written = self._do(_ops.revert(self._scope, commit, into, message))
+        return found
+
+    def query(self, sql: str, *, ref: Optional[str] = None, into: Optional[str] = None, params: Optional[Mapping[str, Any]] = None, message: str = "") -> Result:
+        """Run one SQL statement. A write is one commit; call `.written()` to wait for it."""
+        return Result(self._messages(_ops.query(self._scope, sql, ref, into, params, message)))
+
+    def run(
+        self,
+        path: Optional[str] = None,
+        *,
+        select: Union[str, Iterable[str]] = (),
+        ref: Optional[str] = None,
+        into: Optional[str] = None,
+        params: Optional[Mapping[str, Any]] = None,
+        cache: bool = True,
+        publish: bool = True,
+        id: str = "",
+    ) -> Run:
+        """Start a run of a project folder. The same `id` attaches to the run that has it."""
+        chosen = (select,) if isinstance(select, str) else tuple(select)
+        folder = os.path.abspath(path or self._folder or project_folder())
+        state: RunState = self._do(_ops.start_run(self._scope, folder, chosen, ref, into, params or {}, cache, publish, id))
+        return Run(self, state)
+
+
+def project_folder(start: Optional[str] = None) -> str:
+    """The nearest folder upwards with tarn.toml."""
+    folder = os.path.abspath(start or os.getcwd())
+    while not os.path.exists(os.path.join(folder, "tarn.toml")):
+        if folder == os.path.dirname(folder):
+            raise errors.PreconditionError(f"no tarn.toml in {start or os.getcwd()} or a folder above it", reason="cli.no_project", next=("tarn init",))
+        folder = os.path.dirname(folder)
+    return folder
+
+
+class Branches:
+    """Branches of a project."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> List[Ref]:
+        """All branches."""
+        found: List[Ref] = self._client._do(_ops.list_branches(self._client._scope))
+        return found
+
+    def create(self, name: str, base: Optional[str] = None) -> Ref:
+        """A new branch at a ref."""
+        found: Ref = self._client._do(_ops.create_branch(self._client._scope, name, base))
+        return found
+
+    def delete(self, name: str) -> Ref:
+        """Remove a branch; the answer says where it was."""
+        found: Ref = self._client._do(_ops.delete_branch(self._client._scope, name))
+        return found
+
+
+class Tags:
+    """Tags of a project."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> List[Ref]:
+        """All tags."""
+        found: List[Ref] = self._client._do(_ops.list_tags(self._client._scope))
+        return found
+
+    def create(self, name: str, base: Optional[str] = None) -> Ref:
+        """A new tag at a ref."""
+        found: Ref = self._client._do(_ops.create_tag(self._client._scope, name, base))
+        return found
+
+    def delete(self, name: str) -> Ref:
+        """Remove a tag; the answer says where it was."""
+        found: Ref = self._client._do(_ops.delete_tag(self._client._scope, name))
+        return found
+
+
+class Files:
+    """Files of a project. A path may end in @REF."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def put(self, path: str, content: _ops.Data, *, into: Optional[str] = None, message: str = "") -> Written:
+        """Store bytes, text, a local path or an open file under a path."""
+        found: Written = self._client._do(_ops.put_file(self._client._scope, path, content, into, message))
+        return found
+
+    def get(self, path: str, *, ref: Optional[str] = None) -> bytes:
+        """A file's bytes."""
+        found: bytes = self._client._do(_ops.get_file(self._client._scope, path, ref))
+        return found
+
+    def open(self, path: str, *, ref: Optional[str] = None) -> Any:
+        """A file to read from as it arrives."""
+        import io
+
+        messages = self._client._messages(_ops.get_file(self._client._scope, path, ref))
+        return io.BufferedReader(Pieces(messages), 1 << 20)
+
+    def ls(self, pattern: str = "", *, ref: Optional[str] = None, recursive: bool = False) -> List[Entry]:
+        """Files and folders that a path, folder or glob selects."""
+        found: List[Entry] = self._client._do(_ops.list_files(self._client._scope, pattern, ref, recursive))
+        return found
+
+    def rm(self, *patterns: str, into: Optional[str] = None, message: str = "") -> Written:
+        """Remove files as one commit."""
+        found: Written = self._client._do(_ops.remove_files(self._client._scope, patterns, into, message))
+        return found
+
+
+class Tables:
+    """Tables of a project."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self, *, ref: Optional[str] = None) -> List[Entry]:
+        """All tables."""
+        found: List[Entry] = self._client._do(_ops.list_tables(self._client._scope, ref))
+        return found
+
+    def delete(self, *names: str, into: Optional[str] = None, message: str = "") -> Written:
+        """Remove tables as one commit."""
+        found: Written = self._client._do(_ops.remove_tables(self._client._scope, names, into, message))
+        return found
+
+
+class Table:
+    """One table, seen through a client."""
+
+    def __init__(self, client: Client, name: str, ref: Optional[str], columns: Optional[List[str]], where: Optional[str]) -> None:
+        self._client, self.name, self._ref, self._columns, self._where = client, name, ref, columns, where
+
+    def _result(self) -> Result:
+        name, ref = _ops.named(self._client._scope, self.name, self._ref)
+        return self._client.query(_ops.select(name, self._columns, self._where), ref=ref)
+
+    def batches(self) -> Any:
+        """The rows as a `pyarrow.RecordBatchReader`, as they arrive."""
+        return self._result().batches()
+
+    def to_arrow(self) -> Any:
+        """The rows as a `pyarrow.Table`."""
+        return self._result().to_arrow()
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas frame."""
+        return self._result().to_pandas()
+
+    def to_polars(self) -> Any:
+        """The rows as a polars frame."""
+        return self._result().to_polars()
+
+    def to_dicts(self) -> Any:
+        """The rows as a list of dicts."""
+        return self._result().to_dicts()
+
+    def write(self, frame: Any, *, mode: str = "replace", key: Union[str, Iterable[str]] = (), into: Optional[str] = None, message: str = "") -> Written:
+        """Write a frame of any accepted type as one commit: replace, append, or merge by key."""
+        from tarn import _frames
+
+        with tempfile.TemporaryDirectory(prefix="tarn-") as folder:
+            file = os.path.join(folder, "rows.arrow")
+            _frames.write(frame, file, f"table({self.name!r}).write()")
+            names = [key] if isinstance(key, str) else list(key)
+            found: Written = self._client._do(_ops.write_table(self._client._scope, self.name, file, mode, names, into, message))
+            return found
+
+
+class Run:
+    """A run that was started."""
+
+    def __init__(self, client: Client, state: RunState) -> None:
+        self._client = client
+        self.state = state
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.state.id
+
+    def wait(self) -> RunState:
+        """Wait for the end. Raises `tarn.RunFailed` when it did not succeed."""
+        seq, lost = 0, 0
+        while True:
+            try:
+                for event in self._client._messages(_ops.run_events(self._client._scope, self.id, seq)):
+                    lost = 0
+                    if "run" in event:
+                        self.state = RunState.of(event["run"])
+                        return _ops.finished(self.state)
+                    seq = int(event.get("happened", {}).get("seq", seq))
+            except errors.UnavailableError:
+                lost += 1  # the server may have been replaced; a run outlives its connection
+                if lost > 3:
+                    raise
+
+    def refresh(self) -> RunState:
+        """Ask the server for the run's state now."""
+        self.state = self._client._do(_ops.get_run(self._client._scope, self.id))
+        return self.state
+
+    def cancel(self) -> RunState:
+        """Stop the run."""
+        self.state = self._client._do(_ops.cancel_run(self._client._scope, self.id))
+        return self.state
+
+    def __repr__(self) -> str:
+        return f"<tarn run {self.id} {self.state.state}>"

@@ -1,0 +1,73 @@
+"""Inputs of a declared function, loaded for `.local()`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from tarn import _params
+from tarn._client import Client, project_folder
+from tarn._context import Context
+from tarn._declare import Files, Local, OutputDir, Secret, Table
+
+
+def inputs(decl: Any, names: List[str], ref: Optional[str]) -> Dict[str, Any]:
+    """The values of the named parameters."""
+    folder = os.path.dirname(os.path.abspath(decl._plain().__code__.co_filename))
+    client = Client(ref=ref, folder=folder if os.path.isdir(folder) else None)
+    return {p.name: _load(decl.name, p, client, folder) for p in _params.of(decl) if p.name in names}
+
+
+def _load(owner: str, p: _params.Param, client: Client, folder: str) -> Any:
+    if isinstance(p.marker, Table):
+        return _table(p, p.marker, client)
+    if isinstance(p.marker, Files):
+        if not p.many or p.marker.group_by or p.marker.batch:
+            raise TypeError(f"{owner}() runs once for each item of {p.marker.glob!r}. Pass one: {owner}.local({p.name}=...).")
+        return _download(p.marker.glob, client)
+    if isinstance(p.marker, Local):
+        found = sorted(Path(project_folder(folder)).glob(p.marker.glob))
+        if not p.many and len(found) != 1:
+            raise TypeError(f"{owner}() takes one file as {p.name!r}, and {len(found)} match {p.marker.glob!r}.")
+        return found if p.many else found[0]
+    if isinstance(p.marker, Secret):
+        if p.marker.name not in os.environ:
+            raise TypeError(f"{owner}() needs the secret {p.marker.name}. Pass {p.name!r}, or set the variable {p.marker.name}.")
+        return os.environ[p.marker.name]
+    if p.kind == "output_dir":
+        return OutputDir(tempfile.mkdtemp(prefix=f"{owner}-"))
+    if p.kind == "context":
+        return Context({"step": owner})
+    raise TypeError(f"{owner}() needs {p.name!r}. Pass {p.noun}.")
+
+
+def _table(p: _params.Param, marker: Table, client: Client) -> Any:
+    table = client.table(marker.name or p.name, ref=marker.ref, columns=marker.columns, where=marker.where)
+    if p.format == "pandas":
+        return table.to_pandas()
+    if p.format == "polars":
+        return table.to_polars()
+    if p.format == "polars_lazy":
+        return table.to_polars().lazy()
+    if p.format == "batches":
+        return table.batches()
+    if p.format == "dicts":
+        return table.to_dicts()
+    if p.format == "duckdb":
+        import duckdb
+
+        return duckdb.connect().from_arrow(table.to_arrow())
+    return table.to_arrow()
+
+
+def _download(glob: str, client: Client) -> List[Path]:
+    root = Path(tempfile.mkdtemp(prefix="tarn-files-"))
+    paths = []
+    for entry in client.files.ls(glob, recursive=True):
+        path = root / entry.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(client.files.get(entry.name))
+        paths.append(path)
+    return paths
