@@ -84,6 +84,7 @@ func (e *Engine) Close() error {
 func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, error) {
 	var result Result
 	err := e.withChild(ctx, func(ctx context.Context, c *child) (reusable bool, err error) {
+		e.refill() // warms up while the job runs
 		if job, err = e.limited(job); err != nil {
 			return true, err
 		}
@@ -180,23 +181,22 @@ func (e *Engine) withChild(ctx context.Context, fn func(context.Context, *child)
 	reusable, err := fn(ctx, c)
 	if !reusable || !e.keep(c) {
 		c.close()
+		e.refill()
 	}
 	return err
 }
 
-// take returns the spare, or a new child if there is none, and has the next spare started.
+// take returns the spare, or a new child if there is none.
 func (e *Engine) take() (*child, error) {
 	e.mu.Lock()
 	c := e.spare
 	e.spare = nil
 	e.mu.Unlock()
-	if c != nil && c.dead() {
-		c.close()
-		c = nil
-	}
-	e.refill()
-	if c != nil {
+	if c != nil && !c.dead() {
 		return c, nil
+	}
+	if c != nil {
+		c.close()
 	}
 	return startChild(e.opt.Launch)
 }

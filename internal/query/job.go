@@ -12,6 +12,7 @@ package query
 
 import (
 	"strings"
+	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/catalog/datafile"
@@ -142,6 +143,9 @@ type Result struct {
 	Outputs  []Output  `json:",omitempty"` // one per sink, in order
 	Analysis *Analysis `json:",omitempty"`
 	Error    *Failure  `json:",omitempty"`
+
+	CPU             time.Duration `json:",omitempty"` // of the child, with its start
+	PeakMemoryBytes int64         `json:",omitempty"` // resident, with mapped files
 }
 
 // Output is what a sink made.

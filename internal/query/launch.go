@@ -3,6 +3,7 @@ package query
 import (
 	"os"
 	"os/exec"
+	"syscall"
 )
 
 // Pipes are an engine child's ends of its pipes. The launcher's caller closes them once the child has
@@ -33,6 +34,7 @@ func Exec(argv ...string) Launcher {
 		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Env = []string{"LC_ALL=C.UTF-8"}
 		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the server's terminal is the server's
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = pipes.Stdin, pipes.Stdout, pipes.Stderr
 		cmd.ExtraFiles = []*os.File{pipes.Results}
 		if err := cmd.Start(); err != nil {

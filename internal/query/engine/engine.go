@@ -16,7 +16,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/query"
@@ -43,6 +47,7 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 			result.Analysis, err = analyze(db, job.SQL)
 		default:
 			result, err = run(db, job, stdout)
+			result.CPU, result.PeakMemoryBytes = usage()
 		}
 		if err != nil {
 			result.Error = query.NewFailure(classify(err))
@@ -56,6 +61,18 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 		}
 	}
 	return 0
+}
+
+func usage() (cpu time.Duration, peak int64) {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0, 0
+	}
+	peak = int64(u.Maxrss)
+	if runtime.GOOS != "darwin" { // counts bytes there, KiB elsewhere
+		peak <<= 10
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), peak
 }
 
 func readLines(stdin io.Reader, lines chan<- []byte) {

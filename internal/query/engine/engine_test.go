@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == role {
 		os.Exit(engine.Main(os.Stdin, os.Stdout, os.NewFile(3, "results")))
 	}
+	if len(os.Args) > 1 && os.Args[1] == parentRole {
+		parent()
+	}
 	os.Exit(m.Run())
 }
 
@@ -125,7 +128,7 @@ func TestSelect(t *testing.T) {
 	if got, want := text(batch), "42,xy,UTC\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if result.Rows != 1 || result.Outputs[0].Bytes == 0 {
+	if result.Rows != 1 || result.Outputs[0].Bytes == 0 || result.CPU == 0 || result.PeakMemoryBytes == 0 {
 		t.Errorf("result %+v", result)
 	}
 	schema, err := query.ParseSchema(result.Schema)

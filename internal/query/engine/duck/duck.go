@@ -299,6 +299,9 @@ func takeError(message *C.char) error {
 // BatchRows is the default size of result batches.
 const BatchRows = 64 << 10
 
+// batchValues bounds a batch of very many columns.
+const batchValues = 8 << 20
+
 // convertedBytes bounds a batch that is put together from DuckDB's small ones.
 const convertedBytes = 256 << 20
 
@@ -323,6 +326,7 @@ func (s *Stmt) Stream(batchRows int) (*Rows, error) {
 		return nil, err
 	}
 	r.schema = schema
+	r.rows = min(r.rows, batchValues/int64(max(1, schema.NumFields()))) // at least one vector is read anyway
 	return r, nil
 }
 

@@ -371,6 +371,66 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// TestOddTypes has types that DuckDB or our scan may refuse: with the column's name, never by crashing.
+func TestOddTypes(t *testing.T) {
+	t.Parallel()
+	db := open(t)
+	dictionary := &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int8, ValueType: arrow.BinaryTypes.String}
+	for _, c := range []struct {
+		in      arrow.DataType
+		samples string
+		want    string // the error's text, "" if it can be read
+	}{
+		{arrow.ListOf(arrow.FixedWidthTypes.Float16), `[[1.5], null]`, "column odd: "},
+		{arrow.ListOf(dictionary), `[["a"], null]`, "column odd: dictionaries inside"},
+		{&arrow.Decimal256Type{Precision: 50, Scale: 2}, `["1.25", null]`, "column odd: "},
+		{arrow.RunEndEncodedOf(arrow.PrimitiveTypes.Int32, arrow.BinaryTypes.String), `["a", "a", null]`, ""},
+		{arrow.ListViewOf(arrow.PrimitiveTypes.Int64), `[[1, 2], null, []]`, ""},
+		{arrow.BinaryTypes.BinaryView, `["AQID", null]`, ""},
+		{arrow.StructOf(), `[{}, null]`, "column odd: "},
+	} {
+		column, _, err := array.FromJSON(memory.DefaultAllocator, c.in, strings.NewReader(c.samples))
+		if err != nil {
+			t.Fatalf("%s: %v", c.in, err)
+		}
+		schema := arrow.NewSchema([]arrow.Field{{Name: "odd", Type: c.in, Nullable: true}}, nil)
+		db.Register("odd", NewBatches(schema, array.NewRecordBatch(schema, []arrow.Array{column}, int64(column.Len()))))
+		err = db.Exec("FROM arrow_batches('odd')")
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", c.in, err, c.want)
+		}
+	}
+}
+
+// TestExtensions reads columns that an extension type of another library marks.
+func TestExtensions(t *testing.T) {
+	t.Parallel()
+	db := open(t)
+	mark := arrow.NewMetadata([]string{"ARROW:extension:name", "ARROW:extension:metadata"}, []string{"pandas.period", `{"freq": "D"}`})
+	for _, c := range typeCases() {
+		schema := arrow.NewSchema([]arrow.Field{{Name: "x", Type: c.in, Nullable: true, Metadata: mark}}, nil)
+		column := tile(t, c.in, c.samples, 10)
+		db.Register("x", NewBatches(schema, array.NewRecordBatch(schema, []arrow.Array{column}, 10)))
+		_, columns := read(t, db, "FROM arrow_batches('x')")
+		if columns[0].NullN() != column.NullN() {
+			t.Errorf("%s: %d nulls, want %d", c.name, columns[0].NullN(), column.NullN())
+		}
+	}
+}
+
+func TestWide(t *testing.T) {
+	t.Parallel()
+	db := open(t)
+	var columns []string
+	for i := range 5000 {
+		columns = append(columns, fmt.Sprintf("i + %d AS c%d", i, i))
+	}
+	_, got := read(t, db, "SELECT "+strings.Join(columns, ", ")+" FROM range(5000) r(i)")
+	if last := got[4999].ValueStr(4999); len(got) != 5000 || last != "9998" {
+		t.Errorf("%d columns, last %s", len(got), last)
+	}
+}
+
 func TestEnumBatches(t *testing.T) {
 	t.Parallel()
 	db := open(t)

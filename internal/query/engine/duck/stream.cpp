@@ -238,7 +238,7 @@ int64_t next_converted(duck_stream *stream, ArrowArray *out) {
 }
 
 int64_t next_flat(duck_stream *stream, int64_t max_rows, ArrowArray *out) {
-	max_rows = (max_rows + kVector - 1) / kVector * kVector;
+	max_rows = max_rows <= kVector ? kVector : (max_rows + kVector - 1) / kVector * kVector;
 	auto builders = new_builders(stream->columns, max_rows);
 	std::vector<size_t> bytes(builders.size());
 	int64_t position = 0;
