@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -101,7 +102,8 @@ func (l *Lake) Update(ctx context.Context, branch string, info CommitInfo, fn fu
 		return Commit{}, err
 	}
 	c, err := l.attempts(ctx, branch, info, ticket, fn)
-	// A ticket that cannot be given back dies with the session: the update's outcome stands.
+	// A commit that is returned with an error stands: only its ticket, which dies with the session
+	// anyway, could not be given back.
 	return c, errors.Join(err, release(ctx))
 }
 
@@ -114,15 +116,20 @@ func (l *Lake) attempts(ctx context.Context, branch string, info CommitInfo, tic
 		}
 		c, err := l.attempt(ctx, branch, info, ticket, fn)
 		var failed *meta.ConditionError
-		if !errors.As(err, &failed) || !l.mayRetry(failed.Condition.Key, branch, info.RequestID) {
+		switch {
+		case !errors.As(err, &failed):
 			return c, err
+		case slices.ContainsFunc(ticket.Conditions(), func(c meta.Condition) bool { return c.Key == failed.Condition.Key }):
+			return Commit{}, lease.ErrLost.Errorf("the turn on branch %s was lost, as after a machine's sleep; nothing was changed: %w", branch, err)
+		case !l.mayRetry(failed.Condition.Key, branch, info.RequestID):
+			return Commit{}, err
 		}
 		last = err
 	}
 	return Commit{}, ErrContended.Errorf("branch %s moved %d times under one update: %w", branch, maxAttempts, last)
 }
 
-// mayRetry tells the conditions that Update itself adds from those of the caller and of the session.
+// mayRetry tells the conditions that a second attempt can meet from those of the caller.
 func (l *Lake) mayRetry(key, branch, request string) bool {
 	_, pack := l.packOfKey(key)
 	return pack || key == l.branchKey(branch) || (request != "" && key == l.requestKey(request))
@@ -152,22 +159,22 @@ func (l *Lake) attempt(ctx context.Context, branch string, info CommitInfo, tick
 	if next.ID == head.ID && len(tx.writes) == 0 && len(tx.conditions) == 0 && info.RequestID == "" {
 		return head, nil
 	}
+	// Sealed also when there is no commit: the caller's rows may name objects that it has put.
+	sealed, writes, err := batch.seal(ctx)
+	if err != nil {
+		return Commit{}, err
+	}
+	if err := fault.Point("lake.update.after_pack"); err != nil {
+		return Commit{}, err
+	}
 	conditions := append([]meta.Condition{meta.At(l.branchKey(branch), version)}, ticket.Conditions()...)
-	var writes []meta.Write
+	conditions = append(conditions, sealed...)
 	if next.ID != head.ID {
 		move, err := l.moveRows(branch, next, tx.why, info.Author, moved)
 		if err != nil {
 			return Commit{}, err
 		}
-		sealed, rows, err := batch.seal(ctx)
-		if err != nil {
-			return Commit{}, err
-		}
-		if err := fault.Point("lake.update.after_pack"); err != nil {
-			return Commit{}, err
-		}
-		conditions = append(conditions, sealed...)
-		writes = append(append(writes, rows...), move...)
+		writes = append(writes, move...)
 	}
 	if info.RequestID != "" {
 		row, err := json.Marshal(requestRow{Branch: branch, Commit: next.ID, Time: moved})

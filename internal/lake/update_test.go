@@ -18,6 +18,7 @@ import (
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/lake/laketest"
 	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/lease"
 	"tarn.dev/tarn/internal/meta/sqlitemeta"
 )
 
@@ -170,6 +171,47 @@ func TestUpdateRunsAgainOnANewHead(t *testing.T) {
 	})
 	if err != nil || calls != 2 || c.Generation != one.Generation+2 {
 		t.Errorf("%d calls, %+v, %v", calls, c, err)
+	}
+}
+
+func TestFencedUpdateChangesNothing(t *testing.T) {
+	t.Parallel()
+	blobs, rows := stores(t)
+	l := laketest.OpenOn(t, blobs, rows, lake.Options{})
+	before := resolve(t, l, "main")
+	_, err := l.Update(t.Context(), "main", lake.CommitInfo{}, func(ctx context.Context, tx *lake.Tx) error {
+		// As another process would after this one had slept; it does not wait for the heart-beat's end.
+		for row, err := range rows.Scan(ctx, meta.Prefix("s/")) {
+			if err != nil {
+				return err
+			}
+			if _, err := rows.Txn(ctx, nil, []meta.Write{meta.Delete(row.Key)}); err != nil {
+				return err
+			}
+		}
+		return edits("a=1")(ctx, tx)
+	})
+	if !errors.Is(err, lease.ErrLost) || resolve(t, l, "main").ID != before.ID {
+		t.Errorf("a fenced update: %v", err)
+	}
+}
+
+// TestRowsMayNameObjects puts an object that only a row names.
+func TestRowsMayNameObjects(t *testing.T) {
+	t.Parallel()
+	blobs, rows := stores(t)
+	l := laketest.OpenOn(t, blobs, rows, lake.Options{})
+	var h lake.Hash
+	_, err := l.Update(t.Context(), "main", lake.CommitInfo{}, func(ctx context.Context, tx *lake.Tx) (err error) {
+		h, err = tx.Batch().Put(ctx, lake.TypeRecord, []byte("manifest"))
+		tx.Also(nil, []meta.Write{meta.Set("run/1", []byte(h.String()))})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := l.Get(t.Context(), lake.TypeRecord, h); err != nil || string(data) != "manifest" {
+		t.Errorf("%q, %v", data, err)
 	}
 }
 
