@@ -2,7 +2,7 @@ package datafile
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"iter"
 	"strconv"
@@ -19,19 +19,39 @@ import (
 // readBytes bounds a batch that is read: far below the 2 GiB that the offsets of one may span.
 const readBytes = 64 << 20
 
+// maxPage is the largest page that is read; a value must fit in one.
+const maxPage = 1 << 30
+
 // Source is an open data file.
 type Source interface {
 	io.ReaderAt
 	io.Seeker
 }
 
-// Footer reads the metadata of a Parquet file.
-func Footer(src Source) (*metadata.FileMetaData, error) {
-	pf, err := file.NewParquetReader(src)
-	if err != nil {
-		return nil, ErrCorrupt.Errorf("read footer: %w", err)
+// decode calls into the Parquet decoder. It panics on some damaged files (a flipped bit in a page header
+// is enough), and the bytes of one file must not end the process.
+func decode(doing string, f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = ErrCorrupt.Errorf("%s: %v", doing, p)
+		}
+	}()
+	if err := f(); err != nil {
+		return ErrCorrupt.Errorf("%s: %w", doing, err)
 	}
-	return pf.MetaData(), nil
+	return nil
+}
+
+// Footer reads the metadata of a Parquet file.
+func Footer(src Source) (m *metadata.FileMetaData, err error) {
+	err = decode("read footer", func() error {
+		pf, err := file.NewParquetReader(src)
+		if err == nil {
+			m = pf.MetaData()
+		}
+		return err
+	})
+	return m, err
 }
 
 // Read yields the rows of src as batches of schema, whose columns are found in the file by the field
@@ -46,13 +66,19 @@ func Read(ctx context.Context, src Source, schema *arrow.Schema, ids []ID) iter.
 }
 
 func read(ctx context.Context, src Source, schema *arrow.Schema, ids []ID, yield func(arrow.RecordBatch) bool) error {
-	pf, err := file.NewParquetReader(src)
+	var pf *file.Reader
+	var fr *pqarrow.FileReader
+	err := decode("read footer", func() (err error) {
+		props := parquet.NewReaderProperties(memory.DefaultAllocator)
+		props.MaxCompressedPageSize, props.MaxUncompressedPageSize = maxPage, maxPage
+		if pf, err = file.NewParquetReader(src, file.WithReadProps(props)); err != nil {
+			return err
+		}
+		fr, err = pqarrow.NewFileReader(pf, pqarrow.ArrowReadProperties{BatchSize: batchRows(pf.MetaData())}, memory.DefaultAllocator)
+		return err
+	})
 	if err != nil {
-		return ErrCorrupt.Errorf("read footer: %w", err)
-	}
-	fr, err := pqarrow.NewFileReader(pf, pqarrow.ArrowReadProperties{BatchSize: batchRows(pf.MetaData())}, memory.DefaultAllocator)
-	if err != nil {
-		return ErrCorrupt.Errorf("read schema of data file: %w", err)
+		return err
 	}
 	byID := map[int]*pqarrow.SchemaField{}
 	for i := range fr.Manifest.Fields {
@@ -99,21 +125,39 @@ func read(ctx context.Context, src Source, schema *arrow.Schema, ids []ID, yield
 		}
 		return nil
 	}
-	rr, err := fr.GetRecordReader(ctx, leaves, nil)
+	var rr pqarrow.RecordReader
+	err = decode("read data file", func() (err error) {
+		rr, err = fr.GetRecordReader(ctx, leaves, nil)
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("read data file: %w", err)
+		return err
 	}
-	defer rr.Release()
-	for rr.Next() {
-		rec := rr.RecordBatch()
+	for {
+		var rec arrow.RecordBatch
+		err := decode("read data file", func() error {
+			if rr.Next() {
+				rec = rr.RecordBatch()
+				return nil
+			}
+			if err := rr.Err(); !errors.Is(err, io.EOF) {
+				return err
+			}
+			return nil
+		})
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return err
+		}
+		if rec == nil {
+			return nil
+		}
 		if more, err := emit(rec.Columns(), rec.NumRows()); err != nil || !more {
 			return err
 		}
 	}
-	if err := rr.Err(); err != nil && err != io.EOF {
-		return ErrCorrupt.Errorf("read data file: %w", err)
-	}
-	return nil
 }
 
 func metaValue(m arrow.Metadata, key string) string {
@@ -142,5 +186,3 @@ func batchRows(m *metadata.FileMetaData) int64 {
 	}
 	return max(1, min(most, readBytes*m.GetNumRows()/bytes))
 }
-
-var _ parquet.ReaderAtSeeker = Source(nil)

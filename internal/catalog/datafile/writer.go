@@ -27,8 +27,12 @@ const (
 	// and what the writer holds in memory.
 	groupRows  = 512 << 10
 	groupBytes = 32 << 20
-	// stepRows is how many rows are coerced, hashed and written at a time.
-	stepRows = 32 << 10
+	// stepRows and stepBytes bound what is coerced, hashed and written at a time.
+	stepRows  = 32 << 10
+	stepBytes = 32 << 20
+	// pageBytes is what a page may reach before its size is looked at: some readers (arrow-go) refuse
+	// pages above 64 MiB.
+	pageBytes = 4 << 20
 )
 
 // File is one Parquet file in the writer's directory.
@@ -178,15 +182,58 @@ func (w *Writer) write(ctx context.Context, rec arrow.RecordBatch) error {
 	if int(rec.NumCols()) != w.schema.NumFields() {
 		return ErrMismatch.Errorf("a batch has %d columns, expected %d", rec.NumCols(), w.schema.NumFields())
 	}
-	for start := int64(0); start < rec.NumRows(); start += stepRows {
+	for start := int64(0); start < rec.NumRows(); {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := w.step(ctx, rec.NewSlice(start, min(start+stepRows, rec.NumRows()))); err != nil {
+		n := min(stepRows, rec.NumRows()-start)
+		part := rec.NewSlice(start, start+n)
+		if size := recordWeight(part); size > stepBytes {
+			n = max(1, n*stepBytes/size)
+			part = rec.NewSlice(start, start+n)
+		}
+		if err := w.step(ctx, part); err != nil {
 			return err
 		}
+		start += n
 	}
 	return nil
+}
+
+func recordWeight(rec arrow.RecordBatch) (n int64) {
+	for _, c := range rec.Columns() {
+		n += weight(c)
+	}
+	return n
+}
+
+// weight is about the bytes of a's values, of its slice only.
+func weight(a arrow.Array) (n int64) {
+	switch t := a.(type) {
+	case interface{ ValueBytes() []byte }:
+		return int64(len(t.ValueBytes()))
+	case interface{ ValueLen(int) int }:
+		for i := range a.Len() {
+			n += int64(t.ValueLen(i))
+		}
+		return n
+	case *array.Struct:
+		for i := range t.NumField() {
+			n += weight(t.Field(i))
+		}
+		return n
+	case array.ListLike:
+		if a.Len() == 0 {
+			return 0
+		}
+		from, _ := t.ValueOffsets(0)
+		_, to := t.ValueOffsets(a.Len() - 1)
+		if to < from { // views may lie in any order
+			return weight(t.ListValues())
+		}
+		return weight(array.NewSlice(t.ListValues(), from, to))
+	}
+	return 8 * int64(a.Len())
 }
 
 func (w *Writer) step(ctx context.Context, rec arrow.RecordBatch) error {
@@ -210,7 +257,7 @@ func (w *Writer) step(ctx context.Context, rec arrow.RecordBatch) error {
 		}
 	}
 	if w.pq == nil {
-		if err := w.open(); err != nil {
+		if err := w.open(max(1, recordWeight(rec)/max(1, rec.NumRows()))); err != nil {
 			return err
 		}
 	}
@@ -234,7 +281,7 @@ func (w *Writer) step(ctx context.Context, rec arrow.RecordBatch) error {
 	return nil
 }
 
-func (w *Writer) open() error {
+func (w *Writer) open(rowBytes int64) error {
 	out, err := os.CreateTemp(w.dir, "open-*.parquet")
 	if err != nil {
 		return fmt.Errorf("create data file: %w", err)
@@ -244,6 +291,7 @@ func (w *Writer) open() error {
 		parquet.WithCompression(compress.Codecs.Zstd),
 		parquet.WithCompressionLevel(1),
 		parquet.WithMaxRowGroupLength(groupRows+stepRows), // cut by us, above
+		parquet.WithBatchSize(min(max(pageBytes/rowBytes, 1), 1024)),
 		parquet.WithCreatedBy("tarn"),
 	)
 	w.pq, err = pqarrow.NewFileWriter(w.stored, w.count, props, pqarrow.NewArrowWriterProperties())
