@@ -1,6 +1,11 @@
 package cli
 
 import (
+	"os"
+
+	"tarn.dev/tarn/internal/query"
+	"tarn.dev/tarn/internal/query/engine"
+	"tarn.dev/tarn/internal/runtime/process"
 	"tarn.dev/tarn/internal/system"
 	"tarn.dev/tarn/internal/system/home"
 )
@@ -10,4 +15,11 @@ import (
 // command line is built: a child must not pay for it.
 var roles = map[string]func() int{
 	home.ServerRole: system.BackgroundMain,
+	process.Role:    process.InitMain,
+	query.Role:      engineMain,
+}
+
+// engineMain serves jobs from stdin; results go to descriptor 3.
+func engineMain() int {
+	return engine.Main(os.Stdin, os.Stdout, os.NewFile(3, "results"))
 }

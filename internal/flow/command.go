@@ -45,7 +45,7 @@ func (a *attempt) command(ctx context.Context, scratch string, invs []*invocatio
 	}
 	pc := pyContext{
 		Version: 1, Run: a.run, Step: fn.Name, Attempt: a.n, Project: b.Path("project"), Params: a.work.params,
-		Entry: pyEntry{File: fn.File, Kind: string(fn.Kind)}, Inputs: []pyInput{}, Items: []pyItem{{Key: string(invs[0].key)}},
+		Entry: pyEntry{File: fn.File, Kind: string(fn.Kind)}, pyItem: &pyItem{Key: string(invs[0].key), Inputs: []pyInput{}, Outputs: []pyOutput{}},
 	}
 	if err := writeJSON(filepath.Join(b.HostHome(), ".tarn-context.json"), pc); err != nil {
 		return nil, err
@@ -71,6 +71,21 @@ func (a *attempt) command(ctx context.Context, scratch string, invs []*invocatio
 		}
 	}
 	return got, nil
+}
+
+// linkProject makes the project's files readable under their relative names from the working folder,
+// while what the function writes there stays its own.
+func linkProject(laid string, b *box) error {
+	entries, err := os.ReadDir(laid)
+	if err != nil {
+		return fmt.Errorf("link project: %w", err)
+	}
+	for _, e := range entries {
+		if err := os.Symlink(b.Path("project")+"/"+e.Name(), filepath.Join(b.HostHome(), e.Name())); err != nil {
+			return fmt.Errorf("link project: %w", err)
+		}
+	}
+	return nil
 }
 
 // findProgram resolves the program that runs a script, on the server's PATH.

@@ -173,6 +173,9 @@ func (lv *live) round(ctx context.Context, p *plan, b *lake.Batch) error {
 	if err != nil {
 		return err
 	}
+	if err := b.Flush(ctx); err != nil { // slots: durable before an entry names them
+		return err
+	}
 	lv.mu.Lock()
 	lv.run.Outputs = nil
 	for _, n := range p.nodes {

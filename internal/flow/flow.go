@@ -49,6 +49,7 @@ type Config struct {
 	Cores   int
 	Session *lease.Session // of this server; runs of another one are dead
 	Log     *slog.Logger
+	Hold    func() (release func()) // keeps the server up while a run executes
 }
 
 // Flow is the orchestrator of one project. Safe for concurrent use.

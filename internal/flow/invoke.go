@@ -16,6 +16,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
+	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/runtime"
@@ -195,8 +196,8 @@ type pyContext struct {
 	EnvName  string                     `json:"env_name"`
 	Local    []string                   `json:"local_files"`
 	Origin   string                     `json:"project_origin"`
-	Inputs   []pyInput                  `json:"inputs"` // of every item
-	Items    []pyItem                   `json:"items"`
+	*pyItem  `json:",omitempty"`        // the one invocation, or:
+	Items    []pyItem                   `json:"items,omitempty"` // a fork for each
 }
 
 type pyEntry struct {
@@ -225,7 +226,7 @@ type pyPath struct {
 }
 
 type pyItem struct {
-	Item      string     `json:"item"`
+	Item      string     `json:"item,omitempty"`
 	Key       string     `json:"idempotency_key"`
 	Seed      string     `json:"seed"`
 	Inputs    []pyInput  `json:"inputs"`
@@ -270,29 +271,19 @@ func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.
 
 // python runs items in one interpreter: the module is imported once, each item is a fork of it.
 func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation) (map[string]*produced, error) {
-	fn := a.work.node.Function
 	view, err := a.f.Images.Ensure(ctx, a.work.lock, func(msg string) { a.emit(Event{Type: "progress", Message: msg}) })
 	if err != nil {
 		return nil, err
 	}
-	b, laid, err := a.openBox(ctx, scratch, []runtime.Mount{{Name: "sdk", Source: a.f.SDK}, {Name: "packages", Source: view.SitePackages}})
+	b, _, err := a.openBox(ctx, scratch, []runtime.Mount{{Name: "sdk", Source: a.f.SDK}, {Name: "packages", Source: view.SitePackages}})
 	if err != nil {
 		return nil, err
 	}
 	defer b.Close()
 	in := inputsOf{f: a.f, scratch: scratch, inside: b.Path("scratch")}
-	pc := pyContext{
-		Version: 1, Run: a.run, Step: fn.Name, Attempt: a.n, Project: b.Path("project"), Params: a.work.params,
-		Entry:   pyEntry{File: fn.File, Module: fn.Module, Qualname: fn.Qualname, Kind: string(fn.Kind)},
-		EnvName: fn.Name, Origin: a.code.dir, Packages: []string{},
-	}
-	for _, p := range view.Lock.Packages {
-		pc.Packages = append(pc.Packages, p.Name)
-	}
-	for _, nv := range a.work.common.Files {
-		pc.Local = append(pc.Local, nv.Name)
-	}
-	if pc.Inputs, err = in.shared(ctx, a.work, b.Path("project")); err != nil {
+	pc := a.pyContext(b, view)
+	shared, err := in.shared(ctx, a.work, b.Path("project"))
+	if err != nil {
 		return nil, err
 	}
 	got := map[string]*produced{}
@@ -301,13 +292,14 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 		if err != nil {
 			return nil, err
 		}
+		it.Inputs = append(it.Inputs, shared...)
 		pc.Items = append(pc.Items, it)
 		got[inv.id] = p
 	}
-	if err := writeJSON(filepath.Join(b.HostHome(), ".tarn-context.json"), pc); err != nil {
-		return nil, err
+	if len(invs) == 1 && invs[0].id == "" { // no fork: some libraries do not survive one
+		pc.pyItem, pc.Items = &pc.Items[0], nil
 	}
-	if err := linkProject(laid, b); err != nil {
+	if err := writeJSON(filepath.Join(b.HostHome(), ".tarn-context.json"), pc); err != nil {
 		return nil, err
 	}
 	env := a.env(b)
@@ -319,19 +311,21 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 	return got, a.execute(ctx, b, argv, env, got)
 }
 
-// linkProject makes the project's files readable under their relative names from the working folder,
-// while what the function writes there stays its own.
-func linkProject(laid string, b *box) error {
-	entries, err := os.ReadDir(laid)
-	if err != nil {
-		return fmt.Errorf("link project: %w", err)
+// pyContext is the part of the context that all items share.
+func (a *attempt) pyContext(b *box, view image.View) pyContext {
+	fn := a.work.node.Function
+	pc := pyContext{
+		Version: 1, Run: a.run, Step: fn.Name, Attempt: a.n, Project: b.Path("project"), Params: a.work.params,
+		Entry:   pyEntry{File: fn.File, Module: fn.Module, Qualname: fn.Qualname, Kind: string(fn.Kind)},
+		EnvName: fn.Name, Origin: a.code.dir, Packages: []string{}, Local: []string{},
 	}
-	for _, e := range entries {
-		if err := os.Symlink(b.Path("project")+"/"+e.Name(), filepath.Join(b.HostHome(), e.Name())); err != nil {
-			return fmt.Errorf("link project: %w", err)
-		}
+	for _, p := range view.Lock.Packages {
+		pc.Packages = append(pc.Packages, p.Name)
 	}
-	return nil
+	for _, nv := range a.work.common.Files {
+		pc.Local = append(pc.Local, nv.Name)
+	}
+	return pc
 }
 
 func (a *attempt) env(b *box) map[string]string {

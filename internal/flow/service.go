@@ -72,7 +72,11 @@ func (f *Flow) begin(ctx context.Context, run *Run) (*Run, bool, error) {
 	f.live[run.ID] = lv
 	f.wg.Add(1)
 	f.mu.Unlock()
-	go lv.execute(rctx)
+	release := f.Hold()
+	go func() {
+		defer release()
+		lv.execute(rctx)
+	}()
 	return &copied, false, nil
 }
 
@@ -237,6 +241,7 @@ type PlannedStep struct {
 	Reused   int      `json:"reused"`
 	Outputs  []string `json:"outputs,omitempty"`
 	NotPlain []string `json:"not_plain,omitempty"`
+	Seconds  float64  `json:"seconds,omitempty"` // what it took the last time
 }
 
 // Plan is what Start would do.

@@ -87,18 +87,23 @@ var codes = func() map[string]connect.Code {
 
 func wire(e *errdef.Error) error {
 	out := connect.NewError(Code(e.Code), errors.New(e.Message))
-	detail := &tarnv1.ErrorDetail{Code: e.Code.String(), Reason: e.Reason, Message: e.Message, Next: e.Next}
+	if d, err := connect.NewErrorDetail(detail(e)); err == nil {
+		out.AddDetail(d)
+	}
+	return out
+}
+
+// detail is an error as a message.
+func detail(e *errdef.Error) *tarnv1.ErrorDetail {
+	out := &tarnv1.ErrorDetail{Code: e.Code.String(), Reason: e.Reason, Message: e.Message, Next: e.Next}
 	if len(e.Details) > 0 {
 		// Marshalling the whole error replaces details that do not marshal.
 		var whole struct {
 			Details json.RawMessage `json:"details"`
 		}
 		if b, err := json.Marshal(e); err == nil && json.Unmarshal(b, &whole) == nil {
-			detail.DetailsJson = string(whole.Details)
+			out.DetailsJson = string(whole.Details)
 		}
-	}
-	if d, err := connect.NewErrorDetail(detail); err == nil {
-		out.AddDetail(d)
 	}
 	return out
 }

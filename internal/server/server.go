@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"tarn.dev/tarn/api/gen/tarn/v1/tarnv1connect"
+	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 )
 
@@ -20,6 +21,7 @@ import (
 type Project struct {
 	Name string
 	Lake *lake.Lake
+	Flow *flow.Flow
 }
 
 // Projects opens projects on first use and keeps them open.
@@ -50,5 +52,6 @@ func Handler(s Services) http.Handler {
 	mux.Handle(tarnv1connect.NewSystemServiceHandler(&systemService{s.Control, s.Projects}, options))
 	mux.Handle(tarnv1connect.NewHistoryServiceHandler(&historyService{s.Projects}, options))
 	mux.Handle(tarnv1connect.NewFileServiceHandler(&fileService{s.Projects}, options))
+	mux.Handle(tarnv1connect.NewRunServiceHandler(&runService{s.Projects}, options))
 	return mux
 }

@@ -11,6 +11,8 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob/fsblob"
+	"tarn.dev/tarn/internal/catalog"
+	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
 	"tarn.dev/tarn/internal/server"
@@ -19,8 +21,9 @@ import (
 
 // projects opens each project once, on first use.
 type projects struct {
-	home home.Home
-	meta meta.Store
+	home  home.Home
+	meta  meta.Store
+	parts *parts
 
 	mu   sync.Mutex
 	open map[string]*opening
@@ -33,8 +36,24 @@ type opening struct {
 	err     error
 }
 
-func newProjects(h home.Home, rows meta.Store) *projects {
-	return &projects{home: h, meta: rows, open: map[string]*opening{}}
+func newProjects(h home.Home, rows meta.Store, shared *parts) *projects {
+	return &projects{home: h, meta: rows, parts: shared, open: map[string]*opening{}}
+}
+
+// close ends the runs of every project, then the projects.
+func (p *projects) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for _, o := range p.open {
+		<-o.done
+		if o.project != nil {
+			o.project.Flow.Stop()
+			errs = append(errs, o.project.Lake.Close())
+		}
+	}
+	clear(p.open)
+	return errors.Join(errs...)
 }
 
 // projectName is what a project may be called: it becomes a folder's name and a part of a row's key.
@@ -76,11 +95,17 @@ func (p *projects) make(ctx context.Context, name string) (*server.Project, erro
 	if err != nil {
 		return nil, err
 	}
-	l, err := lake.Open(ctx, blobs, p.meta, "p/"+name+"/lake/", lake.Options{})
+	prefix := "p/" + name + "/"
+	l, err := lake.Open(ctx, blobs, p.meta, prefix+"lake/", lake.Options{Session: p.parts.session})
 	if err != nil {
 		return nil, err
 	}
-	return &server.Project{Name: name, Lake: l}, nil
+	tables := catalog.Open(blobs, p.meta, prefix+"catalog/")
+	f := flow.New(p.parts.flow, name, l, blobs, p.meta, prefix+"flow/", tables)
+	if err := f.Recover(ctx); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &server.Project{Name: name, Lake: l, Flow: f}, nil
 }
 
 // Names implements server.Projects: the projects that have a folder.

@@ -44,6 +44,7 @@ type System struct {
 	idle     *idle.Tracker
 	unlock   func() error
 	meta     meta.Store
+	parts    *parts
 	projects *projects
 
 	listener net.Listener
@@ -74,7 +75,10 @@ func Open(ctx context.Context, c Config) (_ *System, err error) {
 		return nil, err
 	}
 	s.meta = rows
-	s.projects = newProjects(c.Home, s.meta)
+	if s.parts, err = openParts(ctx, c.Home, rows, c.Log, s.Hold); err != nil {
+		return nil, err
+	}
+	s.projects = newProjects(c.Home, s.meta, s.parts)
 	// Whoever holds the lock owns the socket: what lies there is left over from a server that was killed.
 	if err := os.Remove(c.Home.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, errdef.Newf(errdef.FailedPrecondition, "system.socket", "remove the old socket: %w", err)
@@ -130,6 +134,12 @@ func (s *System) Close() error {
 	}
 	if s.idle != nil {
 		s.idle.Stop()
+	}
+	if s.projects != nil {
+		errs = append(errs, s.projects.close())
+	}
+	if s.parts != nil {
+		errs = append(errs, s.parts.close(context.Background()))
 	}
 	if s.meta != nil {
 		errs = append(errs, s.meta.Close())

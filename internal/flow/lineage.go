@@ -1,0 +1,296 @@
+package flow
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/ids"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/flow/memo"
+	"tarn.dev/tarn/internal/lake"
+)
+
+// ErrNoTarget is a word that names nothing.
+var ErrNoTarget = errdef.New(errdef.NotFound, "show.not_found", "nothing of that name")
+
+// ProvenanceNode is one thing, how it was made, and from what.
+type ProvenanceNode struct {
+	Name        string
+	Kind        string // step, import, write or unknown
+	Version     string
+	Commit      string // it was read at
+	Run         string
+	Author      string
+	Time        time.Time
+	Function    string
+	File        string
+	Key         string
+	Code        []string
+	Environment string
+	Params      map[string]string
+	Inputs      []string // names of nodes
+	Sources     []string
+	Statement   string
+}
+
+// target is an entry that a word names.
+type target struct {
+	key   string
+	entry *lake.Entry
+}
+
+// lookFor looks a table, an asset or a file up on a ref; NAME@REF overrides it.
+func (f *Flow) lookFor(ctx context.Context, ref, word string) (target, lake.Tree, error) {
+	name, at, ok := strings.Cut(word, "@")
+	if ok {
+		ref = at
+	}
+	commit, err := f.lake.Resolve(ctx, ref)
+	if err != nil {
+		return target{}, lake.Tree{}, err
+	}
+	tree := f.lake.Tree(commit.Tree)
+	for _, key := range []string{tableKey(name), lake.FileKey(name)} {
+		if _, err := lake.ParseKey(key); err != nil {
+			continue
+		}
+		e, err := entryAt(ctx, tree, key)
+		if err != nil {
+			return target{}, tree, err
+		}
+		if e != nil {
+			return target{key: key, entry: e}, tree, nil
+		}
+	}
+	names, err := tableNames(ctx, tree)
+	if err != nil {
+		return target{}, tree, err
+	}
+	return target{}, tree, ErrNoTarget.Errorf("no table, asset or file '%s' on %s. %sTables on %s: %s.", name, ref, manifest.DidYouMean(name, names), ref, manifest.List(names))
+}
+
+// Provenance tells what a table or file was made from, back to the imports; forward, which entries of the
+// ref were made from it.
+func (f *Flow) Provenance(ctx context.Context, ref, word string, forward bool) ([]ProvenanceNode, error) {
+	t, tree, err := f.lookFor(ctx, ref, word)
+	if err != nil {
+		return nil, err
+	}
+	if forward {
+		return f.forward(ctx, tree, t)
+	}
+	w := &ancestry{f: f, seen: map[string]bool{}}
+	return w.nodes, w.visit(ctx, t.key, t.entry.Version, "", t.entry.Location.Provenance, &w.nodes)
+}
+
+type ancestry struct {
+	f     *Flow
+	seen  map[string]bool
+	nodes []ProvenanceNode
+}
+
+func (w *ancestry) visit(ctx context.Context, key, version, commit string, id lake.Hash, out *[]ProvenanceNode) error {
+	if w.seen[key+"\x00"+id.String()] {
+		return nil
+	}
+	w.seen[key+"\x00"+id.String()] = true
+	p, err := memo.GetProvenance(ctx, w.f.lake, id)
+	if err != nil {
+		return err
+	}
+	n := ProvenanceNode{Name: lake.DisplayKey(key), Version: version, Commit: commit, Kind: "unknown"}
+	if p == nil {
+		*out = append(*out, n)
+		return nil
+	}
+	n.fill(p)
+	*out = append(*out, n)
+	for _, in := range p.Inputs {
+		v, _, _ := strings.Cut(in.Identity, " ")
+		if err := w.visit(ctx, in.Key, v, in.Commit, in.Provenance, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *ProvenanceNode) fill(p *memo.Provenance) {
+	n.Kind, n.Run, n.Author, n.Time, n.Function, n.File, n.Key, n.Statement = p.Kind, p.Run, p.Author, p.Time, p.Function, p.File, string(p.Key), p.Statement
+	for _, in := range p.Inputs {
+		n.Inputs = append(n.Inputs, lake.DisplayKey(in.Key))
+	}
+	for _, s := range p.Source {
+		n.Sources = append(n.Sources, s.Path)
+	}
+	if c := p.Components; c != nil {
+		n.Environment = strings.TrimSpace(c.Python + " " + c.Lock)
+		n.Params = map[string]string{}
+		for _, nv := range c.Params {
+			n.Params[nv.Name] = nv.Value
+		}
+		for _, part := range c.Code {
+			n.Code = append(n.Code, strings.Trim(part.Module+"."+part.Name, "."))
+		}
+	}
+}
+
+// forward lists, nearest first, the entries of a tree that were made from t, directly or not.
+func (f *Flow) forward(ctx context.Context, tree lake.Tree, t target) ([]ProvenanceNode, error) {
+	type made struct {
+		node ProvenanceNode
+		key  string
+		from []string
+	}
+	var all []made
+	for ke, err := range tree.Scan(ctx, "", "") {
+		if err != nil {
+			return nil, err
+		}
+		if ke.Entry.Location.Provenance.IsZero() {
+			continue
+		}
+		p, err := memo.GetProvenance(ctx, f.lake, ke.Entry.Location.Provenance)
+		if err != nil {
+			return nil, err
+		}
+		m := made{node: ProvenanceNode{Name: lake.DisplayKey(ke.Key), Version: ke.Entry.Version}, key: ke.Key}
+		m.node.fill(p)
+		for _, in := range p.Inputs {
+			m.from = append(m.from, in.Key)
+		}
+		all = append(all, m)
+	}
+	reached := map[string]bool{t.key: true}
+	out := []ProvenanceNode{{Name: lake.DisplayKey(t.key), Version: t.entry.Version, Kind: "unknown"}}
+	if p, err := memo.GetProvenance(ctx, f.lake, t.entry.Location.Provenance); err != nil {
+		return nil, err
+	} else if p != nil {
+		out[0].fill(p)
+	}
+	for grew := true; grew; {
+		grew = false
+		for _, m := range all {
+			if !reached[m.key] && slices.ContainsFunc(m.from, func(k string) bool { return reached[k] }) {
+				reached[m.key], grew = true, true
+				out = append(out, m.node)
+			}
+		}
+	}
+	return out, nil
+}
+
+// Answer is one sentence and one command.
+type Answer struct{ Sentence, Command string }
+
+// Why answers why a run, a step, an asset, a table or a file is as it is.
+func (f *Flow) Why(ctx context.Context, dir, ref, word string) (Answer, error) {
+	if run, step, ok := strings.Cut(word, "/"); ok && ids.IsRun(run) {
+		return f.whyStep(ctx, run, step)
+	}
+	if ids.IsRun(word) {
+		return f.whyRun(ctx, word)
+	}
+	if dir != "" {
+		a, ok, err := f.whyAsset(ctx, dir, ref, word)
+		if ok || err != nil {
+			return a, err
+		}
+	}
+	t, _, err := f.lookFor(ctx, ref, word)
+	if err != nil {
+		return Answer{}, err
+	}
+	p, err := memo.GetProvenance(ctx, f.lake, t.entry.Location.Provenance)
+	if err != nil {
+		return Answer{}, err
+	}
+	name := lake.DisplayKey(t.key)
+	if p == nil {
+		return Answer{Sentence: fmt.Sprintf("%s was put on %s by a client.", name, ref), Command: "tarn log " + name}, nil
+	}
+	switch p.Kind {
+	case memo.ByStep:
+		return Answer{Sentence: fmt.Sprintf("%s was made by %s (%s) in run %s.", name, p.Asset, p.File, p.Run), Command: "tarn provenance " + name}, nil
+	case memo.ByImport:
+		return Answer{Sentence: fmt.Sprintf("%s was imported from %s.", name, manifest.List(sourcePaths(p))), Command: "tarn log " + name}, nil
+	}
+	return Answer{Sentence: fmt.Sprintf("%s was written by %s.", name, p.Statement), Command: "tarn log " + name}, nil
+}
+
+func sourcePaths(p *memo.Provenance) []string {
+	var out []string
+	for _, s := range p.Source {
+		out = append(out, s.Path)
+	}
+	return out
+}
+
+func (f *Flow) whyRun(ctx context.Context, id string) (Answer, error) {
+	run, err := f.Get(ctx, id)
+	if err != nil {
+		return Answer{}, err
+	}
+	switch {
+	case run.Error != nil:
+		return Answer{Sentence: fmt.Sprintf("Run %s %s: %s", run.ID, run.State, run.Error.Message), Command: "tarn logs " + run.ID}, nil
+	case !run.State.Final():
+		return Answer{Sentence: fmt.Sprintf("Run %s is %s.", run.ID, run.State), Command: "tarn logs -f " + run.ID}, nil
+	case run.Commit.IsZero() && run.Into != "":
+		return Answer{Sentence: fmt.Sprintf("Run %s changed nothing: every result was there already.", run.ID), Command: "tarn show " + run.ID}, nil
+	case run.Commit.IsZero():
+		return Answer{Sentence: fmt.Sprintf("Run %s was asked to publish nothing.", run.ID), Command: "tarn show " + run.ID}, nil
+	}
+	return Answer{Sentence: fmt.Sprintf("Run %s published %s on %s.", run.ID, run.Commit.String()[:shortID], run.Into), Command: "tarn diff " + run.Commit.String()[:shortID] + "~1.." + run.Commit.String()[:shortID]}, nil
+}
+
+func (f *Flow) whyStep(ctx context.Context, run, step string) (Answer, error) {
+	r, err := f.Get(ctx, run)
+	if err != nil {
+		return Answer{}, err
+	}
+	st, err := f.runs.step(ctx, r.ID, step)
+	if err != nil {
+		return Answer{}, err
+	}
+	label := st.Label()
+	switch st.State {
+	case StepFailed:
+		return Answer{Sentence: fmt.Sprintf("%s failed: %s", label, st.Error.Message), Command: "tarn debug " + label}, nil
+	case StepSkipped:
+		return Answer{Sentence: fmt.Sprintf("%s was skipped: %s.", label, st.Why), Command: "tarn show " + r.ID}, nil
+	case StepCached:
+		return Answer{Sentence: fmt.Sprintf("%s was reused: %s.", label, st.Why), Command: "tarn provenance " + step}, nil
+	case StepSucceeded:
+		return Answer{Sentence: fmt.Sprintf("%s ran: %s.", label, st.Why), Command: "tarn logs " + label}, nil
+	}
+	return Answer{Sentence: fmt.Sprintf("%s is %s.", label, st.State), Command: "tarn logs -f " + label}, nil
+}
+
+// whyAsset says whether an asset of the project folder would run now.
+func (f *Flow) whyAsset(ctx context.Context, dir, ref, name string) (Answer, bool, error) {
+	c, err := f.load(ctx, dir)
+	if err != nil || c.manifest.Function(name) == nil {
+		return Answer{}, false, err
+	}
+	plan, err := f.Plan(ctx, Request{Dir: dir, Ref: ref, Select: []string{"+" + name}})
+	if err != nil {
+		return Answer{}, false, err
+	}
+	for _, st := range plan.Steps {
+		if st.Name != name {
+			continue
+		}
+		switch st.Action {
+		case "reuse":
+			return Answer{Sentence: fmt.Sprintf("%s is up to date on %s: %s.", name, ref, st.Why), Command: "tarn provenance " + name}, true, nil
+		case "maybe":
+			return Answer{Sentence: fmt.Sprintf("%s may be stale on %s: %s.", name, ref, st.Why), Command: "tarn run +" + name}, true, nil
+		}
+		return Answer{Sentence: fmt.Sprintf("%s is stale on %s: %s.", name, ref, st.Why), Command: "tarn run " + name}, true, nil
+	}
+	return Answer{}, false, nil
+}

@@ -1,0 +1,123 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/flow"
+	"tarn.dev/tarn/internal/image"
+	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/lease"
+	"tarn.dev/tarn/internal/query"
+	runtimeport "tarn.dev/tarn/internal/runtime"
+	"tarn.dev/tarn/internal/runtime/process"
+	"tarn.dev/tarn/internal/system/home"
+	"tarn.dev/tarn/sdk/python"
+)
+
+// sessionTTL is how long a server that hangs keeps its turns and runs.
+const sessionTTL = 30 * time.Second
+
+// parts are what all projects share.
+type parts struct {
+	session *lease.Session
+	runtime runtimeport.Runtime
+	engine  *query.Engine
+	flow    flow.Config
+}
+
+// openParts ends the sessions of servers that are gone (we hold the home's lock, so all are) and makes
+// what runs need.
+func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logger, hold func() func()) (_ *parts, err error) {
+	p := &parts{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if _, err := lease.FenceAll(ctx, rows, "s"); err != nil {
+		return nil, err
+	}
+	if p.session, err = lease.Begin(ctx, rows, "s", sessionTTL, "server"); err != nil {
+		return nil, err
+	}
+	if p.runtime, err = process.New(filepath.Join(h.Scratch(), "boxes")); err != nil {
+		return nil, err
+	}
+	images, err := image.Open(h.Cache, os.Environ())
+	if err != nil {
+		return nil, err
+	}
+	sdkDir, err := unpackSDK(filepath.Join(h.Cache, "sdk"))
+	if err != nil {
+		return nil, err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, errdef.Newf(errdef.FailedPrecondition, "system.executable", "find this program: %w", err)
+	}
+	spill := filepath.Join(h.Scratch(), "engine")
+	if err := os.MkdirAll(spill, 0o700); err != nil {
+		return nil, errdef.Newf(errdef.FailedPrecondition, "system.scratch", "make the engine's folder: %w", err)
+	}
+	p.engine = query.New(query.Options{Launch: query.Exec(exe, query.Role), TempDir: spill})
+	p.flow = flow.Config{
+		Runtime: p.runtime, Images: images, Engine: p.engine, SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
+		Cores: runtime.NumCPU(), Session: p.session, Log: log, Hold: hold,
+	}
+	return p, nil
+}
+
+func (p *parts) close(ctx context.Context) error {
+	var errs []error
+	if p.engine != nil {
+		errs = append(errs, p.engine.Close())
+	}
+	if p.runtime != nil {
+		errs = append(errs, p.runtime.Close())
+	}
+	if p.session != nil {
+		errs = append(errs, p.session.End(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// unpackSDK lays the Python package out once per content and returns the folder to put on PYTHONPATH.
+func unpackSDK(root string) (string, error) {
+	dir := filepath.Join(root, sdk.Hash()[:16])
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	fail := func(err error) (string, error) {
+		return "", errdef.Newf(errdef.FailedPrecondition, "system.sdk", "unpack the Python package: %w", err)
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fail(err)
+	}
+	tmp, err := os.MkdirTemp(root, "new-*")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return fail(err)
+	}
+	if err := os.CopyFS(filepath.Join(tmp, "tarn"), sdk.FS()); err != nil {
+		return fail(err)
+	}
+	err = os.Rename(tmp, dir)
+	if errors.Is(err, fs.ErrExist) { // another server was first
+		return dir, nil
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return dir, nil
+}
