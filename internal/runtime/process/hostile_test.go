@@ -168,7 +168,7 @@ func TestNothingLeaks(t *testing.T) {
 		return len(fds)
 	}
 	before := 0
-	for i := range 30 {
+	for i := range 15 {
 		rt, err := process.New(dir)
 		if err != nil {
 			t.Fatal(err)

@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 		os.Exit(server(os.Args[2]))
 	}
 	runtimetest.Helper()
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil { // for the supervisors
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // killPatience is how long a supervisor may take to kill its tree before the server does it.
-const killPatience = 700 * time.Millisecond
+const killPatience = 500 * time.Millisecond
 
 // errTimeLimit is the cause of a context that ended by Limits.Time.
 var errTimeLimit = errors.New("time limit")

@@ -52,7 +52,7 @@ func startSupervisor() (_ *supervisor, err error) {
 	// Not the file's name: an upgrade may have replaced it, and both sides must be the same program.
 	s.cmd = exec.Command("/proc/self/exe", Role)
 	s.cmd.Args[0] = "tarn"
-	s.cmd.Env = []string{}
+	s.cmd.Env = []string{"GORACE=" + os.Getenv("GORACE")} // a race-enabled program sleeps before it exits unless told not to
 	s.cmd.Stdout, s.cmd.Stderr, s.cmd.ExtraFiles = theirs[0], theirs[1], theirs[2:]
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals of the terminal are the server's business
 	if err := s.cmd.Start(); err != nil {

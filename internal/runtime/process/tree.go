@@ -76,7 +76,10 @@ func processes() []int {
 	return pids
 }
 
-type stat struct{ parent, session int }
+type stat struct {
+	parent, session int
+	dead            bool // ended, but not yet reaped by its parent
+}
 
 func readStat(pid int) (stat, bool) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -90,7 +93,7 @@ func readStat(pid int) (stat, bool) {
 	}
 	parent, err1 := strconv.Atoi(fields[1])
 	session, err2 := strconv.Atoi(fields[3])
-	return stat{parent, session}, err1 == nil && err2 == nil
+	return stat{parent, session, fields[0] == "Z"}, err1 == nil && err2 == nil
 }
 
 func killAll(pids []int) {
@@ -108,7 +111,7 @@ func killSession(session int) {
 	for range 10 {
 		var found []int
 		for _, p := range processes() {
-			if s, ok := readStat(p); ok && s.session == session {
+			if s, ok := readStat(p); ok && s.session == session && !s.dead {
 				found = append(found, p)
 			}
 		}

@@ -169,7 +169,10 @@ func helper(args ...string) runtime.Command {
 	if err != nil {
 		panic(err)
 	}
-	return runtime.Command{Argv: append([]string{self, helperRole}, args...)}
+	return runtime.Command{
+		Argv: append([]string{self, helperRole}, args...),
+		Env:  map[string]string{"GORACE": "atexit_sleep_ms=0"}, // or a race-enabled helper sleeps before it exits
+	}
 }
 
 // life is a pipe in the file system that processes hold open for writing: who reads it sees its end
