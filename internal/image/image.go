@@ -18,6 +18,7 @@ type Spec struct {
 	Vars     map[string]string `json:"vars,omitempty"`     // environment variables
 	Indexes  []string          `json:"indexes,omitempty"`  // extra package indexes, URL or NAME=URL
 	Build    bool              `json:"build,omitempty"`    // source distributions may be built
+	Tables   bool              `json:"tables,omitempty"`   // set by WithArrow
 }
 
 // Package is one locked distribution.

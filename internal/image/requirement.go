@@ -20,10 +20,10 @@ var pinnedArrow = []string{
 	"pyarrow==26.0.1 ; python_version >= '3.11'",
 }
 
-// WithArrow returns s with the pyarrow that this release pins, for a function of tables whose lock has
-// neither pyarrow nor polars.
+// WithArrow returns s for a function of tables: if it resolves to neither pyarrow nor polars, it gets the
+// pyarrow that this release pins. What the user's packages ask for goes before.
 func WithArrow(s Spec) Spec {
-	s.Packages = append(slices.Clone(s.Packages), pinnedArrow...)
+	s.Tables = true
 	return s
 }
 

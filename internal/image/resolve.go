@@ -138,9 +138,6 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 		return entry{}, err
 	}
 	e.Python = python.Minor
-	if len(spec.Packages) == 0 {
-		return e, nil
-	}
 	more, err := projectIndexes(projectDir)
 	if err != nil {
 		return entry{}, err
@@ -151,9 +148,31 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 		}
 	}
 
+	e.Packages, err = s.compile(ctx, spec, spec.Packages, constraints, python, e)
+	if err != nil || !spec.Tables || e.hasArrow() {
+		return e, err
+	}
+	arrow := pinnedArrow
+	if slices.ContainsFunc(constraints, func(c string) bool { return strings.HasPrefix(c, "pyarrow==") }) {
+		arrow = []string{"pyarrow"} // an earlier release may have pinned another one
+	}
+	e.Packages, err = s.compile(ctx, spec, slices.Concat(spec.Packages, arrow), constraints, python, e)
+	return e, err
+}
+
+func (e entry) hasArrow() bool {
+	l := Lock{Packages: e.Packages}
+	return l.Has("pyarrow") || l.Has("polars")
+}
+
+// compile resolves requirements for e's platform.
+func (s *Store) compile(ctx context.Context, spec Spec, requirements, constraints []string, python Interpreter, e entry) ([]Package, error) {
+	if len(requirements) == 0 {
+		return nil, nil
+	}
 	tmp, err := os.MkdirTemp(s.dir, ".resolve-*")
 	if err != nil {
-		return entry{}, classify(err)
+		return nil, classify(err)
 	}
 	defer os.RemoveAll(tmp) //nolint:errcheck // a leftover in the cache is harmless
 	out := filepath.Join(tmp, "pylock.toml")
@@ -168,23 +187,22 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 	if constraints != nil {
 		name := filepath.Join(tmp, "constraints.txt")
 		if err := os.WriteFile(name, []byte(strings.Join(constraints, "\n")+"\n"), 0o600); err != nil {
-			return entry{}, classify(err)
+			return nil, classify(err)
 		}
 		args = append(args, "--constraints", name, "--exclude-newer", e.Resolved.Format(time.RFC3339))
 	}
-	err = s.uvCommand(ctx, spec.label(), tmp, strings.Join(spec.Packages, "\n")+"\n", func(string) {}, args...)
-	if err != nil {
-		return entry{}, err
+	if err := s.uvCommand(ctx, spec.label(), tmp, strings.Join(requirements, "\n")+"\n", func(string) {}, args...); err != nil {
+		return nil, err
 	}
 	b, err := os.ReadFile(out)
 	if err != nil {
-		return entry{}, err
+		return nil, err
 	}
-	e.Packages, err = readPylock(b, python.Minor, s.platform)
+	packages, err := readPylock(b, python.Minor, s.platform)
 	if err != nil {
-		return entry{}, ErrResolver.Errorf("%s: %w", spec.label(), err)
+		return nil, ErrResolver.Errorf("%s: %w", spec.label(), err)
 	}
-	return e, nil
+	return packages, nil
 }
 
 func indexOptions(indexes []string) []string {

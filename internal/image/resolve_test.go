@@ -444,6 +444,60 @@ func platform(t *testing.T, s *image.Store) string {
 	return locks[0].Platform
 }
 
+// A function of tables gets the pinned pyarrow unless its own packages bring one, or polars.
+func TestWithArrow(t *testing.T) {
+	t.Parallel()
+	s, project := open(t, t.TempDir(), userEnv()), t.TempDir()
+	specs := []image.Spec{
+		image.WithArrow(image.Spec{}),
+		image.WithArrow(image.Spec{Packages: []string{"pyarrow<20"}}),
+		image.WithArrow(image.Spec{Packages: []string{"polars"}}),
+		{Packages: []string{"six"}},
+	}
+	locks, err := s.Resolve(t.Context(), project, specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := func(l image.Lock, name string) string {
+		for _, p := range l.Packages {
+			if p.Name == name {
+				return p.Version
+			}
+		}
+		return ""
+	}
+	if v := version(locks[0], "pyarrow"); v == "" {
+		t.Error("a function without packages got no pyarrow")
+	}
+	if v := version(locks[1], "pyarrow"); !strings.HasPrefix(v, "19.") {
+		t.Errorf("pyarrow<20 became %q", v)
+	}
+	if version(locks[2], "pyarrow") != "" || version(locks[2], "polars") == "" {
+		t.Errorf("polars: %+v", locks[2])
+	}
+	if locks[3].Has("pyarrow") {
+		t.Error("a function without tables got pyarrow")
+	}
+
+	// The lock file of a project that was resolved on another platform: the same versions are meant here.
+	path := filepath.Join(project, image.LockFile)
+	text := read(t, path)
+	here, there := locks[1].Platform, "linux-riscv64-glibc"
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(text, here, there)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.Resolve(t.Context(), project, specs[:3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(locks[:3], again); diff != "" {
+		t.Error(diff)
+	}
+	if both := read(t, path); strings.Count(both, there) < 4 || strings.Count(both, "platform = \""+here) != 3 {
+		t.Errorf("the entries of the other platform are lost: %s", both)
+	}
+}
+
 func TestTwoPandas(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
