@@ -150,7 +150,8 @@ func TestForkStormIsEnded(t *testing.T) {
 	sb := create(t, runtime.Limits{PIDs: 60, Time: 10 * time.Second})
 	life := newLife(t, sb.HostHome())
 	exit, err := sb.Run(t.Context(), shell(`exec 9>"$1"; cd /
-		exec prlimit --nproc=100 setpriv --reuid=54321 --clear-groups sh -c 'storm() { sleep 1000 & storm & storm & wait; }; storm' 2>&-`, sb.HostHome()+"/life"))
+		prlimit --nproc=100 setpriv --reuid=54321 --clear-groups sh -c 'storm() { sleep 1000 & storm & storm & wait; }; storm' 2>&-
+		sleep 1000`, sb.HostHome()+"/life"))
 	if err != nil || exit.Reason != runtime.TooManyProcesses || exit.Usage.Wall > 5*time.Second {
 		t.Errorf("%+v %v", exit, err)
 	}
