@@ -19,6 +19,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/blob/fsblob"
+	"tarn.dev/tarn/internal/blob/memblob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/catalog/datafile"
 	"tarn.dev/tarn/internal/lake"
@@ -26,7 +27,7 @@ import (
 	"tarn.dev/tarn/internal/meta/sqlitemeta"
 )
 
-// bench is a catalog over real stores in a directory of its own.
+// bench is a catalog over stores of its own.
 type bench struct {
 	*catalog.Catalog
 	blobs blob.Store
@@ -35,12 +36,22 @@ type bench struct {
 
 func setup(t testing.TB) *bench {
 	t.Helper()
-	dir := t.TempDir()
-	blobs, err := fsblob.Open(filepath.Join(dir, "blobs"))
+	blobs, err := fsblob.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, err := sqlitemeta.Open(filepath.Join(dir, "meta.db"))
+	return setupOn(t, blobs)
+}
+
+// inMemory is setup without files: for tests that make many tables.
+func inMemory(t testing.TB) *bench {
+	t.Helper()
+	return setupOn(t, memblob.New())
+}
+
+func setupOn(t testing.TB, blobs blob.Store) *bench {
+	t.Helper()
+	rows, err := sqlitemeta.Open(filepath.Join(t.TempDir(), "meta.db"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -200,7 +200,7 @@ func TestMergeTables(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			b := setup(t)
+			b := inMemory(t)
 			base := b.create(t, start, c.key...)
 			source, target := c.source(t, b, base), c.target(t, b, base)
 			e, conflict := b.merge(t, base, source, target)
@@ -220,7 +220,7 @@ func TestMergeTables(t *testing.T) {
 // TestMergeModel compares merges by key with the merge of plain maps.
 func TestMergeModel(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
+	b := inMemory(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		type table = map[int]string
 		js := func(m table) string {
