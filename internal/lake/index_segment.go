@@ -229,7 +229,7 @@ func openSegment(ctx context.Context, blobs blob.Store, name string, size int64)
 	s := &segment{name: name, entries: int64(binary.BigEndian.Uint64(trailer))}
 	offset := int64(binary.BigEndian.Uint64(trailer[8:]))
 	length := size - int64(len(segmentEndMagic)) - HashSize - offset // the tables and the numbers behind them
-	if s.entries < 0 || s.entries > size/segmentEntry || offset != int64(len(segmentMagic))+s.entries*segmentEntry || length < 0 || length > maxTableSize {
+	if s.entries < 0 || s.entries > size/segmentEntry || offset != int64(len(segmentMagic))+s.entries*segmentEntry || length < 16 || length > maxTableSize {
 		return nil, bad("its trailer contradicts its size")
 	}
 	tables, err := readBlob(ctx, blobs, segmentBlob(name), offset, length)

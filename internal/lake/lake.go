@@ -80,7 +80,9 @@ func Open(ctx context.Context, blobs blob.Store, rows meta.Store, prefix string,
 
 // Close waits for background work to end. Batches and readers must be done.
 func (l *Lake) Close() error {
+	l.index.mu.Lock() // background work begins under it, never after stop
 	l.stop(ErrClosed)
+	l.index.mu.Unlock()
 	l.background.Wait()
 	return l.sessions.end(context.WithoutCancel(l.stopped))
 }
@@ -158,7 +160,8 @@ func (l *Lake) notFound(t Type, h Hash, loc location, state packState) error {
 	return ErrNotFound.Errorf("no %s %s", t, h)
 }
 
-// Has reports whether a live or condemned pack holds the object.
+// Has reports whether a live or condemned pack holds the object. A miss reads the rows of all packs, to
+// see what other processes have written.
 func (l *Lake) Has(ctx context.Context, t Type, h Hash) (bool, error) {
 	loc, state, err := l.locate(ctx, h, true)
 	return err == nil && state != "" && loc.typ == t, err
@@ -166,6 +169,9 @@ func (l *Lake) Has(ctx context.Context, t Type, h Hash) (bool, error) {
 
 // read reads one object from its pack and checks it (L1).
 func (l *Lake) read(ctx context.Context, loc location) ([]byte, error) {
+	if loc.stored > MaxObject {
+		return nil, ErrCorrupt.Errorf("pack %s, %s: the index lists an impossible object", loc.pack, loc.hash)
+	}
 	stored, err := readBlob(ctx, l.blobs, packBlob(loc.pack), int64(loc.offset), int64(loc.stored))
 	if err != nil {
 		return nil, missingPack(loc.pack, err)
