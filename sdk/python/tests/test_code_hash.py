@@ -9,6 +9,7 @@ from textwrap import dedent
 from typing import Any, Dict, Mapping
 
 import pytest
+
 from tarn._hash import Closures, digest, normal
 
 Files = Mapping[str, str]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import pytest
-
 from conftest import Run
 
 pa = pytest.importorskip("pyarrow")

@@ -67,26 +67,27 @@ __all__ = [
     "weekly",
 ]
 
+# Sandboxes import tarn once per step: what talks to a server is loaded when it is asked for.
+_LATER = {"Client": "tarn._client", "AsyncClient": "tarn._aio", "Error": "tarn.errors", "RunFailed": "tarn.errors", "errors": "tarn.errors"}
+
 if TYPE_CHECKING:
     from tarn import errors
     from tarn._aio import AsyncClient
     from tarn._client import Client
     from tarn.errors import Error, RunFailed
 
-# Sandboxes import tarn once per step: what talks to a server is loaded when it is asked for.
-_LATER = {"Client": "tarn._client", "AsyncClient": "tarn._aio", "Error": "tarn.errors", "RunFailed": "tarn.errors", "errors": "tarn.errors"}
+else:  # hidden from type checkers, for which every name would exist then
 
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'tarn' has no attribute {name!r}")
+        import importlib
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'tarn' has no attribute {name!r}")
-    import importlib
-
-    module = importlib.import_module(_LATER[name])
-    value = module if name == "errors" else getattr(module, name)
-    globals()[name] = value
-    return value
+        module = importlib.import_module(_LATER[name])
+        value = module if name == "errors" else getattr(module, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return list(__all__)

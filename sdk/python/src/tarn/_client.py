@@ -115,7 +115,7 @@ class Client:
             if self._url:
                 self._found = _home.remote(self._url, self._token, self._project)
             else:
-                self._found = _home.local(_home.command(self._folder, self._project), self._folder, self._project)
+                self._found = _home.local(_home.command(self._project), self._folder, self._project)
         return self._found
 
     @property

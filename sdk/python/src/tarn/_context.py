@@ -6,7 +6,6 @@ Outside a run the same calls print to stderr.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -55,6 +54,8 @@ class Messages:
         if self.item is not None:
             message["item"] = self.item
         message.update(plain(fields))
+        import json  # not with the module: `import tarn` is to stay fast
+
         line = json.dumps(message, ensure_ascii=True).encode() + b"\n"
         try:
             while line:
@@ -68,6 +69,8 @@ class Context:
 
     def __init__(self, data: Optional[Mapping[str, Any]] = None, messages: Optional[Messages] = None) -> None:
         if data is None and os.environ.get("TARN_CONTEXT"):
+            import json
+
             with open(os.environ["TARN_CONTEXT"], encoding="utf-8") as f:
                 data = json.load(f)
             messages = Messages(int(os.environ["TARN_MESSAGES_FD"]), (data or {}).get("item"))

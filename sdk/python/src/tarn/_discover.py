@@ -85,7 +85,7 @@ class Discovery:
 
     def _import_message(self, error: BaseException) -> str:
         if isinstance(error, SystemExit):
-            return f"SystemExit: the file ends the interpreter while it is imported. Put that under: if __name__ == '__main__'."
+            return "SystemExit: the file ends the interpreter while it is imported. Put that under: if __name__ == '__main__'."
         text = f"{type(error).__name__}: {error}"
         found = re.search(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
         maker = getattr(_function, found[1], None) or getattr(_declare, found[1], None) if found else None

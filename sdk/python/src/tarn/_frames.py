@@ -61,7 +61,7 @@ def _pandas(path: str) -> Any:
     frame = table.to_pandas()
     # Arrow lends its memory to columns that need no conversion. A function may change its frame, and
     # the mapped file is shared with other readers, so those columns are copied; the others are already.
-    for name, column in frame.items():
+    for _, column in frame.items():
         values = getattr(column, "values", None)
         flags = getattr(values, "flags", None)
         if flags is not None and not flags.writeable:
@@ -291,7 +291,7 @@ class _Writer:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ResultError(f"{self.owner} returned a table with two columns named {twice[0]!r}.")
-        if self.schema is None or not self.schema.names and self.rows == 0:
+        if self.schema is None or (not self.schema.names and self.rows == 0):
             if self.writer is not None:
                 self.writer.close()
             self._open(table.schema)

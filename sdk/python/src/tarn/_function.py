@@ -212,10 +212,10 @@ class _Loading(Function[P, R]):
 
     def local(self, *args: Any, ref: Optional[str] = None, **kwargs: Any) -> R:
         """Load the inputs that were left out and run here, in this interpreter. Nothing is published."""
-        from tarn import _load
+        from tarn._load import inputs
 
         given = set(self._positional[: len(args)]).union(kwargs)
-        kwargs.update(_load.inputs(self, [n for n in self._required if n not in given], ref))
+        kwargs.update(inputs(self, [n for n in self._required if n not in given], ref))
         return self._fn(*args, **kwargs)
 
 

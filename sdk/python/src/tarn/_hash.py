@@ -39,12 +39,12 @@ def normal(node: Any) -> str:
         if isinstance(node, ast.JoinedStr):
             return f"JoinedStr(values={_joined(node.values)})"
         fields = ((name, getattr(node, name, None)) for name in node._fields if name not in ("ctx", "type_comment", "kind", "type_ignores"))
-        return f"{type(node).__name__}({','.join(f'{name}={normal(value)}' for name, value in fields if value is not None and value != [] or name == 'value' and isinstance(node, ast.Constant))})"
+        return f"{type(node).__name__}({','.join(f'{name}={normal(value)}' for name, value in fields if (value is not None and value != []) or (name == 'value' and isinstance(node, ast.Constant)))})"
     if isinstance(node, list):
         return f"[{','.join(map(normal, node))}]"
     if isinstance(node, int) and not isinstance(node, bool):
         return hex(node)
-    return f"{type(node).__name__}:{ascii(node)}"
+    return f"{type(node).__name__}:{node!a}"
 
 
 def _joined(values: List[ast.expr]) -> str:
@@ -204,8 +204,7 @@ class Closures:
             with open(os.path.join(self.root, file), "rb") as f:
                 raw = f.read()
             try:
-                source = ast.parse(raw) and _decode(raw)
-                self._modules[file] = Module(name, file, source, self.resolve)
+                self._modules[file] = Module(name, file, _decode(raw), self.resolve)
             except (SyntaxError, ValueError):
                 self._modules[file] = None  # importing it is what fails, and says so
         return self._modules[file]
@@ -288,10 +287,11 @@ class _Walk:
         if target is None or () in chains or not module.plain:
             self.name(module, name)
             return
-        found = self.target(module, *target)
+        base, attribute = target
+        found = self.target(module, base, attribute)
         for chain in chains:
             reached, rest = found, chain
-            dotted = target[0] if target[1] is None else ".".join(target)  # type: ignore[arg-type]
+            dotted = base if attribute is None else f"{base}.{attribute}"
             while reached is None and len(rest) > 1:  # through folders without __init__.py
                 dotted, rest = f"{dotted}.{rest[0]}", rest[1:]
                 reached = self.closures.module(dotted, module.file)
@@ -303,13 +303,14 @@ class _Walk:
 
     def attribute(self, module: Module, chain: Tuple[str, ...]) -> None:
         """Depend on `module.a.b.c`."""
+        first = chain[0]
         self.touch(module)
-        if module.plain and chain[0] not in module.bound:
-            below = self.closures.module(f"{module.name}.{chain[0]}", module.file)
+        if module.plain and first not in module.bound:
+            below = self.closures.module(f"{module.name}.{first}", module.file)
             if below is not None and len(chain) > 1:
                 self.attribute(below, chain[1:])
                 return
-        self.name(module, chain[0])
+        self.name(module, first)
 
     def submodule(self, module: Module, name: str) -> bool:
         below = self.closures.module(f"{module.name}.{name}", module.file) if module.file.endswith("__init__.py") else None

@@ -22,7 +22,7 @@ class Place(NamedTuple):
     branch: str
 
 
-def command(folder: Optional[str], project: Optional[str]) -> List[str]:
+def command(project: Optional[str]) -> List[str]:
     """The command that finds the local server."""
     binary = os.environ.get("TARN_BIN") or shutil.which("tarn") or shutil.which("tarn", path=os.path.dirname(sys.executable))
     if not binary:

@@ -9,14 +9,14 @@ import io
 import json
 import os
 import uuid
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from tarn import _wire, errors
 from tarn._types import Change, Commit, Entry, Json, Merge, Ref, RunState, Written
 from tarn._wire import Call
 
 PIECE = 1 << 20
-Data = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]", Any]
+Data = Any  # bytes, text, a local path (os.PathLike), or an open file
 
 
 class Scope(NamedTuple):
@@ -101,7 +101,7 @@ def merge(scope: Scope, source: str, into: Optional[str], prefer: Optional[Mappi
         found = Merge.of(j)
         if found.conflicts and not dry_run:
             text = "; ".join(c.message for c in found.conflicts[:5]) + (f"; and {len(found.conflicts) - 5} more" if len(found.conflicts) > 5 else "")
-            raise errors.ConflictError(text, reason=found.conflicts[0].reason, details={"conflicts": [c.__dict__ for c in found.conflicts]})
+            raise errors.ConflictError(text, reason=next(iter(found.conflicts)).reason, details={"conflicts": [c.__dict__ for c in found.conflicts]})
         return found
 
     return Call("HistoryService/Merge", request, parse)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from tarn._declare import Files, Local, Marker, OutputDir, Partition, Secret, Table
-from tarn._plain import is_type_checking
 from tarn._placeholder import placeholder
+from tarn._plain import is_type_checking
 
 FORMATS: Mapping[Tuple[str, str], str] = {
     ("pyarrow", "Table"): "arrow",
@@ -77,7 +77,7 @@ def _param(owner: str, name: str, annotation: Any, default: Any, loads: bool) ->
     kind, marker = split(annotation)
     if isinstance(default, Marker):
         marker, default = default, inspect.Parameter.empty
-    if isinstance(marker, Table) or marker is None and default is inspect.Parameter.empty and loads and not _special(kind):
+    if isinstance(marker, Table) or (marker is None and default is inspect.Parameter.empty and loads and not _special(kind)):
         table = marker or Table()
         form = format_of(kind)
         if form is None:
@@ -93,7 +93,7 @@ def _param(owner: str, name: str, annotation: Any, default: Any, loads: bool) ->
         many = marker.batch is not None or marker.group_by is not None or not marker.each
         return Param(name, "files", marker, many=many)
     if isinstance(marker, Local):
-        return Param(name, "local", marker, many=_is_list(kind) or kind is inspect.Parameter.empty and any(c in marker.glob for c in "*?["))
+        return Param(name, "local", marker, many=_is_list(kind) or (kind is inspect.Parameter.empty and any(c in marker.glob for c in "*?[")))
     if isinstance(marker, Secret):
         return Param(name, "secret", marker)
     special = _special(kind)
@@ -167,11 +167,11 @@ def _is_list(kind: Any) -> bool:
 
 
 def _is_json(value: Any) -> bool:
-    if value is None or isinstance(value, (bool, int, str)) and type(value) in (bool, int, str):
+    if value is None or (isinstance(value, (bool, int, str)) and type(value) in (bool, int, str)):
         return True
     if type(value) is float:
         return value == value and value not in (float("inf"), float("-inf"))
-    if type(value) in (list, tuple):
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return all(map(_is_json, value))
     return type(value) is dict and all(type(k) is str and _is_json(v) for k, v in value.items())
 

@@ -101,7 +101,7 @@ for _use, _names in {
         _forbid(f"__{_name}__", _use)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def placeholder(dotted: str) -> Any:
     """The placeholder class of a dotted name; one per name."""
     module, _, name = dotted.rpartition(".")
@@ -165,7 +165,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             raise Missing(explain(dotted, "imported", f"{site.f_code.co_filename}:{site.f_lineno}"), name=dotted)
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
         self.made.append(spec.name)
         return _Module(spec.name)
 
@@ -215,7 +215,7 @@ def _tree(file: str) -> ast.AST:
 
 
 def _end(node: Any) -> int:
-    return node.end_lineno or node.lineno
+    return int(node.end_lineno or node.lineno)
 
 
 def _in_try(file: str, line: int) -> bool:

@@ -48,7 +48,7 @@ class Found:
 
 def is_type_checking(test: ast.expr) -> bool:
     """Whether an `if` condition is TYPE_CHECKING."""
-    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING" or isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING")
 
 
 def bound_names(statement: ast.stmt) -> Set[str]:
@@ -229,7 +229,7 @@ class _Judge:
                     self.annotation(child.annotation)
                 if not self.inert(child.value):
                     self.no(child, f"{self.culprit(child.value)} in a class body")  # type: ignore[arg-type]
-            elif not (isinstance(child, ast.Pass) or isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
+            elif not (isinstance(child, ast.Pass) or (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant))):
                 self.no(child, f"{_describe(child)} in a class body")
 
     def dynamic(self, tree: ast.Module) -> None:
@@ -252,7 +252,7 @@ class _Judge:
         modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [] if node.level else [f"{node.module}.{a.name}" for a in node.names]
         for module in modules:
             top = module.partition(".")[0]
-            if module in ("sys.modules", "sys._getframe") or top in _IMPORTING_MODULES and not module.startswith("importlib.metadata"):
+            if module in ("sys.modules", "sys._getframe") or (top in _IMPORTING_MODULES and not module.startswith("importlib.metadata")):
                 self.found.dynamic = True
                 self.no(node, f"imports {module}")
             elif top in _REFLECTING_MODULES:

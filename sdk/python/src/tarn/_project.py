@@ -69,10 +69,8 @@ class Project:
         parts = name.split(".")
         if "/".join(parts) == re.sub(r"(/__init__)?\.py$", "", file):
             return importlib.import_module(name)
-        spec = importlib.util.spec_from_file_location(name, path)  # a path that no module name spells
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{file} is no Python file")
-        module = importlib.util.module_from_spec(spec)
+        spec: Any = importlib.util.spec_from_file_location(name, path)  # a path that no module name spells
+        module: types.ModuleType = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
@@ -123,7 +121,7 @@ def is_ours(file: str) -> bool:
 def is_standard(name: str) -> bool:
     """Whether the standard library has a module of that name."""
     folders = [f for key in ("stdlib", "platstdlib") for f in (sysconfig.get_path(key), os.path.join(sysconfig.get_path(key), "lib-dynload"))]
-    return name in sys.builtin_module_names or importlib.machinery.PathFinder.find_spec(name, folders) is not None and name != "site-packages"
+    return name in sys.builtin_module_names or (importlib.machinery.PathFinder.find_spec(name, folders) is not None and name != "site-packages")
 
 
 class _Neighbours(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -141,7 +139,7 @@ class _Neighbours(importlib.abc.MetaPathFinder, importlib.abc.Loader):
                 return importlib.machinery.ModuleSpec(fullname, self, origin=found.origin)
         return None
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
         module = self.project.load(self.project.relative(spec.origin or ""))
         self._own_spec = module.__spec__
         return module

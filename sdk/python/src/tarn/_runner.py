@@ -164,7 +164,7 @@ class Runner:
         kwargs: Dict[str, Any] = {}
         positional_only = self.decl._plain().__code__.co_posonlyargcount
         for index, p in enumerate(_params.of(self.decl)):
-            if p.kind == "fixed" or p.kind == "param" and p.name not in values:
+            if p.kind == "fixed" or (p.kind == "param" and p.name not in values):
                 if index < positional_only:
                     args.append(p.default)
                 continue
@@ -187,12 +187,12 @@ class Runner:
         if p.kind == "partition":
             found = context.get("partition")
             return Partition(**found) if isinstance(found, Mapping) else Partition(str(_needed(found, "partition")))
-        given = _needed(given, f"input {p.name}")
+        found = _needed(given, f"input {p.name}")
         if p.kind == "table":
-            return _frames.read(given["path"], given.get("format") or p.format)
+            return _frames.read(found["path"], found.get("format") or p.format)
         if p.kind == "secret":
-            return given["value"]
-        paths = [Path(f["path"] if isinstance(f, Mapping) else f) for f in given["paths"]]
+            return found["value"]
+        paths = [Path(f["path"] if isinstance(f, Mapping) else f) for f in found["paths"]]
         if p.many:
             return paths
         if len(paths) != 1:
@@ -300,7 +300,7 @@ class Runner:
             name = os.fsdecode(file) if not isinstance(file, int) else ""
         except TypeError:
             return
-        if not name or name.endswith((".py", ".pyc")) or isinstance(mode, str) and mode[:1] in "wax" or not self.project.owns(name) or not os.path.isfile(name):
+        if not name or name.endswith((".py", ".pyc")) or (isinstance(mode, str) and mode[:1] in "wax") or not self.project.owns(name) or not os.path.isfile(name):
             return
         relative = self.project.relative(name)
         self.seen[relative] = None
@@ -330,18 +330,18 @@ class _SeedsNumpy:
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         if fullname != "numpy.random":
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         import importlib.util
 
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
+        spec: Any = importlib.util.find_spec(fullname)
+        if spec is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: Any) -> None:
                 execute(module)
                 module.seed(_SEED & 0xFFFFFFFF)
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            spec.loader.exec_module = exec_module
         return spec
 
 

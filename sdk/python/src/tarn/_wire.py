@@ -135,6 +135,8 @@ def http_error(status: int, raw: bytes) -> errors.Error:
     try:
         return error_of(parsed(raw))
     except errors.InternalError:
+        if status == 404:
+            return errors.NotImplementedByServerError("this server does not have that call yet; a newer tarn may", reason="client.no_such_call")
         return errors.UnavailableError(f"the server answered with HTTP status {status}", reason="client.protocol")
 
 

@@ -1,0 +1,364 @@
+"""The asynchronous client: the calls of the synchronous one over asyncio streams."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import tempfile
+from typing import Any, AsyncIterator, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+
+from tarn import _home, _ops, _wire, errors
+from tarn._client import project_folder
+from tarn._result import Result
+from tarn._types import Change, Commit, Entry, Merge, Ref, RunState, Written
+
+
+async def _connect(address: _wire.Address) -> Tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if address.socket:
+        return await asyncio.open_unix_connection(address.socket)
+    return await asyncio.open_connection(address.host, address.port, ssl=ssl.create_default_context() if address.tls else None)
+
+
+async def _request(writer: asyncio.StreamWriter, address: _wire.Address, call: _wire.Call) -> None:
+    headers = {**_wire.head(address, call), "Host": address.host, "Connection": "close"}
+    chunked = call.messages is not None
+    body = b"" if chunked else b"".join(_wire.body(call))
+    headers.update({"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(len(body))})
+    lines = [f"POST {_wire.path(address, call)} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
+    writer.write("\r\n".join(lines).encode("latin-1") + body)
+    if chunked:
+        for piece in _wire.body(call):
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+async def _response(reader: asyncio.StreamReader) -> Tuple[int, Dict[str, str]]:
+    status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    return int(status.split()[1]), headers
+
+
+async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        while True:
+            size = int((await reader.readline()).split(b";")[0], 16)
+            data = await reader.readexactly(size)
+            await reader.readexactly(2)
+            if not size:
+                return
+            yield data
+    left = int(headers.get("content-length", -1))
+    while left:
+        data = await reader.read(1 << 16 if left < 0 else min(left, 1 << 16))
+        if not data:
+            if left > 0:
+                raise asyncio.IncompleteReadError(b"", left)
+            return
+        left -= len(data) if left > 0 else 0
+        yield data
+
+
+async def _messages(address: _wire.Address, call: _wire.Call) -> AsyncIterator[Any]:
+    """The messages of a stream, or the one answer of a unary call."""
+    try:
+        reader, writer = await _connect(address)
+    except OSError as error:
+        raise _wire.unreachable(address, error) from error
+    try:
+        await _request(writer, address, call)
+        status, headers = await _response(reader)
+        if status != 200 or not call.streams:
+            yield _wire.answer(status, b"".join([data async for data in _body(reader, headers)]))
+            return
+        envelopes = _wire.Envelopes()
+        async for data in _body(reader, headers):
+            for message in envelopes.feed(data):
+                yield message
+        envelopes.close()
+    except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+        raise _wire.unreachable(address, error) from error
+    finally:
+        writer.close()
+
+
+class AsyncClient:
+    """`tarn.Client` for asyncio. Results of queries are read whole before they are handed over."""
+
+    def __init__(
+        self,
+        project: Optional[str] = None,
+        *,
+        ref: Optional[str] = None,
+        into: Optional[str] = None,
+        url: Optional[str] = None,
+        token: Optional[str] = None,
+        folder: Optional[str] = None,
+    ) -> None:
+        self._project, self._ref, self._into = project, ref, into
+        self._url, self._token, self._folder = url or os.environ.get("TARN_URL"), token or os.environ.get("TARN_TOKEN"), folder
+        self._found: Optional[_home.Place] = None
+
+    def at(self, ref: str) -> AsyncClient:
+        """The same client, reading from and writing to `ref`."""
+        other = AsyncClient(self._project, ref=ref, into=ref, url=self._url, token=self._token, folder=self._folder)
+        other._found = self._found
+        return other
+
+    async def _place(self) -> _home.Place:
+        if self._found is None:
+            if self._url:
+                self._found = _home.remote(self._url, self._token, self._project)
+            else:
+                argv = _home.command(self._project)
+                child = await asyncio.create_subprocess_exec(*argv, cwd=self._folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+                stdout, stderr = await child.communicate()
+                self._found = _home.understood(child.returncode or 0, stdout.decode(), stderr.decode(), self._project)
+        return self._found
+
+    async def _scope(self) -> _ops.Scope:
+        place = await self._place()
+        return _ops.Scope(place.project, self._ref or place.branch, self._into or self._ref or place.branch)
+
+    async def _do(self, call: _wire.Call) -> Any:
+        messages = [message async for message in _messages((await self._place()).address, call)]
+        return call.parse(messages if call.streams else messages[0])
+
+    @property
+    def branches(self) -> AsyncBranches:
+        """The project's branches."""
+        return AsyncBranches(self)
+
+    @property
+    def tags(self) -> AsyncTags:
+        """The project's tags."""
+        return AsyncTags(self)
+
+    @property
+    def files(self) -> AsyncFiles:
+        """The project's files."""
+        return AsyncFiles(self)
+
+    @property
+    def tables(self) -> AsyncTables:
+        """The project's tables."""
+        return AsyncTables(self)
+
+    def table(self, name: str, *, ref: Optional[str] = None, columns: Optional[Iterable[str]] = None, where: Optional[str] = None) -> AsyncTable:
+        """One table, to read or to write. `columns` and `where` choose what is read."""
+        return AsyncTable(self, name, ref, None if columns is None else list(columns), where)
+
+    async def resolve(self, ref: Optional[str] = None) -> Commit:
+        """The commit that a ref names."""
+        found: Commit = await self._do(_ops.resolve(await self._scope(), ref))
+        return found
+
+    async def log(self, name: str = "", *, ref: Optional[str] = None, limit: int = 0) -> List[Commit]:
+        """Commits, newest first; with a name, those that changed it."""
+        found: List[Commit] = await self._do(_ops.log(await self._scope(), name, ref, limit))
+        return found
+
+    async def diff(self, span: str, name: str = "") -> List[Change]:
+        """What differs between two refs: `await c.diff("main..dev")`."""
+        found: List[Change] = await self._do(_ops.diff(await self._scope(), span, name))
+        return found
+
+    async def merge(self, source: str, *, into: Optional[str] = None, prefer: Optional[Mapping[str, str]] = None, message: str = "", dry_run: bool = False) -> Merge:
+        """Bring a branch's changes into another. Conflicts raise `ConflictError`; a dry run returns them."""
+        found: Merge = await self._do(_ops.merge(await self._scope(), source, into, prefer, message, dry_run))
+        return found
+
+    async def revert(self, commit: str, *, into: Optional[str] = None, message: str = "") -> Written:
+        """Undo a commit by a new one."""
+        found: Written = await self._do(_ops.revert(await self._scope(), commit, into, message))
+        return found
+
+    async def query(self, sql: str, *, ref: Optional[str] = None, into: Optional[str] = None, params: Optional[Mapping[str, Any]] = None, message: str = "") -> Result:
+        """Run one SQL statement. A write is one commit."""
+        return Result(iter(await self._do(_ops.query(await self._scope(), sql, ref, into, params, message))))
+
+    async def run(
+        self,
+        path: Optional[str] = None,
+        *,
+        select: Union[str, Iterable[str]] = (),
+        ref: Optional[str] = None,
+        into: Optional[str] = None,
+        params: Optional[Mapping[str, Any]] = None,
+        cache: bool = True,
+        publish: bool = True,
+        id: str = "",
+    ) -> AsyncRun:
+        """Start a run of a project folder. The same `id` attaches to the run that has it."""
+        chosen = (select,) if isinstance(select, str) else tuple(select)
+        folder = os.path.abspath(path or self._folder or project_folder())
+        state: RunState = await self._do(_ops.start_run(await self._scope(), folder, chosen, ref, into, params or {}, cache, publish, id))
+        return AsyncRun(self, state)
+
+
+class AsyncBranches:
+    """Branches of a project."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self) -> List[Ref]:
+        """All branches."""
+        found: List[Ref] = await self._client._do(_ops.list_branches(await self._client._scope()))
+        return found
+
+    async def create(self, name: str, base: Optional[str] = None) -> Ref:
+        """A new branch at a ref."""
+        found: Ref = await self._client._do(_ops.create_branch(await self._client._scope(), name, base))
+        return found
+
+    async def delete(self, name: str) -> Ref:
+        """Remove a branch; the answer says where it was."""
+        found: Ref = await self._client._do(_ops.delete_branch(await self._client._scope(), name))
+        return found
+
+
+class AsyncTags:
+    """Tags of a project."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self) -> List[Ref]:
+        """All tags."""
+        found: List[Ref] = await self._client._do(_ops.list_tags(await self._client._scope()))
+        return found
+
+    async def create(self, name: str, base: Optional[str] = None) -> Ref:
+        """A new tag at a ref."""
+        found: Ref = await self._client._do(_ops.create_tag(await self._client._scope(), name, base))
+        return found
+
+    async def delete(self, name: str) -> Ref:
+        """Remove a tag; the answer says where it was."""
+        found: Ref = await self._client._do(_ops.delete_tag(await self._client._scope(), name))
+        return found
+
+
+class AsyncFiles:
+    """Files of a project. A path may end in @REF."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def put(self, path: str, content: _ops.Data, *, into: Optional[str] = None, message: str = "") -> Written:
+        """Store bytes, text, a local path or an open file under a path."""
+        found: Written = await self._client._do(_ops.put_file(await self._client._scope(), path, content, into, message))
+        return found
+
+    async def get(self, path: str, *, ref: Optional[str] = None) -> bytes:
+        """A file's bytes."""
+        found: bytes = await self._client._do(_ops.get_file(await self._client._scope(), path, ref))
+        return found
+
+    async def ls(self, pattern: str = "", *, ref: Optional[str] = None, recursive: bool = False) -> List[Entry]:
+        """Files and folders that a path, folder or glob selects."""
+        found: List[Entry] = await self._client._do(_ops.list_files(await self._client._scope(), pattern, ref, recursive))
+        return found
+
+    async def rm(self, *patterns: str, into: Optional[str] = None, message: str = "") -> Written:
+        """Remove files as one commit."""
+        found: Written = await self._client._do(_ops.remove_files(await self._client._scope(), patterns, into, message))
+        return found
+
+
+class AsyncTables:
+    """Tables of a project."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def list(self, *, ref: Optional[str] = None) -> List[Entry]:
+        """All tables."""
+        found: List[Entry] = await self._client._do(_ops.list_tables(await self._client._scope(), ref))
+        return found
+
+    async def delete(self, *names: str, into: Optional[str] = None, message: str = "") -> Written:
+        """Remove tables as one commit."""
+        found: Written = await self._client._do(_ops.remove_tables(await self._client._scope(), names, into, message))
+        return found
+
+
+class AsyncTable:
+    """One table, seen through a client."""
+
+    def __init__(self, client: AsyncClient, name: str, ref: Optional[str], columns: Optional[List[str]], where: Optional[str]) -> None:
+        self._client, self.name, self._ref, self._columns, self._where = client, name, ref, columns, where
+
+    async def _result(self) -> Result:
+        name, ref = _ops.named(await self._client._scope(), self.name, self._ref)
+        return await self._client.query(_ops.select(name, self._columns, self._where), ref=ref)
+
+    async def to_arrow(self) -> Any:
+        """The rows as a `pyarrow.Table`."""
+        return (await self._result()).to_arrow()
+
+    async def to_pandas(self) -> Any:
+        """The rows as a pandas frame."""
+        return (await self._result()).to_pandas()
+
+    async def to_polars(self) -> Any:
+        """The rows as a polars frame."""
+        return (await self._result()).to_polars()
+
+    async def to_dicts(self) -> Any:
+        """The rows as a list of dicts."""
+        return (await self._result()).to_dicts()
+
+    async def write(self, frame: Any, *, mode: str = "replace", key: Union[str, Iterable[str]] = (), into: Optional[str] = None, message: str = "") -> Written:
+        """Write a frame of any accepted type as one commit: replace, append, or merge by key."""
+        from tarn import _frames
+
+        with tempfile.TemporaryDirectory(prefix="tarn-") as folder:
+            file = os.path.join(folder, "rows.arrow")
+            _frames.write(frame, file, f"table({self.name!r}).write()")
+            names = [key] if isinstance(key, str) else list(key)
+            found: Written = await self._client._do(_ops.write_table(await self._client._scope(), self.name, file, mode, names, into, message))
+            return found
+
+
+class AsyncRun:
+    """A run that was started."""
+
+    def __init__(self, client: AsyncClient, state: RunState) -> None:
+        self._client = client
+        self.state = state
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.state.id
+
+    async def wait(self) -> RunState:
+        """Wait for the end. Raises `tarn.RunFailed` when it did not succeed."""
+        seq, lost = 0, 0
+        while True:
+            try:
+                call = _ops.run_events(await self._client._scope(), self.id, seq)
+                async for event in _messages((await self._client._place()).address, call):
+                    lost = 0
+                    if "run" in event:
+                        self.state = RunState.of(event["run"])
+                        return _ops.finished(self.state)
+                    seq = int(event.get("happened", {}).get("seq", seq))
+            except errors.UnavailableError:
+                lost += 1  # the server may have been replaced; a run outlives its connection
+                if lost > 3:
+                    raise
+
+    async def refresh(self) -> RunState:
+        """Ask the server for the run's state now."""
+        self.state = await self._client._do(_ops.get_run(await self._client._scope(), self.id))
+        return self.state
+
+    async def cancel(self) -> RunState:
+        """Stop the run."""
+        self.state = await self._client._do(_ops.cancel_run(await self._client._scope(), self.id))
+        return self.state

@@ -1,0 +1,39 @@
+"""What must not type-check: each marked line is an error for mypy and pyright."""
+
+from __future__ import annotations
+
+import tarn
+
+
+class Frame: ...
+
+
+@tarn.asset
+def bare(flights: Frame, top: int = 20) -> Frame:
+    return flights
+
+
+@tarn.function(cache=True)
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@tarn.cls
+class Model:
+    @tarn.method
+    def predict(self, x: int) -> str:
+        return str(x)
+
+
+bare(Frame(), top="many")  # error
+bare(Frame(), tip=3)  # error
+text: str = bare(Frame())  # error
+add("a")  # error
+add()  # error
+add.local(1)  # error
+Model().predict("x")  # error
+tarn.Env(packages=3)  # error
+tarn.asset(retires=3)  # error
+tarn.asset(retry="x")  # error
+tarn.Nothing  # error
+tarn.Client().query(3)  # error
