@@ -88,9 +88,9 @@ func crashChild(ctx context.Context, dir string) error {
 // indexPoint begins the names of points that only many packs lead to.
 const indexPoint = "lake.index."
 
-// TestKillAtEveryPoint kills a writer at each fault point, at its first and at a later hit, and holds
-// what is left to all invariants and to what the writer had acknowledged.
-func TestKillAtEveryPoint(t *testing.T) {
+// TestDieAtEveryPoint kills a writer at each fault point, at its first and at later hits, or lets it
+// fail there, and holds what is left to all invariants and to what the writer had acknowledged.
+func TestDieAtEveryPoint(t *testing.T) {
 	t.Parallel()
 	points, err := faulttest.Names(".")
 	if err != nil {
@@ -101,20 +101,31 @@ func TestKillAtEveryPoint(t *testing.T) {
 			if strings.HasPrefix(point, indexPoint) && skip > 0 {
 				continue // it is not reached so often
 			}
-			t.Run(fmt.Sprintf("%s after %d", point, skip), func(t *testing.T) {
-				t.Parallel()
-				dir := t.TempDir()
-				child := exec.CommandContext(t.Context(), os.Args[0])
-				child.Env = append(os.Environ(), crashDir+"="+dir, fmt.Sprintf("TARN_FAULT=%s=%d*off->kill", point, skip))
-				var stderr strings.Builder
-				child.Stderr = &stderr
-				out, err := child.Output()
-				status, ok := child.ProcessState.Sys().(syscall.WaitStatus)
-				if !ok || status.Signal() != syscall.SIGKILL {
-					t.Fatalf("the child was not killed: %v\n%s", err, stderr.String())
-				}
-				survived(t, dir, string(out))
-			})
+			for _, action := range []string{"kill", "error(disk on fire)"} {
+				t.Run(fmt.Sprintf("%s at %s after %d", action, point, skip), func(t *testing.T) {
+					t.Parallel()
+					dir := t.TempDir()
+					child := exec.CommandContext(t.Context(), os.Args[0])
+					child.Env = append(os.Environ(), crashDir+"="+dir, fmt.Sprintf("TARN_FAULT=%s=%d*off->1*%s", point, skip, action))
+					var stderr strings.Builder
+					child.Stderr = &stderr
+					out, err := child.Output()
+					status, ok := child.ProcessState.Sys().(syscall.WaitStatus)
+					if !ok {
+						t.Fatal(err)
+					}
+					died := status.Signal() == syscall.SIGKILL
+					if action != "kill" {
+						// What fails in the background is tried again and is no error of the writer's.
+						background := strings.HasPrefix(point, indexPoint) && status.ExitStatus() == 0
+						died = background || status.ExitStatus() == 3 && strings.Contains(stderr.String(), "disk on fire")
+					}
+					if !died {
+						t.Fatalf("the child did not die of %s: %v\n%s", action, err, stderr.String())
+					}
+					survived(t, dir, string(out))
+				})
+			}
 		}
 	}
 }

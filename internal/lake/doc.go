@@ -17,6 +17,16 @@
 //     objects visible asserts that every such row is unchanged.
 //   - L5: a segment lists only packs whose footers it was made from; losing every segment loses nothing.
 //
-// Start reading at lake.go, then batch.go. The bytes are specified in docs/formats: objects.md, pack.md
-// and file.md.
+// Invariants of the history (trees, commits, refs):
+//
+//   - L6: the same entries make the same tree, whatever the order of changes.
+//   - L7: commits do not change; a branch moves only in a transaction that is conditional on its row, on
+//     the ticket of whoever moves it, and on all packs relied on; a tag never moves.
+//   - L8: what the location of an entry names exists when the entry becomes visible.
+//   - L9: every move of a branch has a line in its reflog, and the last line says where the branch is.
+//   - L10: a request id is done once.
+//
+// Start reading at lake.go, then batch.go for objects and update.go for the history. The bytes are
+// specified in docs/formats: objects.md, pack.md, file.md, tree.md, entry.md and commit.md; the history
+// is explained in docs/design/history.md.
 package lake

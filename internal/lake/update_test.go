@@ -387,6 +387,38 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// TestFsckBesideWriters checks again and again while a branch is worked on.
+func TestFsckBesideWriters(t *testing.T) {
+	t.Parallel()
+	l := laketest.New(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 20 {
+			name := fmt.Sprintf("run/%d", i)
+			c, err := l.Update(t.Context(), "main", lake.CommitInfo{RequestID: name}, edits(fmt.Sprintf("a%d=1", i)))
+			if err == nil {
+				_, err = l.CreateBranch(t.Context(), name, c.ID)
+			}
+			if err == nil && i%2 == 0 {
+				err = l.DeleteBranch(t.Context(), name)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for working := true; working; {
+		select {
+		case <-done:
+			working = false
+		default:
+		}
+		laketest.Fsck(t.Context(), t, l)
+	}
+}
+
 // TestHistoryMatchesModel runs random operations on a lake and on plain maps.
 func TestHistoryMatchesModel(t *testing.T) {
 	t.Parallel()
