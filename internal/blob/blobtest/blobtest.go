@@ -315,6 +315,7 @@ func listStops(t *testing.T, s blob.Store) {
 	}
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
 	n = 0
 	var last error
 	for _, err := range s.List(ctx, "") {

@@ -29,6 +29,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/blob"
 )
 
@@ -172,11 +173,18 @@ func (s *store) link(name, tmp, path string) error {
 	for try := 0; ; try++ {
 		err := s.ensureDir(filepath.Dir(path))
 		if err == nil {
+			err = fault.Point("blob.put.before_link")
+		}
+		if err == nil {
 			err = os.Link(tmp, path)
 		}
 		switch {
 		case err == nil:
-			if err := syncDir(filepath.Dir(path)); err != nil {
+			err := fault.Point("blob.put.after_link")
+			if err == nil {
+				err = syncDir(filepath.Dir(path))
+			}
+			if err != nil {
 				// Whether the name survives a crash is not known, so it must not stay.
 				return classify(errors.Join(err, os.Remove(path)), "put blob "+name, writing)
 			}
@@ -231,7 +239,7 @@ func (s *store) forget(dir string) {
 
 // Get implements blob.Store.
 func (s *store) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
-	f, _, err := s.open(ctx, name)
+	f, err := s.open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -352,25 +360,25 @@ func (s *store) walk(ctx context.Context, base, prefix string, yield func(blob.I
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, filepath.FromSlash(name)) }
 
-func (s *store) open(ctx context.Context, name string) (*os.File, fs.FileInfo, error) {
+func (s *store) open(ctx context.Context, name string) (*os.File, error) {
 	if err := blob.CheckName(name); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if ctx.Err() != nil {
-		return nil, nil, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	f, err := os.OpenFile(s.path(name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, s.classifyNamed(err, name)
+		return nil, s.classifyNamed(err, name)
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return nil, nil, errors.Join(classify(err, "read blob "+name, reading), f.Close())
+		return nil, errors.Join(classify(err, "read blob "+name, reading), f.Close())
 	}
 	if !info.Mode().IsRegular() {
-		return nil, nil, errors.Join(blob.ErrNotFound.Errorf("no blob %s", name), f.Close())
+		return nil, errors.Join(blob.ErrNotFound.Errorf("no blob %s", name), f.Close())
 	}
-	return f, info, nil
+	return f, nil
 }
 
 func (s *store) classifyNamed(err error, name string) error {
