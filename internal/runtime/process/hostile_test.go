@@ -235,18 +235,18 @@ func newLife(t *testing.T, dir string) *os.File {
 	return f
 }
 
-// begun waits until somebody has written to the pipe.
+// begun waits until somebody has written to the pipe. A handle that could write itself makes the read
+// wait where there is no writer yet.
 func begun(life *os.File) error {
-	for {
-		n, err := life.Read(make([]byte, 1))
-		if n == 1 {
-			return nil
-		}
-		if !errors.Is(err, io.EOF) {
-			return err
-		}
-		time.Sleep(time.Millisecond) // nobody has opened it yet: that reads as an end
+	both, err := os.OpenFile(life.Name(), os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
 	}
+	err = both.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if err == nil {
+		_, err = both.Read(make([]byte, 1))
+	}
+	return errors.Join(err, both.Close())
 }
 
 // gone waits until nobody holds the pipe.
