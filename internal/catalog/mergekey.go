@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"slices"
 
 	"tarn.dev/tarn/internal/catalog/dataver"
 )
@@ -13,7 +14,8 @@ type taking struct {
 	whole map[string]bool // files all of whose rows do
 }
 
-// rowsByKey are the rows of some files: the hash of each row under the hash of its key.
+// rowsByKey are the rows of some files: the hash of each row under the hash of its key. 64 bytes a row:
+// files with tens of millions of changed rows take gigabytes.
 type rowsByKey map[dataver.Row]dataver.Row
 
 // byKey merges row by row. Only files that a side added or removed are read: with B the rows of base's
@@ -27,7 +29,7 @@ func (m *merging) byKey(ctx context.Context, key []string) error {
 	if err := checkKey(m.name, m.t.schema, key); err != nil {
 		return refuse(ReasonColumns, "%v", err)
 	}
-	k := keyed{merging: m, key: key, perFile: map[string]rowsByKey{}}
+	k := keyed{merging: m, key: key, perFile: map[string][]dataver.Row{}}
 	if err := k.read(ctx); err != nil {
 		return err
 	}
@@ -72,103 +74,101 @@ func (m *merging) byKey(ctx context.Context, key []string) error {
 type keyed struct {
 	*merging
 	key            []string
-	base           rowsByKey
-	baseBy         map[dataver.Row]string // the removed file that a row of base is in
+	base           map[dataver.Row]baseRow
 	source, target rowsByKey
-	perFile        map[string]rowsByKey // of the files that were added
+	perFile        map[string][]dataver.Row // keys in the files that were added
+	// Keys that a side changed: few, so that asking about every row stays cheap.
+	bySource, byTarget map[dataver.Row]bool
+}
+
+// baseRow is a row of base in a file that a side removed.
+type baseRow struct {
+	row                dataver.Row
+	bySource, byTarget bool // which side removed the file
 }
 
 func (k *keyed) read(ctx context.Context) error {
-	k.base, k.baseBy = rowsByKey{}, map[dataver.Row]string{}
+	k.base, k.source, k.target = map[dataver.Row]baseRow{}, rowsByKey{}, rowsByKey{}
 	for _, n := range k.merging.base.live.names() {
-		if !k.merging.source.removed[n] && !k.merging.target.removed[n] {
+		r := baseRow{bySource: k.merging.source.removed[n], byTarget: k.merging.target.removed[n]}
+		if !r.bySource && !r.byTarget {
 			continue
 		}
-		rows, err := k.readFile(ctx, k.merging.base, n, "the merge base", k.base)
+		err := k.readFile(ctx, k.merging.base, n, "the merge base", func(key, row dataver.Row) bool {
+			_, twice := k.base[key]
+			r.row = row
+			k.base[key] = r
+			return !twice
+		})
 		if err != nil {
 			return err
 		}
-		for key := range rows {
-			k.baseBy[key] = n
-		}
 	}
-	k.source, k.target = rowsByKey{}, rowsByKey{}
 	for _, x := range []struct {
 		s    side
 		name string
 		into rowsByKey
 	}{{k.merging.source, "the source", k.source}, {k.merging.target, "the target", k.target}} {
 		for _, n := range x.s.added {
-			rows, err := k.readFile(ctx, x.s, n, x.name, x.into)
+			err := k.readFile(ctx, x.s, n, x.name, func(key, row dataver.Row) bool {
+				_, twice := x.into[key]
+				x.into[key] = row
+				k.perFile[n] = append(k.perFile[n], key)
+				return !twice
+			})
 			if err != nil {
 				return err
 			}
-			k.perFile[n] = rows
 		}
 	}
+	k.bySource = k.changed(k.source, func(b baseRow) bool { return b.bySource })
+	k.byTarget = k.changed(k.target, func(b baseRow) bool { return b.byTarget })
 	return nil
 }
 
-func (k *keyed) readFile(ctx context.Context, s side, file, who string, into rowsByKey) (rowsByKey, error) {
-	rows := rowsByKey{}
-	err := k.reader(s, k.key).each(ctx, file, func(h hashed) error {
+// readFile gives each row to put, which says whether its key is new.
+func (k *keyed) readFile(ctx context.Context, s side, file, who string, put func(key, row dataver.Row) bool) error {
+	return k.reader(s, k.key).each(ctx, file, func(h hashed) error {
 		for i, key := range h.keys {
-			if _, twice := into[key]; twice {
+			if !put(key, h.rows[i]) {
 				return refuse(ReasonDuplicate, "%s: %s occurs twice in %s; a row key must be unique", k.name, keyText(k.key, h.rec, i), who)
 			}
-			into[key], rows[key] = h.rows[i], h.rows[i]
 		}
 		return nil
 	})
-	return rows, err
 }
 
-// row is the row that a side has for key, among those that were read.
-func (k *keyed) row(key dataver.Row, added rowsByKey, removed map[string]bool) (dataver.Row, bool) {
-	if r, ok := added[key]; ok {
-		return r, true
+// changed is the set of keys whose row a side added, changed or removed.
+func (k *keyed) changed(added rowsByKey, removed func(baseRow) bool) map[dataver.Row]bool {
+	set := map[dataver.Row]bool{}
+	for key, row := range added {
+		if was, had := k.base[key]; !had || was.row != row {
+			set[key] = true
+		}
 	}
-	if file, ok := k.baseBy[key]; ok && !removed[file] {
-		return k.base[key], true
+	for key, was := range k.base {
+		if _, has := added[key]; !has && removed(was) {
+			set[key] = true
+		}
 	}
-	return dataver.Row{}, false
-}
-
-func (k *keyed) changed(key dataver.Row, added rowsByKey, removed map[string]bool) bool {
-	now, has := k.row(key, added, removed)
-	was, had := k.base[key]
-	return has != had || now != was
-}
-
-func (k *keyed) bySource(key dataver.Row) bool {
-	return k.changed(key, k.source, k.merging.source.removed)
-}
-
-func (k *keyed) byTarget(key dataver.Row) bool {
-	return k.changed(key, k.target, k.merging.target.removed)
+	return set
 }
 
 // fromSource reports whether the source's row of key, which is in a file that it added, is the result's.
-func (k *keyed) fromSource(key dataver.Row) bool { return k.bySource(key) || !k.byTarget(key) }
+func (k *keyed) fromSource(key dataver.Row) bool { return k.bySource[key] || !k.byTarget[key] }
 
 // fromTarget is the same of the target; where both have the row, the source's file brings it.
 func (k *keyed) fromTarget(key dataver.Row) bool {
 	if _, both := k.source[key]; both {
 		return !k.fromSource(key)
 	}
-	return !k.bySource(key)
+	return !k.bySource[key]
 }
 
 func (k *keyed) whole(files []string, take func(dataver.Row) bool) map[string]bool {
 	whole := map[string]bool{}
 	for _, n := range files {
-		whole[n] = true
-		for key := range k.perFile[n] {
-			if !take(key) {
-				whole[n] = false
-				break
-			}
-		}
+		whole[n] = !slices.ContainsFunc(k.perFile[n], func(key dataver.Row) bool { return !take(key) })
 	}
 	return whole
 }
@@ -176,18 +176,13 @@ func (k *keyed) whole(files []string, take func(dataver.Row) bool) map[string]bo
 // conflicts refuses keys that both sides changed, unless to the same row.
 func (k *keyed) conflicts(ctx context.Context) error {
 	both := map[dataver.Row]bool{}
-	check := func(key dataver.Row) {
-		s, hasS := k.row(key, k.source, k.merging.source.removed)
-		t, hasT := k.row(key, k.target, k.merging.target.removed)
-		if (hasS != hasT || s != t) && k.bySource(key) && k.byTarget(key) {
+	for key := range k.bySource {
+		// A key that a side changed is in a file that it added, or gone.
+		s, hasS := k.source[key]
+		t, hasT := k.target[key]
+		if k.byTarget[key] && (hasS != hasT || s != t) {
 			both[key] = true
 		}
-	}
-	for key := range k.base {
-		check(key)
-	}
-	for key := range k.source {
-		check(key)
 	}
 	if len(both) == 0 {
 		return nil
