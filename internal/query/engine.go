@@ -14,7 +14,7 @@ import (
 // Options configure an Engine. The limits are for jobs that bring none of their own.
 type Options struct {
 	Launch      Launcher
-	Concurrent  int    // jobs that run at a time, others wait; 0 is the number of processors, at least 2
+	Concurrent  int    // jobs that run at a time, others wait; 0 is the number of processors, at least 4
 	MemoryBytes int64  // 0 is 1 GiB
 	Threads     int    // 0 is the number of processors
 	TempDir     string // each job gets a folder in it; "" is no spilling
@@ -24,12 +24,16 @@ type Options struct {
 const (
 	defaultMemory  = 1 << 30
 	cachedAnalyses = 4096
+	// analyzing children at a time. Analyses do not wait for jobs: they take a moment, and a plan with
+	// a hundred of them must not stand behind two long queries.
+	concurrentAnalyses = 2
 )
 
 // Engine runs jobs in children. It is safe for concurrent use.
 type Engine struct {
 	opt      Options
-	slots    chan struct{}
+	jobs     chan struct{} // one element per running job
+	analyze  chan struct{} // one per running analysis
 	analyses *lru.Cache[string, Analysis]
 
 	ctx  context.Context // ends with Close
@@ -45,7 +49,7 @@ type Engine struct {
 // New makes an engine and starts its first child in the background.
 func New(opt Options) *Engine {
 	if opt.Concurrent == 0 {
-		opt.Concurrent = max(2, runtime.NumCPU())
+		opt.Concurrent = max(4, runtime.NumCPU())
 	}
 	if opt.Threads == 0 {
 		opt.Threads = runtime.NumCPU()
@@ -58,7 +62,10 @@ func New(opt Options) *Engine {
 		panic(err) // only for a size that is not positive
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
-	e := &Engine{opt: opt, slots: make(chan struct{}, opt.Concurrent), analyses: analyses, ctx: ctx, stop: stop}
+	e := &Engine{
+		opt: opt, analyses: analyses, ctx: ctx, stop: stop,
+		jobs: make(chan struct{}, opt.Concurrent), analyze: make(chan struct{}, concurrentAnalyses),
+	}
 	e.refill()
 	return e
 }
@@ -83,7 +90,7 @@ func (e *Engine) Close() error {
 // and returns within a moment, unless stdout itself blocks.
 func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, error) {
 	var result Result
-	err := e.withChild(ctx, func(ctx context.Context, c *child) (reusable bool, err error) {
+	err := e.withChild(ctx, e.jobs, func(ctx context.Context, c *child) (reusable bool, err error) {
 		e.refill() // warms up while the job runs
 		if job, err = e.limited(job); err != nil {
 			return true, err
@@ -134,7 +141,7 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 		return Analysis{}, err
 	}
 	var result Result
-	err := e.withChild(ctx, func(ctx context.Context, c *child) (reusable bool, err error) {
+	err := e.withChild(ctx, e.analyze, func(ctx context.Context, c *child) (reusable bool, err error) {
 		result, err = c.do(ctx, Job{Analyze: true, SQL: sql}, nil)
 		answered := result.Analysis != nil || result.Error != nil
 		return answered && ctx.Err() == nil, err
@@ -149,9 +156,9 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 	return *result.Analysis, nil
 }
 
-// withChild runs fn with a child that nobody else uses. A reusable child becomes the spare again, any
+// withChild waits for a slot and runs fn with a child that nobody else uses. A reusable child becomes the spare again, any
 // other one is closed.
-func (e *Engine) withChild(ctx context.Context, fn func(context.Context, *child) (reusable bool, err error)) error {
+func (e *Engine) withChild(ctx context.Context, slots chan struct{}, fn func(context.Context, *child) (reusable bool, err error)) error {
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
@@ -162,13 +169,13 @@ func (e *Engine) withChild(ctx context.Context, fn func(context.Context, *child)
 	defer e.work.Done()
 
 	select {
-	case e.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-e.ctx.Done():
 		return context.Cause(e.ctx)
 	}
-	defer func() { <-e.slots }()
+	defer func() { <-slots }()
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

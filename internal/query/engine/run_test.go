@@ -451,6 +451,32 @@ func TestConcurrent(t *testing.T) {
 	group.Wait()
 }
 
+// TestAnalyzeWhileBusy has every slot taken by a query without end.
+func TestAnalyzeWhileBusy(t *testing.T) {
+	t.Parallel()
+	e := start(t, query.Options{Concurrent: 1})
+	ctx, cancel := context.WithCancel(t.Context())
+	running, done := make(chan struct{}), make(chan error, 1)
+	var once sync.Once
+	go func() {
+		_, err := e.Run(ctx, query.Job{SQL: rowsForever, Sinks: stream}, signalWriter(func() { once.Do(func() { close(running) }) }))
+		done <- err
+	}()
+	<-running
+	if a, err := e.Analyze(t.Context(), "", "FROM t"); err != nil || len(a.Tables) != 1 {
+		t.Errorf("got %v, %v", a, err)
+	}
+	waiting, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	if _, err := e.Run(waiting, query.Job{SQL: "SELECT 1", Sinks: stream}, nil); errdef.CodeOf(err) != errdef.Canceled {
+		t.Errorf("got %v", err)
+	}
+	cancel()
+	if err := <-done; errdef.CodeOf(err) != errdef.Canceled {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestStable(t *testing.T) {
 	t.Parallel()
 	e := start(t, query.Options{})

@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/json"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -121,6 +122,10 @@ func (w *walker) table(n map[string]any, visible *scope) {
 		w.refuse(n, catalog+"."+namespace+"."+table+": a table's name has two parts at most, namespace.name")
 		return
 	}
+	if isFile(table) {
+		w.refuse(n, "'"+table+"' looks like a file, and queries see no files; import it: tarn table import FILE --as NAME")
+		return
+	}
 	f := found{name: newName(namespace, table), offset: location(n), alias: text(n, "alias") != ""}
 	if clause != nil {
 		expression, _ := clause["expr"].(map[string]any)
@@ -137,6 +142,18 @@ func (w *walker) table(n map[string]any, visible *scope) {
 		f.name.Ref, f.at = version, true
 	}
 	w.tables = append(w.tables, f)
+}
+
+// isFile recognises what DuckDB itself would open: FROM 'x.csv'.
+func isFile(table string) bool {
+	if strings.ContainsAny(table, "/\\*") {
+		return true
+	}
+	switch strings.ToLower(path.Ext(strings.TrimSuffix(table, ".gz"))) {
+	case ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".db", ".duckdb":
+		return true
+	}
+	return false
 }
 
 func (w *walker) refuse(n map[string]any, message string) {
