@@ -41,7 +41,7 @@ reproducible.`,
 		&cobra.Group{ID: groupSetup, Title: "Set-up"},
 	)
 	root.AddCommand(
-		a.initCommand(), a.statusCommand(),
+		a.initCommand(), a.runCommand(), a.statusCommand(),
 		a.fileCommand(), a.showCommand(),
 		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(),
 		a.serverCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(),

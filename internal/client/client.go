@@ -46,6 +46,10 @@ type Client struct {
 	System  tarnv1connect.SystemServiceClient
 	History tarnv1connect.HistoryServiceClient
 	Files   tarnv1connect.FileServiceClient
+	Tables  tarnv1connect.TableServiceClient
+	Queries tarnv1connect.QueryServiceClient
+	Envs    tarnv1connect.EnvServiceClient
+	Runs    tarnv1connect.RunServiceClient
 
 	// Server is what the server said when the client was made.
 	Server *tarnv1.StatusResponse
@@ -125,6 +129,10 @@ func open(ctx context.Context, base string, transport *http.Transport, token str
 		System:    tarnv1connect.NewSystemServiceClient(doer, base, options),
 		History:   tarnv1connect.NewHistoryServiceClient(doer, base, options),
 		Files:     tarnv1connect.NewFileServiceClient(doer, base, options),
+		Tables:    tarnv1connect.NewTableServiceClient(doer, base, options),
+		Queries:   tarnv1connect.NewQueryServiceClient(doer, base, options),
+		Envs:      tarnv1connect.NewEnvServiceClient(doer, base, options),
+		Runs:      tarnv1connect.NewRunServiceClient(doer, base, options),
 		transport: transport,
 	}
 	var err error

@@ -47,8 +47,9 @@ func jsonHash(v any) (string, error) {
 	return fmt.Sprintf("%x", blake3.Sum256(b)), nil
 }
 
-// defEntry makes the entry of a definition or of rules, or nil when have is the same already.
-func defEntry(ctx context.Context, b *lake.Batch, have *lake.Entry, version string, body any) (*lake.Entry, error) {
+// defEntry makes the entry of a definition or of rules, or nil when have is the same already. The object is
+// remembered: the gate reads it before the batch is durable.
+func (f *Flow) defEntry(ctx context.Context, b *lake.Batch, have *lake.Entry, version string, body any) (*lake.Entry, error) {
 	if have != nil && have.Version == version {
 		return nil, nil
 	}
@@ -60,13 +61,18 @@ func defEntry(ctx context.Context, b *lake.Batch, have *lake.Entry, version stri
 	if err != nil {
 		return nil, fmt.Errorf("store definition: %w", err)
 	}
+	f.objects.Add(obj, data)
 	return &lake.Entry{Kind: lake.KindDef, Version: version, Location: lake.Location{Object: obj, Size: int64(len(data))}}, nil
 }
 
 func (f *Flow) readDef(ctx context.Context, e lake.Entry, into any) error {
-	data, err := f.lake.Get(ctx, lake.TypeDef, e.Location.Object)
-	if err != nil {
-		return fmt.Errorf("read definition: %w", err)
+	data, ok := f.objects.Get(e.Location.Object)
+	if !ok {
+		var err error
+		if data, err = f.lake.Get(ctx, lake.TypeDef, e.Location.Object); err != nil {
+			return fmt.Errorf("read definition: %w", err)
+		}
+		f.objects.Add(e.Location.Object, data)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return errdef.Newf(errdef.DataLoss, "run.definition", "definition %s: %w", e.Location.Object, err)

@@ -127,6 +127,13 @@ func (lv *live) walk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	snap, err := c.record(ctx)
+	if err != nil {
+		return err
+	}
+	lv.mu.Lock()
+	run.Snapshot = snap
+	lv.mu.Unlock()
 	base, err := f.lake.Commit(ctx, run.Base)
 	if err != nil {
 		return err

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow/discover"
@@ -67,6 +69,9 @@ type Flow struct {
 	once    onces
 	slots   chan struct{} // one per core: bounds what runs at once
 
+	objects *lru.Cache[lake.Hash, []byte] // definitions
+	stored  *lru.Cache[string, lake.Hash] // snapshots of code that are in the lake
+
 	mu        sync.Mutex
 	folders   map[string]*project.Folder
 	manifests map[string]*manifest.Manifest
@@ -77,13 +82,21 @@ type Flow struct {
 
 // New returns the flow of the project called name. Rows of the flow begin with prefix.
 func New(c Config, name string, l *lake.Lake, blobs blob.Store, rows meta.Store, prefix string, tables *catalog.Catalog) *Flow {
-	f := &Flow{
+	objects, err := lru.New[lake.Hash, []byte](4096)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	stored, err := lru.New[string, lake.Hash](256)
+	if err != nil {
+		panic(err)
+	}
+	return &Flow{
 		Config: c, name: name, lake: l, blobs: blobs, rows: rows, prefix: prefix, tables: tables,
 		memo: memo.Open(rows, prefix), runs: runStore{rows: rows, prefix: prefix},
 		slots:   make(chan struct{}, max(c.Cores, 1)),
+		objects: objects, stored: stored,
 		folders: map[string]*project.Folder{}, manifests: map[string]*manifest.Manifest{}, live: map[string]*live{},
 	}
-	return f
 }
 
 // Lake is the project's history.

@@ -28,8 +28,9 @@ type code struct {
 	snap     *project.Snapshot
 	config   project.Config
 	manifest *manifest.Manifest
-	globs    map[string][]string // literal file names and tarn.local globs -> files
-	layout   func() (string, error)
+	globs    map[string][]string                          // literal file names and tarn.local globs -> files
+	layout   func() (string, error)                       // folder with the snapshot's files
+	record   func(ctx context.Context) (lake.Hash, error) // stores the snapshot in the lake
 }
 
 // load reads the project folder dir as it is now.
@@ -72,7 +73,30 @@ func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Fol
 		return nil, err
 	}
 	c.layout = sync.OnceValues(func() (string, error) { return layout(c.snap) })
+	c.record = func(ctx context.Context) (lake.Hash, error) { return f.recordCode(ctx, c) }
 	return c, nil
+}
+
+// recordCode makes a project's code durable, so that what ran can run again.
+func (f *Flow) recordCode(ctx context.Context, c *code) (lake.Hash, error) {
+	if h, ok := f.stored.Get(c.snap.ID); ok {
+		return h, nil
+	}
+	dir, err := c.layout()
+	if err != nil {
+		return lake.Hash{}, err
+	}
+	b := f.lake.Begin(ctx)
+	defer b.Discard()
+	h, err := c.snap.Store(ctx, b, dir)
+	if err == nil {
+		err = b.Flush(ctx)
+	}
+	if err != nil {
+		return lake.Hash{}, fmt.Errorf("store the project's code: %w", err)
+	}
+	f.stored.Add(c.snap.ID, h)
+	return h, nil
 }
 
 // globsOf are the project files that code names: literals, tarn.local, and the lock file.

@@ -205,7 +205,7 @@ func (g *gate) putRules(ctx context.Context, tx *lake.Tx, head lake.Tree) error 
 	if err != nil {
 		return err
 	}
-	e, err := defEntry(ctx, tx.Batch(), have, version, g.rules)
+	e, err := g.f.defEntry(ctx, tx.Batch(), have, version, g.rules)
 	if err == nil && e != nil {
 		tx.Put(lake.DefKey(rulesName), *e)
 	}
@@ -366,7 +366,6 @@ func (f *Flow) putAll(ctx context.Context, tx *lake.Tx, p *plan, entries map[str
 		}
 	}
 	head := f.lake.Tree(tx.Head.Tree)
-	var snap lake.Hash
 	for _, d := range defs {
 		key := lake.DefKey(d.Function.Name)
 		have, err := entryAt(ctx, head, key)
@@ -380,17 +379,10 @@ func (f *Flow) putAll(ctx context.Context, tx *lake.Tx, p *plan, entries map[str
 		if have != nil && have.Version == version {
 			continue
 		}
-		if snap.IsZero() {
-			dir, err := p.code.layout()
-			if err != nil {
-				return err
-			}
-			if snap, err = p.code.snap.Store(ctx, tx.Batch(), dir); err != nil {
-				return err
-			}
+		if d.Snapshot, err = p.code.record(ctx); err != nil {
+			return err
 		}
-		d.Snapshot = snap
-		e, err := defEntry(ctx, tx.Batch(), have, version, d)
+		e, err := f.defEntry(ctx, tx.Batch(), have, version, d)
 		if err != nil {
 			return err
 		}

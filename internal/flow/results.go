@@ -232,7 +232,7 @@ func keepFiles(ctx context.Context, b *lake.Batch, dir string) ([]memo.File, err
 // provenance records how an item's result came about.
 func (a *attempt) provenance(ctx context.Context, b *lake.Batch, inv *invocation) (lake.Hash, error) {
 	fn := a.work.node.Function
-	snap, err := a.storeCode(ctx, b)
+	snap, err := a.code.record(ctx)
 	if err != nil {
 		return lake.Hash{}, err
 	}
@@ -255,19 +255,6 @@ func (a *attempt) provenance(ctx context.Context, b *lake.Batch, inv *invocation
 		}
 	}
 	return memo.PutProvenance(ctx, b, p)
-}
-
-// storeCode stores the run's code; the objects are the same each time, so only the first one writes.
-func (a *attempt) storeCode(ctx context.Context, b *lake.Batch) (lake.Hash, error) {
-	dir, err := a.code.layout()
-	if err != nil {
-		return lake.Hash{}, err
-	}
-	h, err := a.code.snap.Store(ctx, b, dir)
-	if err != nil {
-		return lake.Hash{}, fmt.Errorf("store the project's code: %w", err)
-	}
-	return h, nil
 }
 
 // local is the path of a blob on this host.

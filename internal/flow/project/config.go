@@ -1,14 +1,11 @@
 package project
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/BurntSushi/toml"
 
@@ -20,13 +17,8 @@ import (
 // ConfigFile marks the root of a project.
 const ConfigFile = "tarn.toml"
 
-// Errors of reading a project folder.
-var (
-	// ErrConfig is a tarn.toml that cannot be used.
-	ErrConfig = errdef.New(errdef.InvalidArgument, "project.config", "tarn.toml is wrong")
-	// ErrNoProject is a folder that is in no project.
-	ErrNoProject = errdef.New(errdef.FailedPrecondition, "project.none", "not in a project")
-)
+// ErrConfig is a tarn.toml that cannot be used.
+var ErrConfig = errdef.New(errdef.InvalidArgument, "project.config", "tarn.toml is wrong")
 
 // Config is tarn.toml.
 type Config struct {
@@ -62,23 +54,6 @@ type IndexConfig struct {
 	URL string `toml:"url"`
 }
 
-// Find returns the nearest folder at or above dir that holds a tarn.toml.
-func Find(dir string) (string, error) {
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return "", fmt.Errorf("find project of %s: %w", dir, err)
-	}
-	for d := abs; ; d = filepath.Dir(d) {
-		if _, err := os.Stat(filepath.Join(d, ConfigFile)); err == nil {
-			return d, nil
-		}
-		if d == filepath.Dir(d) {
-			return "", ErrNoProject.Errorf("%s is in no project: neither it nor a folder above has a tarn.toml", abs).
-				WithNext("tarn init")
-		}
-	}
-}
-
 // LoadConfig reads dir/tarn.toml. Unknown keys are errors: a misspelt check must not be ignored.
 func LoadConfig(dir string) (Config, error) {
 	var c Config
@@ -98,22 +73,6 @@ func LoadConfig(dir string) (Config, error) {
 		return c, ErrConfig.Errorf("tarn.toml: unknown key %s. Known: project.name, protected, env.NAME.{python,packages,vars,build}, table.NAME.{checks,warn,key}, index.url", extra[0])
 	}
 	return c, nil
-}
-
-// NameOf is the name of the project in dir: tarn.toml's, else the folder's name with a hash of its path,
-// so that two folders of one name are two projects.
-func NameOf(dir string, c Config) string {
-	if c.Project.Name != "" {
-		return c.Project.Name
-	}
-	sum := sha256.Sum256([]byte(dir))
-	base := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r == '_' {
-			return r
-		}
-		return '-'
-	}, strings.ToLower(filepath.Base(dir)))
-	return base + "-" + hex.EncodeToString(sum[:3])
 }
 
 // EnvSpec resolves a function's declared environment: an inline spec is itself, a name is

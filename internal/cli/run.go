@@ -1,0 +1,434 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/ids"
+	"tarn.dev/tarn/internal/cli/ui"
+)
+
+// runFlags are the flags that run and plan share.
+type runFlags struct {
+	params    []string
+	ref, into string
+	noCache   bool
+	noPublish bool
+}
+
+func (f *runFlags) add(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.params, "param", nil, "a run parameter: `NAME=VALUE`, may be repeated")
+	c.Flags().StringVar(&f.ref, "ref", "", "read this `REF` (default: where it publishes)")
+	c.Flags().StringVar(&f.into, "into", "", "publish to this `BRANCH` (default: --ref if that is a branch, else the current one)")
+	c.Flags().BoolVar(&f.noCache, "no-cache", false, "run everything again, whatever has a result")
+}
+
+// spec turns flags into a request. The project folder is sent along: the server reads it.
+func (a *app) spec(c *cobra.Command, t target, f runFlags, selections []string) (*tarnv1.RunSpec, error) {
+	dir, err := projectDir()
+	if err != nil {
+		return nil, err
+	}
+	spec := &tarnv1.RunSpec{
+		Project: t.project, Dir: dir, Select: selections, Params: map[string]string{}, Ref: f.ref, Into: f.into,
+		NoCache: f.noCache, NoPublish: f.noPublish, Author: author(),
+	}
+	for _, p := range f.params {
+		name, value, ok := strings.Cut(p, "=")
+		if !ok || name == "" {
+			return nil, usage(c, "--param %s: it is NAME=VALUE", p)
+		}
+		spec.Params[name] = value
+	}
+	if spec.Into == "" {
+		spec.Into = t.branch
+		if spec.Ref != "" && a.isBranch(c.Context(), t, spec.Ref) {
+			spec.Into = spec.Ref
+		}
+	}
+	if spec.Ref == "" {
+		spec.Ref = spec.Into
+	}
+	return spec, nil
+}
+
+func (a *app) isBranch(ctx context.Context, t target, name string) bool {
+	resp, err := t.History.ListBranches(ctx, &tarnv1.ListBranchesRequest{Project: t.project})
+	return err == nil && slices.ContainsFunc(resp.GetBranches(), func(r *tarnv1.Ref) bool { return r.GetName() == name })
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var f runFlags
+	var detach, watch bool
+	var id string
+	c := codes(&cobra.Command{
+		Use:   "run [SELECTION...]",
+		Short: "Run the project's functions and publish what they make",
+		Long: `Run the assets of this project: all of them, or those that the selections name. What has
+a result already (same code, packages, parameters and inputs) is not run again. The results are
+checked and published as one commit, or not at all.
+
+A selection is a name, a glob, +x (with all it reads), x+ (with all that read it), tag:T, owner:O,
+a file, or "changed".`,
+		GroupID: groupWork,
+		Example: "  tarn run\n  tarn run delays+ --param top=5\n  tarn run --into dev\n  tarn run --no-publish",
+		RunE: func(c *cobra.Command, args []string) error {
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			spec, err := a.spec(c, t, f, args)
+			if err != nil {
+				return err
+			}
+			if watch {
+				return a.watch(c, t, spec)
+			}
+			resp, err := t.Runs.Start(c.Context(), &tarnv1.StartRunRequest{RequestId: ids.Request(), Spec: spec, RunId: id})
+			if err != nil {
+				return err
+			}
+			if detach {
+				a.print(map[string]any{"run": runDocument(resp.GetRun())}, func() {
+					a.out.Printf("%s\n", resp.GetRun().GetId())
+					a.note("follow it with: tarn logs -f %s", resp.GetRun().GetId())
+				})
+				return nil
+			}
+			return a.follow(c.Context(), t, resp.GetRun())
+		},
+	}, errdef.UserCode, errdef.NotFound, errdef.Conflict, errdef.FailedPrecondition, errdef.PermissionDenied, errdef.ResourceExhausted, errdef.DeadlineExceeded, errdef.DataLoss)
+	f.add(c)
+	c.Flags().BoolVar(&f.noPublish, "no-publish", false, "keep the result on the branch run/ID only")
+	c.Flags().BoolVar(&detach, "detach", false, "print the run's id and leave it to the server")
+	c.Flags().BoolVar(&watch, "watch", false, "run again whenever a file of the project changes")
+	c.Flags().StringVar(&id, "id", "", "an `ID` of your own: the same id attaches, and never runs twice")
+	return c
+}
+
+// follow shows a run until it ends. Ending the command cancels the run.
+func (a *app) follow(ctx context.Context, t target, run *tarnv1.Run) error {
+	a.note("run %s on %s @ %s", a.err.ID(run.GetId()), run.GetRef(), short(run.GetBase()))
+	last, err := a.stream(ctx, t, run)
+	if ctx.Err() != nil {
+		stop, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer done()
+		if _, cancelErr := t.Runs.Cancel(stop, &tarnv1.CancelRunRequest{Project: t.project, Run: run.GetId()}); cancelErr != nil {
+			a.note("could not cancel %s: %v", run.GetId(), cancelErr)
+		}
+		return errors.Join(context.Cause(ctx), err)
+	}
+	if err != nil {
+		return err
+	}
+	return a.printRun(last)
+}
+
+// stream prints events as they come and returns the run as it ended.
+func (a *app) stream(ctx context.Context, t target, run *tarnv1.Run) (*tarnv1.Run, error) {
+	s, err := t.Runs.Events(ctx, &tarnv1.RunEventsRequest{Project: t.project, Run: run.GetId()})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close() //nolint:errcheck // the stream has ended, or its error is returned
+	var last *tarnv1.Run
+	for s.Receive() {
+		if r := s.Msg().GetRun(); r != nil {
+			last = r
+		}
+		if e := s.Msg().GetHappened(); e != nil {
+			a.event(e)
+		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, err
+	}
+	if last == nil {
+		return nil, errdef.Newf(errdef.Unavailable, "cli.run_lost", "the server went away while run %s was under way", run.GetId()).
+			WithNext("tarn show " + run.GetId())
+	}
+	return last, nil
+}
+
+// event prints one line; with --json each event is a JSON line of its own.
+func (a *app) event(e *tarnv1.RunEvent) {
+	if a.json {
+		a.line(map[string]any{
+			"event": e.GetType(), "time": e.GetTime().AsTime(), "step": e.GetStep(), "item": e.GetItem(), "state": e.GetState(),
+			"stream": e.GetStream(), "message": e.GetMessage(), "done": e.GetDone(), "total": e.GetTotal(),
+		})
+		return
+	}
+	o := a.err
+	switch e.GetType() {
+	case "log":
+		o.Printf("%s %s\n", o.Dim(fmt.Sprintf("%12s |", clipRight(e.GetStep(), 12))), ui.Clean(e.GetMessage()))
+	case "step":
+		if mark, show := stepMark(o, e.GetState()); show {
+			o.Printf("%s %-20s %s\n", mark, e.GetStep(), o.Dim(ui.Clean(firstLine(e.GetMessage()))))
+		}
+	case "check":
+		mark := o.Good("✓")
+		if e.GetState() != "passed" {
+			mark = o.Bad("✗")
+		}
+		o.Printf("%s %s on %s\n", mark, e.GetMessage(), e.GetStep())
+	case "run":
+		if e.GetState() == "replan" {
+			o.Printf("%s\n", o.Warn(ui.Clean(e.GetMessage())+": planning again"))
+		}
+	}
+}
+
+func stepMark(o ui.Out, state string) (string, bool) {
+	switch state {
+	case "running":
+		return o.Dim("▸"), true
+	case "succeeded":
+		return o.Good("✓"), true
+	case "cached":
+		return o.Dim("="), true
+	case "failed":
+		return o.Bad("✗"), true
+	case "skipped", "canceled", "retry":
+		return o.Warn("-"), true
+	}
+	return "", false
+}
+
+func clipRight(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	return s
+}
+
+// line prints one JSON document on one line.
+func (a *app) line(v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		a.err.Printf("%v\n", err)
+		return
+	}
+	a.out.Printf("%s\n", b)
+}
+
+// printRun says how a run ended, and with what.
+func (a *app) printRun(run *tarnv1.Run) error {
+	if a.json {
+		a.line(map[string]any{"event": "result", "run": runDocument(run)})
+	} else {
+		a.runSummary(run)
+	}
+	if e := run.GetError(); e != nil {
+		return runError(run, e)
+	}
+	return nil
+}
+
+// runError is a run's error as the command's own.
+func runError(run *tarnv1.Run, e *tarnv1.ErrorDetail) error {
+	err := &errdef.Error{Code: errdef.ParseCode(e.GetCode()), Reason: e.GetReason(), Message: e.GetMessage(), Next: e.GetNext()}
+	if e.GetDetailsJson() != "" {
+		if json.Unmarshal([]byte(e.GetDetailsJson()), &err.Details) != nil {
+			err.Details = nil // of no use to anybody
+		}
+	}
+	if tb, ok := err.Details["traceback"].(string); ok && tb != "" {
+		err.Message = strings.TrimRight(tb, "\n")
+		for _, st := range run.GetSteps() {
+			if st.GetName() == err.Details["step"] {
+				took := st.GetEnded().AsTime().Sub(st.GetStarted().AsTime()).Seconds()
+				err.Message += fmt.Sprintf("\nstep %s, %.1f s, %s in.", st.GetName(), took, ui.Count(st.GetRowsIn(), "row"))
+			}
+		}
+	}
+	return err
+}
+
+func (a *app) runSummary(run *tarnv1.Run) {
+	var rows [][]string
+	for _, o := range run.GetOutputs() {
+		what := "rows"
+		if o.GetKind() == "folder" {
+			what = "files"
+		}
+		note := "unchanged"
+		if o.GetChanged() {
+			note = fmt.Sprintf("%+d", o.GetRows()-o.GetBefore())
+		}
+		rows = append(rows, []string{o.GetName(), fmt.Sprintf("%s %s", thousands(o.GetRows()), what), note})
+	}
+	if len(rows) > 0 {
+		a.err.Table(columns("asset", ">size", "change"), rows)
+	}
+	for _, c := range run.GetChecks() {
+		if !c.GetPassed() && c.GetSeverity() == "warn" {
+			a.note("%s %s: %s of %s rows", a.err.Warn("warning:"), c.GetCheck()+" on "+c.GetTable(), thousands(c.GetOffenders()), thousands(c.GetRows()))
+		}
+	}
+	for _, v := range run.GetVerdicts() {
+		detail := v.GetDetail()
+		if detail != "" {
+			detail = " (" + detail + ")"
+		}
+		a.out.Printf("%-24s %s%s\n", v.GetName(), v.GetVerdict(), detail)
+	}
+	switch {
+	case run.GetState() != "succeeded" || run.GetRerunOf() != "":
+	case run.GetCommit() != "":
+		a.note("-> %s @ %s", run.GetInto(), a.err.ID(short(run.GetCommit())))
+		a.suggest(run)
+	case run.GetInto() == "":
+		a.note("-> run/%s", run.GetId())
+		a.note("next: tarn diff %s..run/%s", short(run.GetBase()), run.GetId())
+	default:
+		a.note("nothing changed: everything was up to date on %s", run.GetInto())
+	}
+}
+
+// suggest names three commands to go on with.
+func (a *app) suggest(run *tarnv1.Run) {
+	for _, o := range run.GetOutputs() {
+		if o.GetKind() == "table" {
+			a.note("next: tarn query \"from %s\"", o.GetName())
+			a.note("      tarn provenance %s", o.GetName())
+			break
+		}
+	}
+	a.note("      tarn diff %s~1..%s", short(run.GetCommit()), short(run.GetCommit()))
+}
+
+func thousands(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// runJSON is a run in every document.
+type runJSON struct {
+	ID       string            `json:"id"`
+	State    string            `json:"state"`
+	Select   []string          `json:"select"`
+	Params   map[string]string `json:"params"`
+	Ref      string            `json:"ref"`
+	Into     string            `json:"into"`
+	Base     string            `json:"base"`
+	Commit   string            `json:"commit"`
+	Author   string            `json:"author"`
+	Level    string            `json:"level"`
+	Created  time.Time         `json:"created"`
+	Ended    *time.Time        `json:"ended"`
+	RerunOf  string            `json:"rerun_of,omitempty"`
+	Steps    []stepJSON        `json:"steps"`
+	Outputs  []outputJSON      `json:"outputs"`
+	Checks   []checkJSON       `json:"checks"`
+	Verdicts []verdictJSON     `json:"verdicts,omitempty"`
+	Error    *errdef.Error     `json:"error,omitempty"`
+}
+
+type stepJSON struct {
+	Name    string  `json:"name"`
+	State   string  `json:"state"`
+	Why     string  `json:"why"`
+	Items   int32   `json:"items"`
+	Reused  int32   `json:"reused"`
+	Failed  int32   `json:"failed"`
+	Attempt int32   `json:"attempt"`
+	Rows    int64   `json:"rows"`
+	Seconds float64 `json:"seconds"`
+	Peak    int64   `json:"peak_bytes"`
+}
+
+type outputJSON struct {
+	Asset   string `json:"asset"`
+	Name    string `json:"name"`
+	Kind    string `json:"kind"`
+	Rows    int64  `json:"rows"`
+	Before  int64  `json:"before"`
+	Changed bool   `json:"changed"`
+}
+
+type checkJSON struct {
+	Table     string `json:"table"`
+	Check     string `json:"check"`
+	Severity  string `json:"severity"`
+	Passed    bool   `json:"passed"`
+	Message   string `json:"message,omitempty"`
+	Offenders int64  `json:"offenders"`
+	Rows      int64  `json:"rows"`
+	Kept      string `json:"kept,omitempty"`
+}
+
+type verdictJSON struct {
+	Name    string `json:"name"`
+	Verdict string `json:"verdict"`
+	Detail  string `json:"detail,omitempty"`
+}
+
+func runDocument(r *tarnv1.Run) runJSON {
+	doc := runJSON{
+		ID: r.GetId(), State: r.GetState(), Select: orEmpty(r.GetSelect()), Params: maps.Clone(r.GetParams()), Ref: r.GetRef(), Into: r.GetInto(),
+		Base: r.GetBase(), Commit: r.GetCommit(), Author: r.GetAuthor(), Level: r.GetLevel(), Created: r.GetCreated().AsTime(), RerunOf: r.GetRerunOf(),
+		Steps: []stepJSON{}, Outputs: []outputJSON{}, Checks: checkDocuments(r.GetChecks()),
+	}
+	if doc.Params == nil {
+		doc.Params = map[string]string{}
+	}
+	if r.GetEnded() != nil {
+		ended := r.GetEnded().AsTime()
+		doc.Ended = &ended
+	}
+	for _, st := range r.GetSteps() {
+		s := stepJSON{
+			Name: st.GetName(), State: st.GetState(), Why: st.GetWhy(), Items: st.GetItems(), Reused: st.GetReused(), Failed: st.GetFailed(),
+			Attempt: st.GetAttempt(), Rows: st.GetRows(), Peak: st.GetPeakBytes(),
+		}
+		if st.GetStarted() != nil && st.GetEnded() != nil {
+			s.Seconds = st.GetEnded().AsTime().Sub(st.GetStarted().AsTime()).Seconds()
+		}
+		doc.Steps = append(doc.Steps, s)
+	}
+	for _, o := range r.GetOutputs() {
+		doc.Outputs = append(doc.Outputs, outputJSON{o.GetAsset(), o.GetName(), o.GetKind(), o.GetRows(), o.GetBefore(), o.GetChanged()})
+	}
+	for _, v := range r.GetVerdicts() {
+		doc.Verdicts = append(doc.Verdicts, verdictJSON{v.GetName(), v.GetVerdict(), v.GetDetail()})
+	}
+	if e := r.GetError(); e != nil {
+		doc.Error, _ = runError(r, e).(*errdef.Error)
+	}
+	return doc
+}
+
+func checkDocuments(cs []*tarnv1.CheckResult) []checkJSON {
+	out := []checkJSON{}
+	for _, c := range cs {
+		out = append(out, checkJSON{c.GetTable(), c.GetCheck(), c.GetSeverity(), c.GetPassed(), c.GetMessage(), c.GetOffenders(), c.GetRows(), c.GetKept()})
+	}
+	return out
+}
+
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
