@@ -350,7 +350,7 @@ func (l *Lake) rehearse(ctx context.Context, branch string, fn func(context.Cont
 	}
 	batch := l.Begin(ctx)
 	defer batch.Discard()
-	return head, fn(ctx, &Tx{Head: head, lake: l, batch: batch, tree: l.Tree(head.Tree)})
+	return head, fn(ctx, &Tx{Head: head, batch: batch, tree: l.Tree(head.Tree)})
 }
 
 // conflictError words conflicts; nil for none.

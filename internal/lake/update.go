@@ -34,14 +34,14 @@ type Tx struct {
 	// Head is the commit that the branch names; the new commit is its child.
 	Head Commit
 
-	lake       *Lake
 	batch      *Batch
 	tree       Tree
 	edits      []Edit
 	parents    []Commit
-	moveTo     *Commit // an existing commit that becomes the head instead of a new one
-	why        string
-	message    string // when the caller gives none
+	moveTo     *Commit   // an existing commit that becomes the head instead of a new one
+	moved      time.Time // of the commit and the branch's move
+	why        string    // for the reflog
+	message    string    // when the caller gives none
 	conditions []meta.Condition
 	writes     []meta.Write
 }
@@ -136,7 +136,7 @@ func (l *Lake) mayRetry(key, branch, request string) bool {
 }
 
 // attempt does everything once, on the head as it is now.
-func (l *Lake) attempt(ctx context.Context, branch string, info CommitInfo, ticket *lease.Ticket, fn func(context.Context, *Tx) error) (c Commit, err error) {
+func (l *Lake) attempt(ctx context.Context, branch string, info CommitInfo, ticket *lease.Ticket, fn func(context.Context, *Tx) error) (Commit, error) {
 	ref, version, err := l.branch(ctx, branch)
 	if err != nil {
 		return Commit{}, err
@@ -147,39 +147,47 @@ func (l *Lake) attempt(ctx context.Context, branch string, info CommitInfo, tick
 	}
 	batch := l.Begin(ctx)
 	defer batch.Discard()
-	tx := &Tx{Head: head, lake: l, batch: batch, tree: l.Tree(head.Tree), why: "update"}
+	tx := &Tx{Head: head, batch: batch, tree: l.Tree(head.Tree), why: "update"}
 	if err := fn(ctx, tx); err != nil {
 		return Commit{}, err
 	}
-	moved := after(ref.Time)
-	next, err := tx.next(ctx, info, moved)
+	tx.moved = after(ref.Time) // not before fn, which may take long: BRANCH@{t} must not change afterwards
+	next, err := tx.next(ctx, info)
 	if err != nil {
 		return Commit{}, err
 	}
 	if next.ID == head.ID && len(tx.writes) == 0 && len(tx.conditions) == 0 && info.RequestID == "" {
 		return head, nil
 	}
-	// Sealed also when there is no commit: the caller's rows may name objects that it has put.
-	sealed, writes, err := batch.seal(ctx)
-	if err != nil {
+	if err := l.publishTx(ctx, tx, next, ref, version, info, ticket); err != nil {
 		return Commit{}, err
+	}
+	return next, nil
+}
+
+// publishTx makes everything that tx has done durable and visible in one transaction.
+func (l *Lake) publishTx(ctx context.Context, tx *Tx, next Commit, ref Ref, version int64, info CommitInfo, ticket *lease.Ticket) error {
+	// Sealed also when there is no commit: the caller's rows may name objects that it has put.
+	sealed, writes, err := tx.batch.seal(ctx)
+	if err != nil {
+		return err
 	}
 	if err := fault.Point("lake.update.after_pack"); err != nil {
-		return Commit{}, err
+		return err
 	}
-	conditions := append([]meta.Condition{meta.At(l.branchKey(branch), version)}, ticket.Conditions()...)
+	conditions := append([]meta.Condition{meta.At(l.branchKey(ref.Name), version)}, ticket.Conditions()...)
 	conditions = append(conditions, sealed...)
-	if next.ID != head.ID {
-		move, err := l.moveRows(branch, next, tx.why, info.Author, moved)
+	if next.ID != tx.Head.ID {
+		move, err := l.moveRows(ref.Name, next, tx.why, info.Author, tx.moved)
 		if err != nil {
-			return Commit{}, err
+			return err
 		}
 		writes = append(writes, move...)
 	}
 	if info.RequestID != "" {
-		row, err := json.Marshal(requestRow{Branch: branch, Commit: next.ID, Time: moved})
+		row, err := json.Marshal(requestRow{Branch: ref.Name, Commit: next.ID, Time: tx.moved})
 		if err != nil {
-			return Commit{}, err
+			return err
 		}
 		conditions = append(conditions, meta.Absent(l.requestKey(info.RequestID)))
 		writes = append(writes, meta.Set(l.requestKey(info.RequestID), row))
@@ -187,21 +195,21 @@ func (l *Lake) attempt(ctx context.Context, branch string, info CommitInfo, tick
 	conditions = append(conditions, tx.conditions...)
 	writes = append(append(writes, tx.writes...), ticket.Releasing())
 	if err := fault.Point("lake.update.before_txn"); err != nil {
-		return Commit{}, err
+		return err
 	}
 	number, err := l.rows.Txn(ctx, conditions, writes)
 	if err != nil {
-		return Commit{}, err
+		return err
 	}
 	if err := fault.Point("lake.update.after_txn"); err != nil {
-		return Commit{}, err
+		return err
 	}
-	batch.settle(number)
-	return next, nil
+	tx.batch.settle(number)
+	return nil
 }
 
 // next is the commit that tx leads to: its head when nothing changed.
-func (tx *Tx) next(ctx context.Context, info CommitInfo, now time.Time) (Commit, error) {
+func (tx *Tx) next(ctx context.Context, info CommitInfo) (Commit, error) {
 	if tx.moveTo != nil {
 		return *tx.moveTo, nil
 	}
@@ -215,7 +223,7 @@ func (tx *Tx) next(ctx context.Context, info CommitInfo, now time.Time) (Commit,
 	if info.Message == "" {
 		info.Message = tx.message
 	}
-	c := newCommit(append([]Commit{tx.Head}, tx.parents...), tree.Root(), info, now)
+	c := newCommit(append([]Commit{tx.Head}, tx.parents...), tree.Root(), info, tx.moved)
 	c.ID, err = tx.batch.Put(ctx, TypeCommit, encodeCommit(c))
 	return c, err
 }
