@@ -105,3 +105,6 @@ require (
 	modernc.org/memory v1.12.1 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
 )
+
+// See the package comment there: it saves 50 ms at the start of every process.
+replace github.com/substrait-io/substrait => ./third_party/substrait
