@@ -45,3 +45,26 @@ func TestAnalyze(t *testing.T) {
 		return b.String()
 	})
 }
+
+// TestAnalyzeHuge has texts that are deep or long: an answer or an error, and the next one works.
+func TestAnalyzeHuge(t *testing.T) {
+	t.Parallel()
+	e := start(t, query.Options{})
+	for name, sql := range map[string]string{
+		"deep":       "SELECT " + strings.Repeat("(", 100_000) + "1" + strings.Repeat(")", 100_000),
+		"subqueries": strings.Repeat("SELECT * FROM (", 2_000) + "SELECT 1" + strings.Repeat(")", 2_000),
+		"sum":        "SELECT 1" + strings.Repeat(" + 1", 50_000),
+		"long":       "SELECT '" + strings.Repeat("x", 8<<20) + "'",
+		"unions":     "FROM t" + strings.Repeat(" UNION ALL FROM t", 3_000),
+		"columns":    "SELECT a" + strings.Repeat(", a", 50_000) + " FROM t",
+	} {
+		if a, err := e.Analyze(t.Context(), "", sql); err != nil {
+			t.Logf("%s: %.200v", name, err)
+		} else {
+			t.Logf("%s: %d tables", name, len(a.Tables))
+		}
+		if a, err := e.Analyze(t.Context(), "", "FROM t -- "+name); err != nil || len(a.Tables) != 1 {
+			t.Errorf("after %s: %v, %v", name, a, err)
+		}
+	}
+}
