@@ -21,13 +21,15 @@ import (
 	"tarn.dev/tarn/internal/base/ids"
 	"tarn.dev/tarn/internal/cli/ui"
 	"tarn.dev/tarn/internal/client"
+	"tarn.dev/tarn/internal/system"
 	"tarn.dev/tarn/internal/system/home"
 )
 
 // Main runs the command, or the hidden role, of this process and returns its exit code.
 func Main() int {
 	if len(os.Args) > 1 {
-		if role, ok := roles[os.Args[1]]; ok {
+		// Dispatched before the command line is built: a child must not pay for it.
+		if role, ok := system.Roles[os.Args[1]]; ok {
 			return role()
 		}
 	}
