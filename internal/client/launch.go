@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/system/home"
 )
 
@@ -125,8 +126,7 @@ func lastLine(name string) string {
 // server outlives the command, so nothing that belongs to one shell or one project may reach it.
 var passed = map[string]bool{
 	"PATH": true, "HOME": true, "USER": true, "LOGNAME": true, "LANG": true, "TZ": true, "TMPDIR": true,
-	"HTTP_PROXY": true, "HTTPS_PROXY": true, "NO_PROXY": true, "http_proxy": true, "https_proxy": true, "no_proxy": true,
-	"SSL_CERT_FILE": true, "SSL_CERT_DIR": true, "REQUESTS_CA_BUNDLE": true, "GOCOVERDIR": true, "PYENV_ROOT": true,
+	"GOCOVERDIR": true,
 }
 
 // personal are the variables of Tarn that choose something for one command.
@@ -136,9 +136,8 @@ func environment(env []string, h home.Home) []string {
 	var kept []string
 	for _, kv := range env {
 		name, _, _ := strings.Cut(kv, "=")
-		prefixed := strings.HasPrefix(name, "TARN_") || strings.HasPrefix(name, "XDG_") || strings.HasPrefix(name, "LC_") ||
-			strings.HasPrefix(name, "UV_") || strings.HasPrefix(name, "PIP_")
-		if (passed[name] || prefixed) && !personal[name] && name != "TARN_HOME" && name != "TARN_CACHE" {
+		prefixed := strings.HasPrefix(name, "TARN_") || strings.HasPrefix(name, "XDG_") || strings.HasPrefix(name, "LC_")
+		if (passed[name] || prefixed || image.UserVariable(name)) && !personal[name] && name != "TARN_HOME" && name != "TARN_CACHE" {
 			kept = append(kept, kv)
 		}
 	}

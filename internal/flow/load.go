@@ -103,9 +103,7 @@ func (f *Flow) recordCode(ctx context.Context, c *code) (lake.Hash, error) {
 func globsOf(m *manifest.Manifest) []string {
 	globs := []string{image.LockFile}
 	for _, fn := range m.Functions {
-		for _, name := range fn.Code.Files {
-			globs = append(globs, name)
-		}
+		globs = append(globs, fn.Code.Files...)
 		for _, in := range fn.Inputs {
 			if in.Kind == manifest.InLocal {
 				globs = append(globs, in.Glob)

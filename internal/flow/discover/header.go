@@ -98,10 +98,10 @@ func (h *header) merge(opts string) error {
 	if err != nil {
 		return fmt.Errorf("%q is not TOML: %w", strings.TrimSpace(opts), err)
 	}
-	for _, k := range md.Undecoded() {
-		name := k[len(k)-1]
-		if len(k) > 1 {
-			name = k[1]
+	if extra := md.Undecoded(); len(extra) > 0 {
+		name := extra[0][len(extra[0])-1]
+		if len(extra[0]) > 1 {
+			name = extra[0][1]
 		}
 		return fmt.Errorf("unknown option %q. %sOptions: %s", name, manifest.DidYouMean(name, headerKeys), strings.Join(headerKeys, ", "))
 	}
