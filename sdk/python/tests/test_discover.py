@@ -108,7 +108,8 @@ def test_type_checking_import_still_names_a_format(discover: Discover) -> None:
 def test_every_input_kind(discover: Discover) -> None:
     source = """
     from pathlib import Path
-    from typing import Annotated
+    from typing import Annotated, Optional
+    from datetime import date
     import tarn
     @tarn.function
     def plain(n: int, m=2): ...
@@ -118,7 +119,7 @@ def test_every_input_kind(discover: Discover) -> None:
         g: Annotated[list[Path], tarn.files("i/*", group_by=r"(x)-")],
         l: Annotated[Path, tarn.local("data/*.csv")],
         s: Annotated[str, tarn.secret("KEY")],
-        c: tarn.Context, p: tarn.Partition, names=("a", "b"), fn=print, d: dict = {}, q=None,
+        c: tarn.Context, p: tarn.Partition, names=("a", "b"), fn=print, d: dict = {}, q=None, day=date(2024, 1, 2), r: Optional[int] = None,
     ): ...
     """
     f, plain = sorted(discover({"p.py": source})["functions"], key=lambda x: x["name"])
@@ -128,7 +129,9 @@ def test_every_input_kind(discover: Discover) -> None:
     assert by["l"]["glob"] == "data/*.csv"
     assert by["s"]["secret"] == "KEY"
     assert (by["c"]["kind"], by["p"]["kind"]) == ("context", "partition")
-    assert [(p["name"], p["default"], p["type"]) for p in f["params"]] == [("names", ["a", "b"], "list"), ("d", {}, "dict"), ("q", None, "")]
+    assert [(p["name"], p["default"], p["type"]) for p in f["params"]] == [
+        ("names", ["a", "b"], "json"), ("d", {}, "json"), ("q", None, "json"), ("day", "2024-01-02", "date"), ("r", None, "int")
+    ]
     assert (f["outputs"], f["mode"], f["key"]) == (["a", "b"], "merge", ["id"])
     assert f["options"]["retry"]["times"] == 2
     assert f["options"]["timeout"] == 5400
@@ -225,7 +228,7 @@ def test_errors_stay_in_their_file(discover: Discover) -> None:
     manifest = discover(files)
     assert [f["name"] for f in manifest["functions"]] == ["d"]
     found = {e["file"]: e for e in manifest["errors"]}
-    assert (found["a.py"]["line"], found["a.py"]["message"]) == (3, "ZeroDivisionError: division by zero")
+    assert (found["a.py"]["line"], found["a.py"]["message"]) == (3, "a.py:3: ZeroDivisionError: division by zero")
     assert 'File "a.py", line 4, in <module>' in found["a.py"]["traceback"]
     assert "tarn/" not in found["a.py"]["traceback"] and "importlib" not in found["a.py"]["traceback"]
     assert (found["b.py"]["line"], found["b.py"]["reason"]) == (2, "discover.syntax")
@@ -309,7 +312,7 @@ def test_factories_and_commands(discover: Discover) -> None:
     assert manifest["errors"] == []
     a, b, c = sorted(manifest["functions"], key=lambda f: f["name"])
     assert (a["name"], a["qualname"], b["qualname"]) == ("a", ":a", ":b")
-    assert (c["name"], c["command"], c["output_formats"], c["inputs"][0]["format"]) == ("cleaned", ["bash", "clean.sh"], {"cleaned": "parquet"}, "csv")
+    assert (c["name"], c["command"], c["out_formats"], c["inputs"][0]["format"]) == ("cleaned", ["bash", "clean.sh"], {"cleaned": "parquet"}, "csv")
     assert c["code"]["files"] == ["clean.sh"]
     assert manifest["declared"] == [{"kind": "entrypoint", "name": "main", "file": "p.py", "line": 9}]
 

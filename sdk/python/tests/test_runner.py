@@ -141,16 +141,17 @@ def test_files_secrets_context(run: Start, tmp_path: Path) -> None:
     import tarn
     from pathlib import Path
     from typing import Annotated
+    from datetime import date
     @tarn.asset
     def f(
         one: Annotated[Path, tarn.files("*.png", each=True)],
         many: Annotated[list[Path], tarn.files("*.txt")],
         conf: Annotated[Path, tarn.local("conf.toml")],
         key: Annotated[str, tarn.secret("KEY")],
-        out: tarn.OutputDir, ctx: tarn.Context, part: tarn.Partition, top: int = 20, pair=(1, 2), fn=len,
+        out: tarn.OutputDir, ctx: tarn.Context, part: tarn.Partition, top: int = 20, pair=(1, 2), fn=len, day=date(2024, 1, 2), ratio: float = 0.5,
     ):
         assert one.name == "a.png" and [p.name for p in many] == ["b.txt", "c.txt"] and conf.read_text() == "x"
-        assert (key, top, pair, fn, str(part)) == ("s3cret", 5, (3, 4), len, "2024-01-01")
+        assert (key, top, pair, fn, str(part), day, ratio) == ("s3cret", 5, (3, 4), len, "2024-01-01", date(2025, 1, 1), 1.0)
         assert (ctx.run, ctx.step, ctx.attempt) == ("r-1", "f", 1)
         ctx.log("hi", n=1); ctx.metric("m", 0.5); ctx.metadata(k={"a": 1}); ctx.progress(1, 2)
         (out / "x.txt").write_text(str(top))
@@ -164,7 +165,7 @@ def test_files_secrets_context(run: Start, tmp_path: Path) -> None:
         {"param": "conf", "kind": "local", "paths": [{"key": "conf", "path": str(tmp_path / "conf")}]},
         {"param": "key", "kind": "secret", "value": "s3cret"},
     ]
-    done = run(source, "f", inputs=inputs, output_dir=str(tmp_path / "files"), params={"top": 5, "pair": [3, 4]}, partition="2024-01-01", outputs=[])
+    done = run(source, "f", inputs=inputs, output_dir=str(tmp_path / "files"), params={"top": 5, "pair": [3, 4], "day": "2025-01-01", "ratio": 1}, partition="2024-01-01", outputs=[])
     assert done.code == 0, done.messages
     assert (tmp_path / "files" / "x.txt").read_text() == "5"
     assert [m["type"] for m in done.messages] == ["start", "log", "metric", "metadata", "progress", "closed"]
@@ -194,7 +195,7 @@ def test_huge_messages_are_cut(run: Start) -> None:
     assert len(done.error["traceback"]) < 70_000
 
 
-MODULE = 'pandas is not in the environment of thumbnails (pillow). Add it: tarn.Env(packages=["pillow", "pandas"])'
+MODULE = 'ModuleNotFoundError: pandas is not in the environment of thumbnails (pillow). Add it: tarn.Env(packages=["pillow", "pandas"])'
 
 
 @pytest.mark.parametrize("body", ["return pd.DataFrame()", "import pandas\n  return 1", "import helper\n  return helper.g()", "from pandas.api import types\n  return types"])
@@ -211,7 +212,7 @@ def test_missing_module_in_try_really_fails(run: Start) -> None:
 
 def test_package_is_named_not_the_module(run: Start) -> None:
     done = run("import tarn\n@tarn.asset\ndef f():\n  import sklearn.svm\n", "f", packages=False)
-    assert done.error["message"] == 'sklearn is not in the environment of f (no packages). Add it: tarn.Env(packages=["scikit-learn"])'
+    assert done.error["message"] == 'ModuleNotFoundError: sklearn is not in the environment of f (no packages). Add it: tarn.Env(packages=["scikit-learn"])'
 
 
 def test_undeclared_file(run: Start) -> None:

@@ -33,7 +33,7 @@ def test_import_stays_small() -> None:
     program = "import sys; old = set(sys.modules); import tarn; print(' '.join(sorted(set(sys.modules) - old)))"
     loaded = subprocess.run([sys.executable, "-S", "-c", program], env={"PYTHONPATH": SRC}, capture_output=True, text=True, check=True).stdout.split()
     assert not NOT_AT_IMPORT & set(loaded), NOT_AT_IMPORT & set(loaded)
-    assert len(loaded) < 60, loaded
+    assert len(loaded) < 80, loaded
 
 
 def test_the_runner_imports_nothing_of_the_client() -> None:

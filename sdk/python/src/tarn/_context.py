@@ -86,7 +86,7 @@ class Context:
 
     def log(self, message: str, level: str = "info", **fields: Any) -> None:
         """Write one line to the step's log."""
-        self._messages.send("log", level=level, message=message, **({"fields": fields} if fields else {}))
+        self._messages.send("log", level=level, message=str(message), **({"fields": fields} if fields else {}))
 
     def metric(self, name: str, value: float) -> None:
         """Record a number under a name."""
@@ -96,6 +96,6 @@ class Context:
         """Record facts about the result, shown with it."""
         self._messages.send("metadata", values=values)
 
-    def progress(self, done: float, total: Optional[float] = None) -> None:
+    def progress(self, done: int, total: Optional[int] = None) -> None:
         """Say how far the work is."""
-        self._messages.send("progress", done=done, total=total)
+        self._messages.send("progress", done=int(done), total=None if total is None else int(total))

@@ -58,14 +58,16 @@ class Discovery:
             self.opened[self.project.relative(args[0])] = None
 
     def _explain(self, dotted: str, use: str, place: str) -> str:
-        file, _, line = place.rpartition(":")
+        file = place.rpartition(":")[0]
         top = dotted.partition(".")[0]
         return (
-            f"{dotted} is {use} while {self.project.relative(file)} is imported (line {line}), where {top} is not installed. "
+            f"{dotted} is {use} while {self.project.relative(file)} is imported, and {top} is not installed there. "
             f"Do it inside the function that needs it, or import {top} inside try."
         )
 
     def _error(self, file: str, line: int, reason: str, message: str, detail: str = "") -> None:
+        if f"{file}:{line}" not in message:
+            message = f"{file}:{line}: {message}"
         self.errors.append({"file": file, "line": line, "reason": reason, "message": message, "traceback": detail})
 
     def _load(self, file: str) -> None:
@@ -140,9 +142,9 @@ class Discovery:
             "description": doc.strip(),
             "env": env,
             "inputs": inputs,
-            "params": [{"name": p.name, "default": None if p.default is _params.MISSING else p.default, "type": p.type, "required": p.default is _params.MISSING} for p in params if p.kind == "param"],
+            "params": [{"name": p.name, "default": _params.to_json(p.default), "type": p.type, "required": p.default is _params.MISSING} for p in params if p.kind == "param"],
             "outputs": list(decl.outputs) if decl.kind == "asset" else [],
-            "output_formats": dict(output.formats),
+            "out_formats": dict(output.formats),
             "mode": output.mode,
             "key": list(output.key),
             "checks": list(output.checks),
@@ -165,7 +167,7 @@ class Discovery:
         python = re.search(r"(?m)^requires-python\s*=\s*[\"'](.*?)[\"']", text)
         packages = _string_list(text, "dependencies")
         if packages is None:
-            self._error(file, 1, "discover.script_block", f"{file}: the dependencies of the `# /// script` block are no list of strings.")
+            self._error(file, 1, "discover.script_block", "the dependencies of the `# /// script` block are no list of strings.")
             return None
         return {"python": python[1] if python else None, "packages": packages, "vars": {}, "build": False}
 

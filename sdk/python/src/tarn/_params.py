@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import collections.abc
+import datetime
 import inspect
 import linecache
 import typing
@@ -29,6 +30,7 @@ FORMATS: Mapping[Tuple[str, str], str] = {
 }
 NOUNS = {"files": "a path", "local": "a path", "secret": "its text", "output_dir": "a folder", "context": "tarn.Context()", "partition": "a tarn.Partition"}
 MISSING = object()
+_TIMES = (datetime.date, datetime.datetime)
 
 
 class ParamError(TypeError):
@@ -101,7 +103,7 @@ def _param(owner: str, name: str, annotation: Any, default: Any, loads: bool) ->
         return Param(name, special)
     if default is inspect.Parameter.empty:
         return Param(name, "param", type=_type_name(kind, MISSING))
-    if not _is_json(default):
+    if not _is_json(default) and type(default) not in _TIMES:
         return Param(name, "fixed", default=default)
     return Param(name, "param", default=default, type=_type_name(kind, default))
 
@@ -178,11 +180,29 @@ def _is_json(value: Any) -> bool:
 
 def _type_name(kind: Any, default: Any) -> str:
     origin = typing.get_origin(kind) or kind
-    if origin in (int, float, str, bool, list, dict):
+    if origin in (int, float, str, bool, *_TIMES):
         return str(origin.__name__)
-    if default is None or default is MISSING:
-        return ""
-    return "list" if isinstance(default, tuple) else type(default).__name__
+    if type(default) in (int, float, str, bool, *_TIMES):
+        return type(default).__name__
+    return "json"
+
+
+def to_json(value: Any) -> Any:
+    """A default as the manifest holds it."""
+    return None if value is MISSING else value.isoformat() if type(value) in _TIMES else value
+
+
+def from_json(p: Param, value: Any) -> Any:
+    """A run parameter's value as the function wants it."""
+    if value is None:
+        return None
+    if p.type == "date":
+        return datetime.date.fromisoformat(value)
+    if p.type == "datetime":
+        return datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+    if p.type == "float" and isinstance(value, int):
+        return float(value)
+    return tuple(value) if isinstance(p.default, tuple) and isinstance(value, list) else value
 
 
 def _show(kind: Any) -> str:

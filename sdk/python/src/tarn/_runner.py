@@ -169,8 +169,7 @@ class Runner:
                     args.append(p.default)
                 continue
             if p.kind == "param":
-                value = values[p.name]
-                value = tuple(value) if isinstance(p.default, tuple) and isinstance(value, list) else value
+                value = _params.from_json(p, values[p.name])
             else:
                 value = self._input(p, given.get(p.name), context, messages)
             if index < positional_only:
@@ -256,9 +255,9 @@ class Runner:
         if isinstance(error, _frames.ResultError):
             reason, kind = "runner.return_type", "TypeError"
         elif isinstance(error, _placeholder.Missing):
-            reason, kind = "runner.module_missing", "ModuleNotFoundError"
+            reason, kind, message = "runner.module_missing", "ModuleNotFoundError", f"ModuleNotFoundError: {error}"
         elif isinstance(error, ModuleNotFoundError) and error.name and not self.project.owns(str(error.path or "")):
-            reason, message = "runner.module_missing", self._explain(error.name, "imported", "")
+            reason, message = "runner.module_missing", f"ModuleNotFoundError: {self._explain(error.name, 'imported', '')}"
         elif isinstance(error, UndeclaredFileError):
             reason = "runner.undeclared_file"
         elif isinstance(error, FileNotFoundError) and isinstance(error.filename, str) and not os.path.isabs(error.filename):

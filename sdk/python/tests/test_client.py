@@ -1,0 +1,179 @@
+"""The clients against the real binary, which they start by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+
+import tarn
+
+BINARY = os.environ.get("TARN_BIN") or str(Path(__file__).resolve().parents[3] / "bin" / "tarn")
+pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason="no tarn binary: make build, or set TARN_BIN")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    base = tmp_path_factory.mktemp("sdk")
+    project = base / "shop"
+    project.mkdir()
+    (project / "tarn.toml").write_text('[project]\nname = "shop"\n')
+    saved = dict(os.environ)
+    for name in ("TARN_URL", "TARN_TOKEN", "TARN_BRANCH", "TARN_PROJECT"):
+        os.environ.pop(name, None)
+    os.environ.update(TARN_HOME=str(base / "home"), TARN_CACHE=str(base / "cache"), TARN_BIN=BINARY, XDG_RUNTIME_DIR=str(base))
+    try:
+        yield str(project)
+        subprocess.run([BINARY, "server", "stop"], cwd=project, check=False, capture_output=True)
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+@pytest.fixture
+def client(folder: str, request: pytest.FixtureRequest) -> tarn.Client:
+    """A client on a branch of its own."""
+    c = tarn.Client(folder=folder)
+    name = "".join(ch if ch.isalnum() else "-" for ch in request.node.name)
+    c.branches.create(name, base="main")
+    return c.at(name)
+
+
+def test_branches_tags_log(client: tarn.Client) -> None:
+    assert client.project == "shop"
+    branch = client._ref
+    assert branch in [b.name for b in client.branches.list()]
+    written = client.files.put("a.txt", "x", message="first")
+    assert (written.branch, written.changed, written.commit.message) == (branch, True, "first")
+    assert not client.files.put("a.txt", "x").changed
+    assert client.log(limit=1) == [written.commit]
+    assert client.resolve() == written.commit
+    tag = client.tags.create(f"t-{branch}")
+    assert tag.commit == written.commit
+    assert client.tags.delete(tag.name) == tag
+    client.branches.create("gone")
+    assert client.branches.delete("gone").commit == written.commit
+    with pytest.raises(tarn.errors.NotFoundError):
+        client.branches.delete("gone")
+
+
+def test_files(client: tarn.Client, tmp_path: Path) -> None:
+    big = os.urandom(3_000_001)
+    (tmp_path / "local").write_bytes(big)
+    client.files.put("d/big", tmp_path / "local")
+    client.files.put("d/é ü.txt", "hällo")
+    client.files.put("d/empty", b"")
+    with open(tmp_path / "local", "rb") as f:
+        client.files.put("d/again", f)
+    assert client.files.get("d/big") == client.files.get("d/again") == big
+    assert client.files.get("d/é ü.txt").decode() == "hällo"
+    assert client.files.get("d/empty") == b""
+    with client.files.open("d/big") as f:
+        assert f.read(5) + f.read() == big
+    with client.files.open("d/big") as f:
+        f.read(1)  # the rest is never asked for
+    assert [(e.name, e.size) for e in client.files.ls("d/")] == [("d/again", len(big)), ("d/big", len(big)), ("d/empty", 0), ("d/é ü.txt", 6)]
+    assert client.files.rm("d/b*").changed
+    with pytest.raises(tarn.errors.NotFoundError, match="d/big"):
+        client.files.get("d/big")
+    with pytest.raises(tarn.errors.NotFoundError):
+        client.files.open("d/big")
+
+
+def test_diff_and_merge(client: tarn.Client) -> None:
+    branch = client._ref or ""
+    client.files.put("m/a.txt", "1")
+    client.branches.create(branch + "-b")
+    other = client.at(branch + "-b")
+    other.files.put("m/a.txt", "2")
+    other.files.put("m/b.txt", "3")
+    changes = client.diff(f"{branch}..{branch}-b")
+    assert [(c.key, c.before is None) for c in changes] == [("file/m/a.txt", False), ("file/m/b.txt", True)]
+    assert client.merge(branch + "-b", dry_run=True).changes == tuple(changes)
+    client.files.put("m/a.txt", "4")
+    with pytest.raises(tarn.errors.ConflictError, match=r"m/a\.txt") as e:
+        client.merge(branch + "-b")
+    assert e.value.details["conflicts"][0]["key"] == "file/m/a.txt"
+    assert client.files.get("m/a.txt") == b"4"
+    merged = client.merge(branch + "-b", prefer={"m/a.txt": "source"}, message="take it")
+    assert merged.written is not None and merged.written.commit.message == "take it"
+    assert client.files.get("m/a.txt") == b"2"
+    client.revert(merged.written.commit.id)
+    assert client.files.get("m/a.txt") == b"4"
+
+
+def test_many_threads(client: tarn.Client) -> None:
+    failed = []
+
+    def put(i: int) -> None:
+        try:
+            client.files.put(f"t/{i}", str(i))
+        except tarn.Error as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=put, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failed
+    assert len(client.files.ls("t/")) == 8
+
+
+def test_asynchronous(client: tarn.Client, folder: str) -> None:
+    async def work() -> Any:
+        c = tarn.AsyncClient(folder=folder).at(client._ref or "")
+        await asyncio.gather(*(c.files.put(f"a/{i}", os.urandom(10_000 * i)) for i in range(8)))
+        found = await c.files.ls("a/")
+        sizes = [len(await c.files.get(e.name)) for e in found]
+        with pytest.raises(tarn.errors.NotFoundError):
+            await c.files.get("nothing")
+        with pytest.raises(tarn.errors.NotFoundError):
+            await c.log(ref="nowhere")
+        return [e.size for e in found], sizes, len(await c.log())
+
+    listed, sizes, commits = asyncio.run(work())
+    assert listed == sizes == [10_000 * i for i in range(8)]
+    assert commits >= 8
+
+
+def test_a_server_that_died_is_started_again(client: tarn.Client, folder: str) -> None:
+    client.files.put("k.txt", "kept")
+    subprocess.run([BINARY, "server", "stop"], cwd=folder, check=True, capture_output=True)
+    assert tarn.Client(folder=folder).at(client._ref or "").files.get("k.txt") == b"kept"
+
+
+def test_no_project_here(folder: str, tmp_path: Path) -> None:
+    with pytest.raises(tarn.errors.PreconditionError, match="no project"):
+        tarn.Client(folder=str(tmp_path)).branches.list()
+
+
+def test_no_binary(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.setenv("TARN_BIN", "/nowhere/tarn")
+    with pytest.raises(tarn.errors.UnavailableError, match="/nowhere/tarn does not run"):
+        tarn.Client(folder=folder).branches.list()
+    monkeypatch.delenv("TARN_BIN")
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(tarn.errors.UnavailableError, match="not on PATH"):
+        tarn.Client(folder=folder).branches.list()
+
+
+def test_a_url_that_nobody_serves() -> None:
+    with pytest.raises(tarn.errors.UnavailableError, match="cannot be reached"):
+        tarn.Client("shop", url="http://127.0.0.1:9").branches.list()
+    with pytest.raises(tarn.errors.InvalidArgumentError, match="project"):
+        tarn.Client(url="http://127.0.0.1:9").branches.list()
+    with pytest.raises(tarn.errors.InvalidArgumentError, match="not an http"):
+        tarn.Client("shop", url="ftp://x").branches.list()
+
+
+def test_nothing_is_connected_before_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TARN_BIN", "/nowhere/tarn")
+    c = tarn.Client().at("dev")
+    assert c.table("x") is not None
