@@ -134,17 +134,12 @@ func (c *Catalog) load(ctx context.Context, e lake.Entry) (*state, error) {
 	return s, err
 }
 
-// tableOf is the uuid of the table that e points at.
-func tableOf(e lake.Entry) (uuid.UUID, error) {
-	parts := strings.Split(e.Location.Table, "/")
-	if e.Kind != lake.KindTable || len(parts) != 4 || parts[0] != "tables" {
-		return uuid.UUID{}, ErrNotTable.Errorf("the entry is a %s, not a table", e.Kind)
+// laidOut refuses files whose field ids come from another pool: they would name other columns here.
+func (s *state) laidOut(name string, w Written) error {
+	if w.UUID != s.uuid.String() {
+		return ErrMoved.Errorf("%s was created or replaced by somebody else meanwhile", name).WithNext("write again")
 	}
-	id, err := uuid.Parse(parts[1])
-	if err != nil {
-		return uuid.UUID{}, ErrCorrupt.Errorf("table metadata %s has no table uuid in its name", e.Location.Table)
-	}
-	return id, nil
+	return nil
 }
 
 // Schema returns the Arrow schema of a table as its writer declared it.
@@ -170,7 +165,7 @@ func (c *Catalog) Layout(ctx context.Context, name string, prev *lake.Entry, ext
 	if l.Schema, err = datafile.EncodeSchema(s.schema); err != nil {
 		return l, err
 	}
-	l.IDs = s.ids
+	l.IDs, l.UUID = s.ids, s.uuid.String()
 	l.First, l.Limit, err = c.reserve(ctx, s.uuid, s.meta.LastColumnID()+1)
 	return l, err
 }
@@ -202,6 +197,9 @@ func (c *Catalog) Replace(ctx context.Context, name string, prev *lake.Entry, w 
 	if err != nil {
 		return lake.Entry{}, err
 	}
+	if err := s.laidOut(name, w); err != nil {
+		return lake.Entry{}, err
+	}
 	schema, err := datafile.DecodeSchema(w.Schema)
 	if err != nil {
 		return lake.Entry{}, err
@@ -230,6 +228,9 @@ func (c *Catalog) Append(ctx context.Context, name string, prev lake.Entry, w Wr
 func (c *Catalog) extend(ctx context.Context, name string, prev lake.Entry, w Written) (*draft, error) {
 	s, err := c.load(ctx, prev)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.laidOut(name, w); err != nil {
 		return nil, err
 	}
 	t := draftOf(name, s)

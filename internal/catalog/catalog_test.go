@@ -244,6 +244,23 @@ func TestMeanwhileAddedColumn(t *testing.T) {
 	}
 }
 
+// TestLaidOutForAnotherTable appends rows to a table of the same name that somebody else created.
+func TestLaidOutForAnotherTable(t *testing.T) {
+	t.Parallel()
+	b, ctx := setup(t), context.Background()
+	mine := b.write(t, nil, false, rec(t, schemaOf("id", arrow.PrimitiveTypes.Int64, "other", arrow.BinaryTypes.String), `[{"id":1}]`))
+	theirs := b.create(t, `[{"id":1}]`) // whose column 2 is another one
+	if _, err := b.Append(ctx, "orders", theirs, mine); !errors.Is(err, catalog.ErrMoved) {
+		t.Errorf("append: %v", err)
+	}
+	if _, err := b.Replace(ctx, "orders", &theirs, mine); !errors.Is(err, catalog.ErrMoved) {
+		t.Errorf("replace: %v", err)
+	}
+	if _, err := b.MergeByKey(ctx, "orders", theirs, mine, []string{"id"}); !errors.Is(err, catalog.ErrMoved) {
+		t.Errorf("merge: %v", err)
+	}
+}
+
 func TestMissingMetadata(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

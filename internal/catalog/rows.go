@@ -229,6 +229,9 @@ func (c *Catalog) Rewrite(ctx context.Context, name string, prev lake.Entry, rem
 	if err != nil {
 		return lake.Entry{}, err
 	}
+	if err := s.laidOut(name, w); err != nil {
+		return lake.Entry{}, err
+	}
 	if err := t.unite(w.Result); err != nil {
 		return lake.Entry{}, err
 	}
@@ -252,6 +255,9 @@ func (c *Catalog) Rewrite(ctx context.Context, name string, prev lake.Entry, rem
 func (c *Catalog) MergeByKey(ctx context.Context, name string, prev lake.Entry, w Written, key []string) (lake.Entry, error) {
 	t, s, list, err := c.begin(ctx, name, prev)
 	if err != nil {
+		return lake.Entry{}, err
+	}
+	if err := s.laidOut(name, w); err != nil {
 		return lake.Entry{}, err
 	}
 	if err := t.unite(w.Result); err != nil {
@@ -302,8 +308,7 @@ func (c *Catalog) MergeByKey(ctx context.Context, name string, prev lake.Entry, 
 		return lake.Entry{}, err
 	}
 	c.release(ctx, s.uuid, w)
-	e, err := c.commit(ctx, t, withKey(prev, key))
-	return e, err
+	return c.commit(ctx, t, withKey(prev, key))
 }
 
 func withKey(e lake.Entry, key []string) lake.Entry {

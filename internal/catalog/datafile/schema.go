@@ -42,10 +42,11 @@ type ID struct {
 type Layout struct {
 	Schema []byte `json:"schema,omitempty"` // Arrow IPC; what the table has
 	IDs    []ID   `json:"ids,omitempty"`
-	First  int    `json:"first"`  // first field id that new columns may take
-	Limit  int    `json:"limit"`  // and the one they may not; 0: unlimited
-	Append bool   `json:"append"` // columns must fit those the table has
-	Table  string `json:"table"`  // named in errors
+	First  int    `json:"first"`          // first field id that new columns may take
+	Limit  int    `json:"limit"`          // and the one they may not; 0: unlimited
+	Append bool   `json:"append"`         // columns must fit those the table has
+	Table  string `json:"table"`          // named in errors
+	UUID   string `json:"uuid,omitempty"` // of the table; ids mean nothing in another one
 }
 
 const fieldIDKey = "PARQUET:field_id"

@@ -47,8 +47,9 @@ type File struct {
 type Result struct {
 	Schema []byte `json:"schema"` // Arrow IPC; as the rows came
 	IDs    []ID   `json:"ids"`
-	Next   int    `json:"next"`  // first field id that was not used
-	Limit  int    `json:"limit"` // of the layout
+	Next   int    `json:"next"`           // first field id that was not used
+	Limit  int    `json:"limit"`          // of the layout
+	UUID   string `json:"uuid,omitempty"` // of the layout
 	Files  []File `json:"files"`
 }
 
@@ -156,7 +157,7 @@ func NewWriter(dir string, schema *arrow.Schema, layout Layout) (*Writer, error)
 		}
 		w.result.IDs = append(w.result.IDs, id)
 	}
-	w.result.Next, w.result.Limit = alloc.next, layout.Limit
+	w.result.Next, w.result.Limit, w.result.UUID = alloc.next, layout.Limit, layout.UUID
 	meta := schema.Metadata()
 	w.schema = arrow.NewSchema(fields, &meta)
 	var err error
