@@ -60,7 +60,7 @@ func (f *Flow) Debug(ctx context.Context, r DebugRequest) (*Debugging, error) {
 	if err := f.replay(ctx, p, r.Step); err != nil {
 		return nil, err
 	}
-	wk, err := f.prepare(ctx, p.world, c, n, p.locks[n.Name], demand{run: run.ID, params: run.Params})
+	wk, err := f.prepare(ctx, p.world, c, n, p.envs[n.Name], demand{run: run.ID, params: run.Params})
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (f *Flow) replay(ctx context.Context, p *plan, name string) error {
 		if n.Name == name || n.Kind == manifest.Check {
 			continue
 		}
-		wk, err := f.prepare(ctx, p.world, p.code, n, p.locks[n.Name], p.demand)
+		wk, err := f.prepare(ctx, p.world, p.code, n, p.envs[n.Name], p.demand)
 		if err != nil {
 			return err
 		}
@@ -130,7 +130,7 @@ func (h hostBox) Home() string            { return h.dir }
 func (h hostBox) HostHome() string        { return h.dir }
 
 func (f *Flow) layOutDebug(ctx context.Context, run *Run, c *code, wk *work, inv *invocation, save string) (*Debugging, error) {
-	view, err := f.Images.Ensure(ctx, wk.lock, func(string) {})
+	view, err := f.Images.Ensure(ctx, wk.env.lock, func(string) {})
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func (f *Flow) layOutDebug(ctx context.Context, run *Run, c *code, wk *work, inv
 		return nil, err
 	}
 	it.Inputs = append(it.Inputs, shared...)
-	pc := a.pyContext(b, view)
+	pc := a.pyContext(b)
 	pc.pyItem = &it
 	context := filepath.Join(dir, "context.json")
 	if err := writeJSON(context, pc); err != nil {

@@ -18,6 +18,7 @@ import (
 type Definition struct {
 	Function manifest.Function `json:"function"`
 	Lock     *image.Lock       `json:"lock,omitempty"`
+	Packages []string          `json:"packages,omitempty"` // as asked for, for messages
 	Snapshot lake.Hash         `json:"snapshot"`
 }
 

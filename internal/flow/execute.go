@@ -15,7 +15,6 @@ import (
 	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/flow/manifest"
-	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
 )
@@ -33,8 +32,8 @@ type plan struct {
 	code   *code
 	world  *world
 	graph  *graph.Graph
-	nodes  []*graph.Node // selected assets and their checks, parents first
-	locks  map[string]image.Lock
+	nodes  []*graph.Node          // selected assets and their checks, parents first
+	envs   map[string]environment // of the Python functions
 	demand demand
 }
 
@@ -68,7 +67,7 @@ func (f *Flow) ready(ctx context.Context, c *code, base lake.Commit, ref string,
 			return nil, err
 		}
 	}
-	p.locks, err = f.locksOf(ctx, c, p.nodes)
+	p.envs, err = f.environmentsOf(ctx, c, p.nodes)
 	return p, err
 }
 
@@ -281,7 +280,7 @@ func (lv *live) step(ctx context.Context, p *plan, n *graph.Node, b *lake.Batch)
 		return nil
 	}
 	lv.setStep(n.Name, StepQueued, nil)
-	wk, err := lv.f.prepare(ctx, p.world, p.code, n, p.locks[n.Name], p.demand)
+	wk, err := lv.f.prepare(ctx, p.world, p.code, n, p.envs[n.Name], p.demand)
 	if err != nil {
 		lv.endStep(n.Name, StepFailed, err, nil)
 		return nil

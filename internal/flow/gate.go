@@ -18,7 +18,6 @@ import (
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
-	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/query"
 )
@@ -183,12 +182,12 @@ func (f *Flow) askFunction(ctx context.Context, w *world, q *question) error {
 		return err
 	}
 	q.code = c
-	lock := image.Lock{}
+	env := environment{asked: q.function.Packages}
 	if q.function.Lock != nil {
-		lock = *q.function.Lock
+		env.lock = *q.function.Lock
 	}
 	n := &graph.Node{Function: &q.function.Function}
-	q.work, err = f.prepare(ctx, w, c, n, lock, demand{})
+	q.work, err = f.prepare(ctx, w, c, n, env, demand{})
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
-	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/runtime"
@@ -271,7 +270,7 @@ func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.
 
 // python runs items in one interpreter: the module is imported once, each item is a fork of it.
 func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation) (map[string]*produced, error) {
-	view, err := a.f.Images.Ensure(ctx, a.work.lock, func(msg string) { a.emit(Event{Type: "progress", Message: msg}) })
+	view, err := a.f.Images.Ensure(ctx, a.work.env.lock, func(msg string) { a.emit(Event{Type: "progress", Message: msg}) })
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +280,7 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 	}
 	defer b.Close()
 	in := inputsOf{f: a.f, scratch: scratch, inside: b.Path("scratch")}
-	pc := a.pyContext(b, view)
+	pc := a.pyContext(b)
 	shared, err := in.shared(ctx, a.work, b.Path("project"))
 	if err != nil {
 		return nil, err
@@ -312,15 +311,12 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 }
 
 // pyContext is the part of the context that all items share.
-func (a *attempt) pyContext(b *box, view image.View) pyContext {
+func (a *attempt) pyContext(b *box) pyContext {
 	fn := a.work.node.Function
 	pc := pyContext{
 		Version: 1, Run: a.run, Step: fn.Name, Attempt: a.n, Project: b.Path("project"), Params: a.work.params,
 		Entry:   pyEntry{File: fn.File, Module: fn.Module, Qualname: fn.Qualname, Kind: string(fn.Kind)},
-		EnvName: fn.Name, Origin: a.code.dir, Packages: []string{}, Local: []string{},
-	}
-	for _, p := range view.Lock.Packages {
-		pc.Packages = append(pc.Packages, p.Name)
+		EnvName: fn.Name, Origin: a.code.dir, Packages: append([]string{}, a.work.env.asked...), Local: []string{},
 	}
 	for _, nv := range a.work.common.Files {
 		pc.Local = append(pc.Local, nv.Name)

@@ -159,38 +159,58 @@ func (f *Flow) manifestOf(ctx context.Context, snap *project.Snapshot, layout fu
 	return m, nil
 }
 
-// locksOf resolves the environments of the Python functions among nodes, by function name.
-func (f *Flow) locksOf(ctx context.Context, c *code, nodes []*graph.Node) (map[string]image.Lock, error) {
+// environment is where a Python function runs: what was asked for, and what that came to.
+type environment struct {
+	asked []string // requirements as written
+	lock  image.Lock
+}
+
+// environmentsOf resolves the environments of the Python functions among nodes, by function name.
+func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node) (map[string]environment, error) {
 	var names []string
 	var specs []image.Spec
+	out := map[string]environment{}
 	for _, n := range nodes {
 		if n.Language != manifest.Python {
 			continue
 		}
-		spec, err := c.config.EnvSpec(c.dir, n.Env)
+		spec, err := c.config.EnvSpec(c.dir, declaredEnv(c.manifest, n.Function))
 		if err != nil {
 			return nil, err
 		}
 		if spec.Name == "" {
 			spec.Name = n.Name
 		}
+		out[n.Name] = environment{asked: spec.Packages}
 		if len(n.Outputs) > 0 || len(n.Tables()) > 0 || n.CheckOf != "" {
 			spec = image.WithArrow(spec)
 		}
 		names, specs = append(names, n.Name), append(specs, spec)
 	}
 	if len(specs) == 0 {
-		return nil, nil
+		return out, nil
 	}
 	locks, err := f.Images.Resolve(ctx, c.dir, specs)
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]image.Lock{}
 	for i, name := range names {
-		out[name] = locks[i]
+		out[name] = environment{asked: out[name].asked, lock: locks[i]}
 	}
 	return out, nil
+}
+
+// declaredEnv is a function's own environment; a check without one runs in that of its asset.
+func declaredEnv(m *manifest.Manifest, fn *manifest.Function) *image.Spec {
+	if fn.Env != nil || fn.CheckOf == "" {
+		return fn.Env
+	}
+	for i := range m.Functions {
+		if a := &m.Functions[i]; a.Kind == manifest.Asset && (a.Name == fn.CheckOf || slices.Contains(a.Outputs, fn.CheckOf)) {
+			return a.Env
+		}
+	}
+	return nil
 }
 
 // checkParams refuses parameters that no selected function has.

@@ -14,14 +14,13 @@ import (
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
-	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 )
 
 // work is one step made ready: its inputs, its items, and which of them have a result already.
 type work struct {
 	node   *graph.Node
-	lock   image.Lock // zero for SQL and commands
+	env    environment // zero for SQL and commands
 	params map[string]json.RawMessage
 	tables map[string]*value      // by parameter
 	files  map[string][]fileValue // by parameter, but for the item input
@@ -69,9 +68,9 @@ type demand struct {
 
 // prepare resolves a step's inputs in w, computes its items' keys and looks them up. A nil value of an
 // input means that a parent has not run yet.
-func (f *Flow) prepare(ctx context.Context, w *world, c *code, n *graph.Node, lock image.Lock, d demand) (*work, error) {
+func (f *Flow) prepare(ctx context.Context, w *world, c *code, n *graph.Node, env environment, d demand) (*work, error) {
 	wk := &work{
-		node: n, lock: lock, tables: map[string]*value{}, files: map[string][]fileValue{}, locals: map[string][]string{},
+		node: n, env: env, tables: map[string]*value{}, files: map[string][]fileValue{}, locals: map[string][]string{},
 		prior: map[string]memo.Key{},
 	}
 	var err error
@@ -120,7 +119,7 @@ func (f *Flow) components(c *code, wk *work, d demand) error {
 		comps.Platform = runtime.GOOS + "-" + runtime.GOARCH
 	}
 	if n.Language == manifest.Python {
-		comps.Entry, comps.Lock, comps.Python, comps.Platform = n.Qualname, wk.lock.ID, wk.lock.Python, wk.lock.Platform
+		comps.Entry, comps.Lock, comps.Python, comps.Platform = n.Qualname, wk.env.lock.ID, wk.env.lock.Python, wk.env.lock.Platform
 	}
 	for _, p := range n.Code.Parts {
 		comps.Code = append(comps.Code, memo.CodePart{Module: p.Module, Name: p.Name, Hash: p.Hash})

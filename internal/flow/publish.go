@@ -326,8 +326,8 @@ func (lv *live) collect(p *plan, results map[string]*assembled) (map[string]*lak
 	var defs []Definition
 	for _, n := range p.nodes {
 		d := Definition{Function: *n.Function}
-		if l, ok := p.locks[n.Name]; ok {
-			d.Lock = &l
+		if e, ok := p.envs[n.Name]; ok {
+			d.Lock, d.Packages = &e.lock, e.asked
 		}
 		defs = append(defs, d)
 	}

@@ -286,7 +286,7 @@ func (f *Flow) Plan(ctx context.Context, r Request) (Plan, error) {
 }
 
 func (f *Flow) planStep(ctx context.Context, p *plan, st *PlannedStep, name string) error {
-	wk, err := f.prepare(ctx, p.world, p.code, p.graph.Node(name), p.locks[name], p.demand)
+	wk, err := f.prepare(ctx, p.world, p.code, p.graph.Node(name), p.envs[name], p.demand)
 	if err != nil {
 		return err
 	}
