@@ -177,3 +177,27 @@ def test_nothing_is_connected_before_the_first_call(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TARN_BIN", "/nowhere/tarn")
     c = tarn.Client().at("dev")
     assert c.table("x") is not None
+
+
+def test_runs(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "tarn.toml").write_text('[project]\nname = "runs"\n')
+    source = "import tarn\n@tarn.asset\ndef notes(out: tarn.OutputDir, text: str = 'x'):\n  if text == 'bad': raise ValueError('no ' + text)\n  (out / 'a.txt').write_text(text)\n"
+    (tmp_path / "pipeline.py").write_text(source)
+    client = tarn.Client(folder=str(tmp_path))
+    first = client.run(params={"text": "hello"}, id="nightly-1")
+    done = first.wait()
+    assert (done.state, [s.state for s in done.steps]) == ("succeeded", ["succeeded"])
+    assert client.files.get("notes/a.txt") == b"hello"
+    again = client.run(params={"text": "hello"}, id="nightly-1")
+    assert (again.id, again.wait().commit) == (first.id, done.commit)
+    with pytest.raises(tarn.RunFailed, match="no bad") as e:
+        client.run(params={"text": "bad"}).wait()
+    assert e.value.details["failed"] == ["notes"]
+    assert client.files.get("notes/a.txt") == b"hello"
+    with pytest.raises(tarn.RunFailed, match="nope"):
+        client.run(select="nope").wait()
+
+    async def work() -> Any:
+        return await (await tarn.AsyncClient(folder=str(tmp_path)).run(params={"text": "hello"}, select=["notes"])).wait()
+
+    assert [s.state for s in asyncio.run(work()).steps] == ["cached"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -62,6 +62,7 @@ def test_the_readme_pipeline(discover: Discover) -> None:
     assert (plausible["check_of"], plausible["severity"], plausible["env"]) == ("delays", "warn", None)
     assert [i["kind"] for i in thumbnails["inputs"]] == ["files", "output_dir"]
     assert thumbnails["inputs"][0]["each"] is True
+    assert thumbnails["outputs"] == []
     assert manifest["trace"] == ["pipeline.py"]
 
 
@@ -273,6 +274,13 @@ def test_wrong_parameters(discover: Discover, params: str, words: str) -> None:
     found = error(discover({"p.py": source}))
     assert words in found["message"]
     assert (found["file"], found["line"]) == ("p.py", 7 if "Nowhere" not in params else 6)
+
+
+@pytest.mark.parametrize(("head", "outputs"), [("", []), (" -> None", []), (" -> list", ["f"])])
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+def test_files_only_or_a_table_too(discover: Discover, head: str, outputs: List[str], future: str) -> None:
+    assert only(discover({"p.py": f"{future}import tarn\n@tarn.asset\ndef f(out: tarn.OutputDir){head}: ...\n"}))["outputs"] == outputs
+    assert only(discover({"p.py": f"{future}import tarn\n@tarn.asset(outputs='g')\ndef f(out: tarn.OutputDir){head}: ...\n"}))["outputs"] == ["g"]
 
 
 def test_two_assets_of_one_name(discover: Discover) -> None:

@@ -143,7 +143,7 @@ class Discovery:
             "env": env,
             "inputs": inputs,
             "params": [{"name": p.name, "default": _params.to_json(p.default), "type": p.type, "required": p.default is _params.MISSING} for p in params if p.kind == "param"],
-            "outputs": list(decl.outputs) if decl.kind == "asset" else [],
+            "outputs": _tables(decl, params),
             "out_formats": dict(output.formats),
             "mode": output.mode,
             "key": list(output.key),
@@ -174,11 +174,22 @@ class Discovery:
     def _refuse_twice(self, functions: List[Dict[str, Any]]) -> None:
         seen: Dict[Tuple[str, str], Dict[str, Any]] = {}
         for f in functions:
-            for name in f["outputs"] if f["kind"] == "asset" else [f["name"]]:
+            for name in f["outputs"] or [f["name"]]:
                 key = (f["kind"], name)
                 first = seen.setdefault(key, f)
                 if first is not f:
                     self._error(f["file"], f["line"], "discover.duplicate", f"{f['kind']} {name} is declared twice: {first['file']}:{first['line']} and {f['file']}:{f['line']}. Rename one.")
+
+
+def _tables(decl: Any, params: List[_params.Param]) -> List[str]:
+    """The tables that a function makes. One with an OutputDir makes none, unless it says so by
+    `outputs=` or by what it declares to return."""
+    if decl.kind != "asset":
+        return []
+    if not decl.output.names and any(p.kind == "output_dir" for p in params):
+        if decl._plain().__annotations__.get("return") in (None, "None"):
+            return []
+    return list(decl.outputs)
 
 
 def _string_list(toml: str, key: str) -> Optional[List[str]]:

@@ -213,7 +213,7 @@ class Runner:
                 raise _frames.ResultError(f"{self.decl.name} returned {got}. It has several outputs, so it returns a dict of {', '.join(self.decl.outputs)}.")
             values = result
         elif not outputs:
-            raise _frames.ResultError(f"{self.decl.name} returned {_frames._kind(result)}, and nothing takes it. Accepted: None.")
+            raise _frames.ResultError(f"{self.decl.name} returned {_frames._kind(result)}, but it publishes only its files. For a table too: outputs=[{self.decl.name!r}].")
         else:
             values = {outputs[0]["name"]: result}
         for output in outputs:
