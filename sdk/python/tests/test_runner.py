@@ -225,6 +225,18 @@ def test_undeclared_file(run: Start) -> None:
     assert run(swallowed, "clean", files=files).error["message"] == text
 
 
+def test_undeclared_file_read_by_the_import(run: Start) -> None:
+    source = f"{HEAD}TEXT = (Path(__file__).parent / 'data' / 'x.csv').read_text()\n@tarn.asset\ndef clean(): return [{{'a': TEXT}}]\n"
+    done = run(source, "clean", files={"data/x.csv": "1"})
+    assert done.error["message"].startswith("clean read data/x.csv, which is not in its key.")
+    assert result(run(source, "clean", files={"data/x.csv": "1"}, local_files=["data/x.csv"])).to_pydict() == {"a": ["1"]}
+
+
+def test_exit_handlers_run(run: Start) -> None:
+    done = run("import atexit, tarn\natexit.register(print, 'late')\n@tarn.asset\ndef f(): return []\n", "f")
+    assert (done.code, done.stdout) == (0, "late\n")
+
+
 def test_declared_file(run: Start) -> None:
     source = f"{HEAD}@tarn.asset\ndef clean():\n  return [{{'a': open('data/x.csv').read()}}]\n"
     done = run(source, "clean", files={"data/x.csv": "1"}, local_files=["data/x.csv"])

@@ -10,7 +10,9 @@ Exit codes: 0 success, 1 the user's code failed, 3 the runner failed.
 
 from __future__ import annotations
 
+import atexit
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -45,7 +47,7 @@ class Runner:
         self.seen: Dict[str, None] = {}
         self.undeclared: Dict[str, None] = {}
         self.decl: Any = None
-        self.calling = False
+        self.watching = False
         _placeholder.explain = self._explain
 
     def _explain(self, dotted: str, use: str, place: str) -> str:
@@ -77,6 +79,7 @@ class Runner:
         self.messages.send("start")
         self._link_files()
         sys.addaudithook(self._audit)
+        self.watching = True  # also while the module is imported: what it reads then is part of the result
         self._seed_numpy_later()
         module = self.project.load(self.entry["file"])
         self.project.finder.in_functions = False
@@ -122,18 +125,14 @@ class Runner:
         try:
             seed(str(context.get("seed") or "0"))
             arguments = self.arguments(context, messages)
-            self.calling = True
-            try:
-                result = self._call(*arguments)
-                if os.getpid() != pid:  # the user's code forked and the child came back here
-                    os._exit(OK)
-                if self.decl.kind == "check":
-                    self._judge(result, context, messages)
-                else:
-                    self._publish(result, context, messages)
-                _join_threads()
-            finally:
-                self.calling = False
+            result = self._call(*arguments)
+            if os.getpid() != pid:  # the user's code forked and the child came back here
+                os._exit(OK)
+            if self.decl.kind == "check":
+                self._judge(result, context, messages)
+            else:
+                self._publish(result, context, messages)
+            _join_threads()
             if self.undeclared:
                 raise UndeclaredFileError(self._undeclared_text(next(iter(self.undeclared))))
         except BaseException as error:  # SystemExit and KeyboardInterrupt are the function's failure too
@@ -247,7 +246,8 @@ class Runner:
         messages.send("check", name=self.decl.name, passed=passed, severity=self.decl.severity, message=message, offenders_path=path if found else None, offenders=found, **fields)
 
     def _report(self, error: BaseException, messages: Messages) -> None:
-        if self.calling_check(error):
+        self.watching = False
+        if self._is_verdict(error):
             self._verdict(False, clip(str(error)) or "assertion failed", None, {}, self.context, messages)
             return
         reason = None
@@ -277,7 +277,7 @@ class Runner:
             reason=reason,
         )
 
-    def calling_check(self, error: BaseException) -> bool:
+    def _is_verdict(self, error: BaseException) -> bool:
         """Whether an error is a check's own `assert`."""
         return isinstance(error, AssertionError) and self.decl is not None and self.decl.kind == "check"
 
@@ -292,7 +292,7 @@ class Runner:
                 os.symlink(source, target)
 
     def _audit(self, event: str, args: Tuple[Any, ...]) -> None:
-        if event != "open" or not self.calling:
+        if event != "open" or not self.watching:
             return
         file, mode = args[0], args[1]
         try:
@@ -311,7 +311,8 @@ class Runner:
         folder, dot, ending = name.rpartition("/")[0], *name.rpartition(".")[1:]
         pattern = f"{folder}/" if folder else ""
         pattern += f"*.{ending}" if dot and "/" not in ending else "*"
-        return f'{self.decl.name} read {name}, which is not in its key. Write its name as a literal, or declare tarn.local("{pattern}").'
+        owner = self.decl.name if self.decl is not None else self.entry["qualname"].lstrip(":")
+        return f'{owner} read {name}, which is not in its key. Write its name as a literal, or declare tarn.local("{pattern}").'
 
     def _opened(self, messages: Messages) -> None:
         for name in self.seen:
@@ -414,6 +415,8 @@ def main() -> int:
 
         messages.send("error", **{"class": type(error).__name__, "module": type(error).__module__, "message": str(error), "traceback": traceback.format_exc(), "pickle": None, "reason": "runner.internal"})
         code = RUNNER
+    with contextlib.suppress(BaseException):  # it has printed what went wrong
+        atexit._run_exitfuncs()
     messages.item = None
     messages.send("closed")
     _leave(code)
