@@ -285,3 +285,21 @@ func TestMergeModel(t *testing.T) {
 		}
 	})
 }
+
+// TestConflictText pins the whole text that a person sees.
+func TestConflictText(t *testing.T) {
+	t.Parallel()
+	b := inMemory(t)
+	base := b.create(t, `[{"id":1},{"id":17},{"id":42},{"id":100}]`, "id")
+	source := b.upsert(t, base, orders, `[{"id":42,"name":"s"},{"id":17,"name":"s"},{"id":100,"name":"s"}]`)
+	target := b.upsert(t, base, orders, `[{"id":17,"name":"t"},{"id":42,"name":"t"}]`)
+	_, c := b.merge(t, base, source, target)
+	if c == nil {
+		t.Fatal("no conflict")
+	}
+	got := c.Message + ". " + strings.Join(catalog.Hint(ordersKey, "dev", "main"), "; ")
+	want := "orders: both changed id = 17, 42 (2 of 4). tarn diff main..dev orders --rows; tarn merge dev --prefer orders=source"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
