@@ -47,17 +47,16 @@ func (f *Flow) load(ctx context.Context, dir string) (*code, error) {
 
 // loadRecorded lays out the code that a run recorded.
 func (f *Flow) loadRecorded(ctx context.Context, id lake.Hash) (*code, error) {
-	snap, dir, err := project.LoadSnapshot(ctx, f.lake, id, f.scratch("code"))
+	dir, err := project.LoadSnapshot(ctx, f.lake, id, f.scratch("code"))
 	if err != nil {
 		return nil, err
 	}
 	folder := f.folder(dir)
-	again, err := folder.Snapshot(ctx) // knows which files mention tarn
+	snap, err := folder.Snapshot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	again.Names = snap.Names
-	return f.loadSnapshot(ctx, dir, folder, again, func(s *project.Snapshot) (string, error) { return dir, nil })
+	return f.loadSnapshot(ctx, dir, folder, snap, func(s *project.Snapshot) (string, error) { return dir, nil })
 }
 
 func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Folder, snap *project.Snapshot, layout func(*project.Snapshot) (string, error)) (*code, error) {
@@ -69,7 +68,7 @@ func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Fol
 	if c.manifest, err = f.manifestOf(ctx, snap, layout); err != nil {
 		return nil, err
 	}
-	if c.snap, c.globs, err = folder.With(ctx, snap, globsOf(c.manifest)); err != nil {
+	if c.snap, c.globs, err = folder.With(snap, globsOf(c.manifest)); err != nil {
 		return nil, err
 	}
 	c.layout = sync.OnceValues(func() (string, error) { return layout(c.snap) })

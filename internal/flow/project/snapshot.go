@@ -25,7 +25,8 @@ var ErrChanged = errdef.New(errdef.Unavailable, "project.changed", "a project fi
 type Snapshot struct {
 	ID    string         // hash of Files
 	Files []SnapshotFile // code, tarn.toml, and the other files that the code names; by path
-	Names []string       // every file of the folder, also those not in Files; by path
+
+	folder []File // every file of the folder, also those not in Files; by path
 }
 
 // SnapshotFile is one file of a snapshot.
@@ -45,9 +46,8 @@ func (f *Folder) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshot{Names: make([]string, len(files))}
-	for i, file := range files {
-		s.Names[i] = file.Path
+	s := &Snapshot{folder: files}
+	for _, file := range files {
 		if !file.isCode() && !slices.Contains(alwaysIn, file.Path) {
 			continue
 		}
@@ -61,19 +61,15 @@ func (f *Folder) Snapshot(ctx context.Context) (*Snapshot, error) {
 
 // With returns the snapshot extended by the folder's files that match one of the globs, and the paths
 // each glob matched.
-func (f *Folder) With(ctx context.Context, s *Snapshot, globs []string) (*Snapshot, map[string][]string, error) {
-	files, err := f.Files(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	out := &Snapshot{Files: slices.Clone(s.Files), Names: s.Names}
+func (f *Folder) With(s *Snapshot, globs []string) (*Snapshot, map[string][]string, error) {
+	out := &Snapshot{Files: slices.Clone(s.Files), folder: s.folder}
 	matched := map[string][]string{}
 	have := map[string]bool{}
 	for _, x := range s.Files {
 		have[x.Path] = true
 	}
 	for _, g := range globs {
-		for _, file := range files {
+		for _, file := range s.candidates(g) {
 			if !Match(g, file.Path) {
 				continue
 			}
@@ -89,6 +85,19 @@ func (f *Folder) With(ctx context.Context, s *Snapshot, globs []string) (*Snapsh
 	}
 	out.seal()
 	return out, matched, nil
+}
+
+// candidates are the files that a glob may match: a name without a pattern is looked up, because code
+// may name hundreds of files in a folder of 50,000.
+func (s *Snapshot) candidates(glob string) []File {
+	if strings.ContainsAny(glob, "*?[") {
+		return s.folder
+	}
+	i, ok := slices.BinarySearchFunc(s.folder, path.Clean(glob), func(f File, p string) int { return strings.Compare(f.Path, p) })
+	if !ok {
+		return nil
+	}
+	return s.folder[i : i+1]
 }
 
 func (f *Folder) add(s *Snapshot, file File) error {
@@ -183,26 +192,24 @@ func (s *Snapshot) Store(ctx context.Context, b *lake.Batch, dir string) (lake.H
 	return b.Put(ctx, lake.TypeRecord, body)
 }
 
-// LoadSnapshot lays the stored snapshot out under root and returns it with its folder.
-func LoadSnapshot(ctx context.Context, l *lake.Lake, id lake.Hash, root string) (*Snapshot, string, error) {
+// LoadSnapshot lays the stored snapshot out under root and returns the folder.
+func LoadSnapshot(ctx context.Context, l *lake.Lake, id lake.Hash, root string) (string, error) {
 	body, err := l.Get(ctx, lake.TypeRecord, id)
 	if err != nil {
-		return nil, "", fmt.Errorf("read snapshot %s: %w", id, err)
+		return "", fmt.Errorf("read snapshot %s: %w", id, err)
 	}
 	var rec stored
 	if err := json.Unmarshal(body, &rec); err != nil {
-		return nil, "", errdef.Newf(errdef.DataLoss, "project.snapshot", "snapshot %s: %w", id, err)
+		return "", errdef.Newf(errdef.DataLoss, "project.snapshot", "snapshot %s: %w", id, err)
 	}
 	s := &Snapshot{}
 	refs := map[string]lake.FileRef{}
 	for _, f := range rec.Files {
 		s.Files = append(s.Files, SnapshotFile{Path: f.Path, Hash: f.Hash, Size: f.Ref.Size})
-		s.Names = append(s.Names, f.Path)
 		refs[f.Path] = f.Ref
 	}
 	s.seal()
-	dir, err := s.materialize(root, func(f SnapshotFile) (io.ReadCloser, error) { return l.OpenFile(ctx, refs[f.Path]) })
-	return s, dir, err
+	return s.materialize(root, func(f SnapshotFile) (io.ReadCloser, error) { return l.OpenFile(ctx, refs[f.Path]) })
 }
 
 // Materialize lays the snapshot out as a read-only folder under root and returns it. The same snapshot
