@@ -225,7 +225,29 @@ def test_files_named_in_the_code(tmp_path: Path) -> None:
         "data/x.csv": "",
         "data/y.csv": "",
     }
-    assert closure(tmp_path, files)["files"] == ["data/x.csv", "sub/prompt.txt"]
+    assert closure(tmp_path, files)["files"] == ["data/x.csv", "no/such", "prompt.txt", "sub/prompt.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("data/x.csv", True),
+        ("x.csv", True),
+        ("my file.csv", True),
+        ("data/*.csv", True),
+        ("a/b", True),
+        ("https://x.com/a.csv", False),
+        ("origin", False),
+        ("a, b and c.", False),
+        ("/etc/passwd", False),
+        ("../x.csv", False),
+        ("a\nb.csv", False),
+        ("{x}.csv", False),
+    ],
+)
+def test_texts_that_may_be_files(tmp_path: Path, text: str, named: bool) -> None:
+    found = closure(tmp_path, {"pipeline.py": f"import tarn\n@tarn.asset\ndef f(x): return {text!r}\n"})
+    assert found["files"] == ([text] if named else [])
 
 
 def test_hash_is_the_same_on_every_python() -> None:

@@ -203,6 +203,7 @@ def test_missing_module(run: Start, body: str) -> None:
     source = f"import pandas as pd\nimport tarn\n@tarn.asset\ndef thumbnails():\n  {body}\n"
     done = run(source, "thumbnails", packages=False, allowed_packages=["pillow"], files={"helper.py": "import pandas\ndef g(): return pandas.DataFrame()\n"})
     assert (done.error["class"], done.error["message"], done.error["reason"]) == ("ModuleNotFoundError", MODULE, "runner.module_missing")
+    assert f"\n{MODULE}\n" in done.error["traceback"] or "\nModuleNotFoundError: No module" in done.error["traceback"]
 
 
 def test_missing_module_in_try_really_fails(run: Start) -> None:

@@ -78,8 +78,8 @@ class Discovery:
         except BaseException as error:  # also SystemExit: a file must not end discovery
             del _function.declared[count:]
             place = self.project.place(error) or (file, 0)
-            name = type(error).__name__
-            reason = {"Missing": "discover.placeholder_use", "SyntaxError": "discover.syntax", "IndentationError": "discover.syntax"}.get(name, "discover.import_failed")
+            reason = "discover.syntax" if isinstance(error, SyntaxError) else "discover.import_failed"
+            reason = "discover.placeholder_use" if isinstance(error, _placeholder.Missing) else reason
             message = str(error) if isinstance(error, _placeholder.Missing) else self._import_message(error)
             self._error(place[0], place[1], reason, message, self.project.traceback(error))
         finally:

@@ -27,6 +27,9 @@ class ResultError(TypeError):
     """A result that is no table, or a table that Arrow cannot hold."""
 
 
+ResultError.__module__, ResultError.__qualname__ = "builtins", "TypeError"  # as the user's traceback shows it
+
+
 def _has(name: str) -> bool:
     if name in sys.modules:
         return True

@@ -14,10 +14,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from tarn import _plain
 from tarn._scope import uses
+
+# A name with an ending, or a path without spaces; no URL, no sentence, no markup.
+_FILE = re.compile(r"[^:<>|\"\\\t{}()=;]{1,200}\.[A-Za-z0-9_]{1,12}|[^:<>|\"\\\s{}()=;]+/[^:<>|\"\\\s{}()=;]+")
 
 
 def digest(*texts: str) -> str:
@@ -405,16 +409,22 @@ class _Walk:
                 self.literal(child.value, os.path.dirname(module.file))
 
     def literal(self, text: str, folder: str) -> None:
-        """Depend on the project file that a text names, from the root or from the module's folder."""
+        """Depend on the project file that a text names, from the root or from the module's folder.
+
+        Only code is laid out for discovery, so whatever looks like a file's name is listed; whoever
+        has the whole folder keeps those that exist.
+        """
         if not text or len(text) > 400 or "\n" in text or "\0" in text or os.path.isabs(text):
             return
         for base in {"", folder}:
             relative = os.path.normpath(os.path.join(base, text)).replace(os.sep, "/")
-            if relative.startswith("../") or not self.closures._exists(relative):
+            exists = self.closures._exists(relative)
+            if relative.startswith("../") or (not exists and not _FILE.fullmatch(text)):
                 continue
             self.files.add(relative)
-            self.closures.read.add(relative)
-            if relative.endswith(".py"):
+            if exists:
+                self.closures.read.add(relative)
+            if exists and relative.endswith(".py"):
                 script = self.closures.module(relative[:-3].replace("/", "."), "")
                 if script is not None:
                     self.whole(script)

@@ -31,6 +31,10 @@ class Missing(ModuleNotFoundError):
     """A placeholder was used as if its module were there."""
 
 
+# In a traceback it is what Python itself would say.
+Missing.__module__, Missing.__qualname__ = "builtins", "ModuleNotFoundError"
+
+
 # What to say when a placeholder is used; discovery and the runner each put their own sentence here.
 explain: Callable[[str, str, str], str] = lambda dotted, use, place: f"{place}: {dotted} is {use}, but {dotted.partition('.')[0]} is not installed."  # noqa: E731
 
