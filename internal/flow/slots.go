@@ -13,7 +13,6 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/catalog/datafile"
-	"tarn.dev/tarn/internal/catalog/dataver"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/lake"
@@ -29,11 +28,16 @@ type slot struct {
 
 // readSlots reads an asset's state.
 func (f *Flow) readSlots(ctx context.Context, root lake.Hash) (map[string]slot, error) {
+	return f.slotsIn(ctx, nil, root)
+}
+
+// slotsIn reads an asset's state that may still be in b.
+func (f *Flow) slotsIn(ctx context.Context, b *lake.Batch, root lake.Hash) (map[string]slot, error) {
 	out := map[string]slot{}
 	if root.IsZero() {
 		return out, nil
 	}
-	for it, err := range prolly.Open(f.lake.Nodes(nil), prolly.Hash(root)).Scan(ctx, prolly.Range{}) {
+	for it, err := range prolly.Open(f.lake.Nodes(b), prolly.Hash(root)).Scan(ctx, prolly.Range{}) {
 		if err != nil {
 			return nil, fmt.Errorf("read slots: %w", err)
 		}
@@ -183,6 +187,9 @@ func (s slot) table(name string) *memo.Table {
 	return nil
 }
 
+// modeData is where an asset's entry keeps its mode: a merge of branches must fold as a run would.
+const modeData = "mode"
+
 // assembleTable writes one output table from its fragments.
 func (f *Flow) assembleTable(ctx context.Context, w *world, wk *work, out *assembled, name string, now map[string]slot, added []slot, root, prov lake.Hash) error {
 	fn := wk.node.Function
@@ -207,24 +214,16 @@ func (f *Flow) assembleTable(ctx context.Context, w *world, wk *work, out *assem
 	if onto {
 		parts = added
 	}
-	var paths []string
-	var sum dataver.Sum
-	for _, s := range parts {
-		t := s.table(name)
-		if t == nil {
-			return errdef.Newf(errdef.Internal, "run.slots", "a fragment of %s has no table %s", fn.Name, name)
-		}
-		p, err := f.local(t.Blob)
-		if err != nil {
-			return err
-		}
-		paths, sum = append(paths, p), sum.Add(t.Sum)
+	paths, _, err := f.slotPaths(name, parts)
+	if err != nil {
+		return err
 	}
 	entry, err := f.writeTable(ctx, fn, name, prev, paths, onto)
 	if err != nil {
 		return err
 	}
 	entry.Location.Slots, entry.Location.Provenance = root, prov
+	entry.Location.Data = map[string]string{modeData: string(fn.Mode)}
 	if len(fn.Key) > 0 {
 		entry.Properties = withProperty(entry.Properties, catalog.KeyProperty, catalog.EncodeKey(fn.Key...))
 	}

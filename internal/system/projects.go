@@ -100,7 +100,7 @@ func (p *projects) make(ctx context.Context, name string) (*server.Project, erro
 	if err != nil {
 		return nil, err
 	}
-	tables := catalog.Open(blobs, p.meta, prefix+"catalog/")
+	tables := catalog.Open(blobs, p.meta, prefix+"catalog/").WithScratch(p.home.Scratch())
 	f := flow.New(p.parts.flow, name, l, blobs, p.meta, prefix+"flow/", tables)
 	if err := f.Recover(ctx); err != nil {
 		return nil, errors.Join(err, l.Close())
