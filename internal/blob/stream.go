@@ -3,6 +3,7 @@ package blob
 import (
 	"context"
 	"io"
+	"os"
 )
 
 // ReaderWithContext returns a reader that fails with ctx's cause once ctx has ended. Implementations
@@ -22,3 +23,7 @@ func (r *contextReader) Read(p []byte) (int, error) {
 	}
 	return r.r.Read(p)
 }
+
+// Given is a reader of a whole file that its owner gives away: nobody writes to it anymore. A store on the
+// same file system may keep the file itself instead of a copy of it.
+type Given struct{ *os.File }

@@ -17,6 +17,7 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/fault"
+	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/catalog/dataver"
 	"tarn.dev/tarn/internal/flow/manifest"
@@ -117,7 +118,7 @@ func (f *Flow) keepTable(ctx context.Context, key memo.Key, name, path string) (
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return t, fmt.Errorf("read table %s: %w", name, err)
 	}
-	if err := f.blobs.Put(ctx, t.Blob, file); err != nil {
+	if err := f.blobs.Put(ctx, t.Blob, blob.Given{File: file}); err != nil {
 		return t, fmt.Errorf("store table %s: %w", name, err)
 	}
 	return t, nil
@@ -258,10 +259,10 @@ func (a *attempt) provenance(ctx context.Context, b *lake.Batch, inv *invocation
 }
 
 // local is the path of a blob on this host.
-func (f *Flow) local(blob string) (string, error) {
-	u, err := url.Parse(f.blobs.URI(blob))
+func (f *Flow) local(name string) (string, error) {
+	u, err := url.Parse(f.blobs.URI(name))
 	if err != nil || u.Scheme != "file" {
-		return "", errdef.Newf(errdef.NotImplemented, "run.remote_blob", "blob %s is not on this host", blob)
+		return "", errdef.Newf(errdef.NotImplemented, "run.remote_blob", "blob %s is not on this host", name)
 	}
 	return u.Path, nil
 }

@@ -135,11 +135,23 @@ func (s *store) Put(ctx context.Context, name string, r io.Reader) error {
 		return s.taken(name)
 	}
 	tmp := filepath.Join(s.tmp.Name(), fmt.Sprint(s.next.Add(1)))
-	err := s.put(ctx, name, tmp, path, r)
+	err := s.keep(ctx, name, tmp, path, r)
 	if rm := os.Remove(tmp); rm != nil && !errors.Is(rm, fs.ErrNotExist) && err == nil {
 		return classify(rm, "put blob "+name, writing)
 	}
 	return err
+}
+
+// keep stores what r yields: a file that is given away by a second name for it, where the file system can.
+func (s *store) keep(ctx context.Context, name, tmp, path string, r io.Reader) error {
+	given, ok := r.(blob.Given)
+	if !ok || os.Link(given.Name(), tmp) != nil {
+		return s.put(ctx, name, tmp, path, r)
+	}
+	if err := errors.Join(given.Chmod(0o444), given.Sync()); err != nil {
+		return classify(err, "put blob "+name, writing)
+	}
+	return s.link(name, tmp, path)
 }
 
 func (s *store) put(ctx context.Context, name, tmp, path string, r io.Reader) error {

@@ -1,6 +1,10 @@
 package fsblob_test
 
 import (
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"tarn.dev/tarn/internal/blob"
@@ -24,4 +28,43 @@ func open(t testing.TB, dir string) blob.Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+func TestGivenFileIsKeptWithoutACopy(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, err := fsblob.Open(filepath.Join(dir, "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "given")
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := s.Put(t.Context(), "a/b", blob.Given{File: f}); err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(s.URI("a/b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := os.Stat(u.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !os.SameFile(kept, given) || kept.Mode().Perm() != 0o444 {
+		t.Errorf("the store holds %v with mode %v, not the given file read-only", kept.Name(), kept.Mode())
+	}
+	if err := s.Put(t.Context(), "a/b", blob.Given{File: f}); !errors.Is(err, blob.ErrExists) {
+		t.Errorf("second put: %v, want ErrExists", err)
+	}
 }
