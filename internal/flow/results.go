@@ -46,8 +46,15 @@ func (a *attempt) keep(ctx context.Context, inv *invocation, p *produced) (*memo
 		return nil, err
 	}
 	frag := &memo.Fragment{Key: inv.key, Usage: p.usage, Check: p.check, Created: now()}
-	for name, path := range p.tables {
-		t, err := a.f.keepTable(ctx, inv.key, name, path)
+	names := fn.Outputs
+	if fn.Kind == manifest.Check {
+		names = []string{offendersTable}
+	}
+	for _, name := range names {
+		if p.tables[name] == "" {
+			continue // a check that names no rows
+		}
+		t, err := a.f.keepTable(ctx, inv.key, name, p.tables[name])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", fn.Name, err)
 		}

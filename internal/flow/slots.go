@@ -178,7 +178,12 @@ func sortedSlots(m map[string]slot) []slot {
 	return out
 }
 
+// table is a fragment's table of that name. Two assets of identical SQL share one fragment, so a table that
+// stands alone is meant whatever it is called.
 func (s slot) table(name string) *memo.Table {
+	if len(s.Tables) == 1 {
+		return &s.Tables[0]
+	}
 	for i := range s.Tables {
 		if s.Tables[i].Name == name {
 			return &s.Tables[i]

@@ -229,8 +229,20 @@ func (d *Discoverer) sql(ctx context.Context, f project.SnapshotFile, src []byte
 			return nil, ErrHeader.Errorf("%s: $%s has no default. Add: -- tarn: params = { %s = ... }", f.Path, p, p)
 		}
 	}
-	fn.Code = manifest.Code{Parts: []manifest.CodePart{{Name: "sql", Hash: f.Hash}}, Plain: true}
+	fn.Code = manifest.Code{Parts: []manifest.CodePart{{Name: "sql", Hash: sqlHash(src)}}, Plain: true}
 	return &fn, nil
+}
+
+// sqlHash is the hash of what the engine runs: an option in the header, such as one more check, changes no
+// result (parameters are in the key by themselves).
+func sqlHash(src []byte) string {
+	h := blake3.New()
+	for line := range bytes.Lines(src) {
+		if body, ok := comment(strings.TrimSpace(string(line))); !ok || !strings.HasPrefix(body, "tarn:") {
+			_, _ = h.Write(line) // never fails
+		}
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
 // sqlName is how a query names a table: name, or name@ref.
