@@ -42,7 +42,7 @@ reproducible.`,
 	)
 	root.AddCommand(
 		a.initCommand(), a.runCommand(), a.statusCommand(),
-		a.fileCommand(), a.showCommand(),
+		a.tableCommand(), a.fileCommand(), a.showCommand(),
 		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(),
 		a.serverCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(),
 	)
