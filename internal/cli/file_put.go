@@ -221,7 +221,7 @@ func (a *app) put(ctx context.Context, t target, write *tarnv1.Write, sources []
 	err = send(&tarnv1.PutRequest{Event: &tarnv1.PutRequest_Write{Write: write}})
 	buf := make([]byte, putBuffer)
 	for i := 0; i < len(sources) && err == nil; i++ {
-		if err = a.putOne(sources[i], buf, send, bar); err != nil && !errors.Is(err, io.EOF) {
+		if err = a.putOne(ctx, sources[i], buf, send, bar); err != nil && !errors.Is(err, io.EOF) {
 			cancel(err)
 			stream.CloseAndReceive() //nolint:errcheck // the error is ours
 			return nil, err
@@ -231,8 +231,8 @@ func (a *app) put(ctx context.Context, t target, write *tarnv1.Write, sources []
 	return stream.CloseAndReceive()
 }
 
-func (a *app) putOne(s source, buf []byte, send func(*tarnv1.PutRequest) error, bar *ui.Bar) error {
-	r := a.in
+func (a *app) putOne(ctx context.Context, s source, buf []byte, send func(*tarnv1.PutRequest) error, bar *ui.Bar) error {
+	var r io.Reader = interruptible{ctx, a.in}
 	if s.file != "-" {
 		f, err := os.Open(s.file)
 		if err != nil {
@@ -258,5 +258,30 @@ func (a *app) putOne(s source, buf []byte, send func(*tarnv1.PutRequest) error, 
 		if err != nil {
 			return errSource.Errorf("read %s: %w", s.file, err)
 		}
+	}
+}
+
+// interruptible ends a read of stdin, which may wait for ever, when ctx ends. The read that was under way
+// keeps its own buffer: it may still come to an end.
+type interruptible struct {
+	ctx context.Context //nolint:containedctx // io.Reader has no other place for it
+	r   io.Reader
+}
+
+func (i interruptible) Read(b []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	own, done := make([]byte, len(b)), make(chan result, 1)
+	go func() {
+		n, err := i.r.Read(own)
+		done <- result{n, err}
+	}()
+	select {
+	case got := <-done:
+		return copy(b, own[:got.n]), got.err
+	case <-i.ctx.Done():
+		return 0, context.Cause(i.ctx)
 	}
 }
