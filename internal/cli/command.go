@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -138,6 +139,9 @@ func badFlag(c *cobra.Command, err error) error {
 	}
 	return usage(c, "%s has no flag --%s", c.CommandPath(), flag)
 }
+
+// sortedKeys lists a map's keys in one order.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // nearest finds the name that was most likely meant.
 func nearest(word string, names []string) (string, bool) {

@@ -41,9 +41,11 @@ reproducible.`,
 		&cobra.Group{ID: groupSetup, Title: "Set-up"},
 	)
 	root.AddCommand(
-		a.initCommand(), a.runCommand(), a.statusCommand(),
-		a.tableCommand(), a.fileCommand(), a.showCommand(),
-		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(),
+		a.initCommand(), a.runCommand(), a.planCommand(), a.checkCommand(), a.statusCommand(),
+		a.debugCommand(), a.whyCommand(), a.logsCommand(), a.cancelCommand(), a.rerunCommand(),
+		a.tableCommand(), a.fileCommand(), a.assetCommand(), a.showCommand(),
+		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(), a.provenanceCommand(),
+		a.envCommand(), a.runsCommand(),
 		a.serverCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(a.helpCommand(root))

@@ -105,7 +105,11 @@ a file, or "changed".`,
 				})
 				return nil
 			}
-			return a.follow(c.Context(), t, resp.GetRun())
+			if resp.GetAttached() {
+				a.note("%s exists already: it %s", a.err.ID(resp.GetRun().GetId()), attachedState(resp.GetRun()))
+			}
+			_, err = a.follow(c.Context(), t, resp.GetRun())
+			return err
 		},
 	}, errdef.UserCode, errdef.NotFound, errdef.Conflict, errdef.FailedPrecondition, errdef.PermissionDenied, errdef.ResourceExhausted, errdef.DeadlineExceeded, errdef.DataLoss)
 	f.add(c)
@@ -116,22 +120,51 @@ a file, or "changed".`,
 	return c
 }
 
-// follow shows a run until it ends. Ending the command cancels the run.
-func (a *app) follow(ctx context.Context, t target, run *tarnv1.Run) error {
-	a.note("run %s on %s @ %s", a.err.ID(run.GetId()), run.GetRef(), short(run.GetBase()))
+func attachedState(run *tarnv1.Run) string {
+	if run.GetEnded() == nil {
+		return "is " + run.GetState()
+	}
+	return run.GetState()
+}
+
+// follow shows a run until it ends, and returns it. Interrupting the command cancels the run; a second
+// time, it leaves the run to end by itself.
+func (a *app) follow(ctx context.Context, t target, run *tarnv1.Run) (*tarnv1.Run, error) {
+	a.note("run %s on %s @ %s", a.err.ID(run.GetId()), refName(run.GetRef()), short(run.GetBase()))
 	last, err := a.stream(ctx, t, run)
 	if ctx.Err() != nil {
-		stop, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer done()
-		if _, cancelErr := t.Runs.Cancel(stop, &tarnv1.CancelRunRequest{Project: t.project, Run: run.GetId()}); cancelErr != nil {
-			a.note("could not cancel %s: %v", run.GetId(), cancelErr)
-		}
-		return errors.Join(context.Cause(ctx), err)
+		return nil, errors.Join(context.Cause(ctx), err, a.cancel(context.WithoutCancel(ctx), t, run))
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return a.printRun(last)
+	return last, a.printRun(last)
+}
+
+// cancel ends a run and waits until it has. The second Ctrl-C ends this process, not the waiting run.
+func (a *app) cancel(ctx context.Context, t target, run *tarnv1.Run) error {
+	a.note("canceling %s; Ctrl-C again leaves without waiting", a.err.ID(run.GetId()))
+	ctx, done := context.WithTimeout(ctx, cancelPatience)
+	defer done()
+	resp, err := t.Runs.Cancel(ctx, &tarnv1.CancelRunRequest{Project: t.project, Run: run.GetId()})
+	if err != nil {
+		return fmt.Errorf("cancel %s: %w", run.GetId(), err)
+	}
+	if a.json {
+		a.line(map[string]any{"event": "result", "run": runDocument(resp.GetRun())})
+	}
+	return nil
+}
+
+// cancelPatience is longer than steps get to end by themselves.
+const cancelPatience = 30 * time.Second
+
+// refName shortens the id of a commit; names stay whole.
+func refName(ref string) string {
+	if len(ref) == 64 && strings.Trim(ref, "0123456789abcdef") == "" {
+		return short(ref)
+	}
+	return ref
 }
 
 // stream prints events as they come and returns the run as it ended.

@@ -33,7 +33,7 @@ func (a *app) watch(c *cobra.Command, t target, spec *tarnv1.RunSpec) error {
 	for {
 		resp, err := t.Runs.Start(ctx, &tarnv1.StartRunRequest{RequestId: ids.Request(), Spec: spec})
 		if err == nil {
-			err = a.follow(ctx, t, resp.GetRun())
+			_, err = a.follow(ctx, t, resp.GetRun())
 		}
 		if ctx.Err() != nil {
 			return nil

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"path/filepath"
+	"strings"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -261,4 +262,41 @@ func (s *runService) Debug(ctx context.Context, in *tarnv1.DebugRequest) (*tarnv
 		return nil, err
 	}
 	return &tarnv1.DebugResponse{Dir: d.Dir, Argv: d.Argv, Env: d.Env, Item: d.Item}, nil
+}
+
+func (s *runService) Assets(ctx context.Context, in *tarnv1.AssetsRequest) (*tarnv1.AssetsResponse, error) {
+	f, err := s.open(ctx, in.GetProject())
+	if err != nil {
+		return nil, err
+	}
+	assets, err := f.Assets(ctx, in.GetRef(), in.GetName())
+	if err != nil {
+		return nil, err
+	}
+	resp := &tarnv1.AssetsResponse{}
+	for _, a := range assets {
+		resp.Assets = append(resp.Assets, &tarnv1.Asset{
+			Name: a.Function.Name, File: a.Function.File, Language: string(a.Function.Language), Description: a.Function.Description,
+			Makes: a.Makes, Reads: a.Reads, Rows: a.Rows, Files: a.Files, Run: a.Run,
+		})
+	}
+	return resp, nil
+}
+
+func (s *runService) RemoveAssets(ctx context.Context, in *tarnv1.RemoveAssetsRequest) (*tarnv1.RemoveAssetsResponse, error) {
+	write := in.GetWrite()
+	if err := checkWrite(write); err != nil {
+		return nil, err
+	}
+	f, err := s.open(ctx, write.GetProject())
+	if err != nil {
+		return nil, err
+	}
+	pub, removed, err := f.RemoveAssets(ctx, write.GetInto(), info(write, "Remove "+strings.Join(in.GetNames(), ", ")), in.GetNames())
+	if err != nil {
+		return nil, err
+	}
+	return &tarnv1.RemoveAssetsResponse{
+		Written: &tarnv1.Written{Branch: write.GetInto(), Commit: toCommit(pub.Commit), Changed: pub.Changed}, Removed: removed,
+	}, nil
 }

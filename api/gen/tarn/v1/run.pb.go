@@ -2376,6 +2376,331 @@ func (x *DebugResponse) GetItem() string {
 	return ""
 }
 
+// Asset is a function whose result is published, as a ref has it.
+type Asset struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where it is defined in the project that published it.
+	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	// python, sql or command.
+	Language    string `protobuf:"bytes,3,opt,name=language,proto3" json:"language,omitempty"`
+	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	// Tables, and folders with a slash at the end.
+	Makes []string `protobuf:"bytes,5,rep,name=makes,proto3" json:"makes,omitempty"`
+	// Tables, and globs of files.
+	Reads []string `protobuf:"bytes,6,rep,name=reads,proto3" json:"reads,omitempty"`
+	// Of all that it makes.
+	Rows  int64 `protobuf:"varint,7,opt,name=rows,proto3" json:"rows,omitempty"`
+	Files int64 `protobuf:"varint,8,opt,name=files,proto3" json:"files,omitempty"`
+	// The run that made it.
+	Run           string `protobuf:"bytes,9,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Asset) Reset() {
+	*x = Asset{}
+	mi := &file_tarn_v1_run_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Asset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Asset) ProtoMessage() {}
+
+func (x *Asset) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Asset.ProtoReflect.Descriptor instead.
+func (*Asset) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Asset) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Asset) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Asset) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *Asset) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Asset) GetMakes() []string {
+	if x != nil {
+		return x.Makes
+	}
+	return nil
+}
+
+func (x *Asset) GetReads() []string {
+	if x != nil {
+		return x.Reads
+	}
+	return nil
+}
+
+func (x *Asset) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Asset) GetFiles() int64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *Asset) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+type AssetsRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Ref     string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	// One asset with all that it reads and all that read it; empty: all.
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssetsRequest) Reset() {
+	*x = AssetsRequest{}
+	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssetsRequest) ProtoMessage() {}
+
+func (x *AssetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssetsRequest.ProtoReflect.Descriptor instead.
+func (*AssetsRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *AssetsRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *AssetsRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *AssetsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type AssetsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Assets        []*Asset               `protobuf:"bytes,1,rep,name=assets,proto3" json:"assets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssetsResponse) Reset() {
+	*x = AssetsResponse{}
+	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssetsResponse) ProtoMessage() {}
+
+func (x *AssetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssetsResponse.ProtoReflect.Descriptor instead.
+func (*AssetsResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *AssetsResponse) GetAssets() []*Asset {
+	if x != nil {
+		return x.Assets
+	}
+	return nil
+}
+
+type RemoveAssetsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Write         *Write                 `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`
+	Names         []string               `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveAssetsRequest) Reset() {
+	*x = RemoveAssetsRequest{}
+	mi := &file_tarn_v1_run_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveAssetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveAssetsRequest) ProtoMessage() {}
+
+func (x *RemoveAssetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveAssetsRequest.ProtoReflect.Descriptor instead.
+func (*RemoveAssetsRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RemoveAssetsRequest) GetWrite() *Write {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *RemoveAssetsRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+type RemoveAssetsResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Written *Written               `protobuf:"bytes,1,opt,name=written,proto3" json:"written,omitempty"`
+	// Assets, tables and files that are gone.
+	Removed       []string `protobuf:"bytes,2,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveAssetsResponse) Reset() {
+	*x = RemoveAssetsResponse{}
+	mi := &file_tarn_v1_run_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveAssetsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveAssetsResponse) ProtoMessage() {}
+
+func (x *RemoveAssetsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveAssetsResponse.ProtoReflect.Descriptor instead.
+func (*RemoveAssetsResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RemoveAssetsResponse) GetWritten() *Written {
+	if x != nil {
+		return x.Written
+	}
+	return nil
+}
+
+func (x *RemoveAssetsResponse) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 var File_tarn_v1_run_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_run_proto_rawDesc = "" +
@@ -2581,7 +2906,29 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\x04item\x18\x04 \x01(\tR\x04item\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xd3\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd5\x01\n" +
+	"\x05Asset\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x1a\n" +
+	"\blanguage\x18\x03 \x01(\tR\blanguage\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x14\n" +
+	"\x05makes\x18\x05 \x03(\tR\x05makes\x12\x14\n" +
+	"\x05reads\x18\x06 \x03(\tR\x05reads\x12\x12\n" +
+	"\x04rows\x18\a \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05files\x18\b \x01(\x03R\x05files\x12\x10\n" +
+	"\x03run\x18\t \x01(\tR\x03run\"O\n" +
+	"\rAssetsRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
+	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"8\n" +
+	"\x0eAssetsResponse\x12&\n" +
+	"\x06assets\x18\x01 \x03(\v2\x0e.tarn.v1.AssetR\x06assets\"Q\n" +
+	"\x13RemoveAssetsRequest\x12$\n" +
+	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x14\n" +
+	"\x05names\x18\x02 \x03(\tR\x05names\"\\\n" +
+	"\x14RemoveAssetsResponse\x12*\n" +
+	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x18\n" +
+	"\aremoved\x18\x02 \x03(\tR\aremoved2\xdb\x06\n" +
 	"\n" +
 	"RunService\x12<\n" +
 	"\x05Start\x12\x18.tarn.v1.StartRunRequest\x1a\x19.tarn.v1.StartRunResponse\x12A\n" +
@@ -2596,7 +2943,9 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\x03Why\x12\x13.tarn.v1.WhyRequest\x1a\x14.tarn.v1.WhyResponse\x12E\n" +
 	"\n" +
 	"Provenance\x12\x1a.tarn.v1.ProvenanceRequest\x1a\x1b.tarn.v1.ProvenanceResponse\x126\n" +
-	"\x05Debug\x12\x15.tarn.v1.DebugRequest\x1a\x16.tarn.v1.DebugResponseB&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
+	"\x05Debug\x12\x15.tarn.v1.DebugRequest\x1a\x16.tarn.v1.DebugResponse\x129\n" +
+	"\x06Assets\x12\x16.tarn.v1.AssetsRequest\x1a\x17.tarn.v1.AssetsResponse\x12K\n" +
+	"\fRemoveAssets\x12\x1c.tarn.v1.RemoveAssetsRequest\x1a\x1d.tarn.v1.RemoveAssetsResponseB&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
 var (
 	file_tarn_v1_run_proto_rawDescOnce sync.Once
@@ -2610,7 +2959,7 @@ func file_tarn_v1_run_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_run_proto_rawDescData
 }
 
-var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_tarn_v1_run_proto_goTypes = []any{
 	(*RunSpec)(nil),               // 0: tarn.v1.RunSpec
 	(*StartRunRequest)(nil),       // 1: tarn.v1.StartRunRequest
@@ -2643,73 +2992,87 @@ var file_tarn_v1_run_proto_goTypes = []any{
 	(*ProvenanceNode)(nil),        // 28: tarn.v1.ProvenanceNode
 	(*DebugRequest)(nil),          // 29: tarn.v1.DebugRequest
 	(*DebugResponse)(nil),         // 30: tarn.v1.DebugResponse
-	nil,                           // 31: tarn.v1.RunSpec.ParamsEntry
-	nil,                           // 32: tarn.v1.Run.ParamsEntry
-	nil,                           // 33: tarn.v1.ProvenanceNode.ParamsEntry
-	nil,                           // 34: tarn.v1.DebugResponse.EnvEntry
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*CheckResult)(nil),           // 36: tarn.v1.CheckResult
-	(*ErrorDetail)(nil),           // 37: tarn.v1.ErrorDetail
+	(*Asset)(nil),                 // 31: tarn.v1.Asset
+	(*AssetsRequest)(nil),         // 32: tarn.v1.AssetsRequest
+	(*AssetsResponse)(nil),        // 33: tarn.v1.AssetsResponse
+	(*RemoveAssetsRequest)(nil),   // 34: tarn.v1.RemoveAssetsRequest
+	(*RemoveAssetsResponse)(nil),  // 35: tarn.v1.RemoveAssetsResponse
+	nil,                           // 36: tarn.v1.RunSpec.ParamsEntry
+	nil,                           // 37: tarn.v1.Run.ParamsEntry
+	nil,                           // 38: tarn.v1.ProvenanceNode.ParamsEntry
+	nil,                           // 39: tarn.v1.DebugResponse.EnvEntry
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*CheckResult)(nil),           // 41: tarn.v1.CheckResult
+	(*ErrorDetail)(nil),           // 42: tarn.v1.ErrorDetail
+	(*Write)(nil),                 // 43: tarn.v1.Write
+	(*Written)(nil),               // 44: tarn.v1.Written
 }
 var file_tarn_v1_run_proto_depIdxs = []int32{
-	31, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
+	36, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
 	0,  // 1: tarn.v1.StartRunRequest.spec:type_name -> tarn.v1.RunSpec
 	3,  // 2: tarn.v1.StartRunResponse.run:type_name -> tarn.v1.Run
-	32, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
-	35, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
-	35, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
+	37, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
+	40, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
+	40, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
 	4,  // 6: tarn.v1.Run.steps:type_name -> tarn.v1.RunStep
 	5,  // 7: tarn.v1.Run.outputs:type_name -> tarn.v1.RunOutput
-	36, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
+	41, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
 	6,  // 9: tarn.v1.Run.verdicts:type_name -> tarn.v1.Verdict
-	37, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
-	35, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
-	35, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
-	37, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
-	35, // 14: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
+	42, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
+	40, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
+	40, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
+	42, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
+	40, // 14: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
 	7,  // 15: tarn.v1.RunEventsResponse.happened:type_name -> tarn.v1.RunEvent
 	3,  // 16: tarn.v1.RunEventsResponse.run:type_name -> tarn.v1.Run
 	3,  // 17: tarn.v1.GetRunResponse.run:type_name -> tarn.v1.Run
 	3,  // 18: tarn.v1.ListRunsResponse.runs:type_name -> tarn.v1.Run
 	3,  // 19: tarn.v1.CancelRunResponse.run:type_name -> tarn.v1.Run
-	35, // 20: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	40, // 20: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
 	0,  // 21: tarn.v1.PlanRequest.spec:type_name -> tarn.v1.RunSpec
 	21, // 22: tarn.v1.PlanResponse.steps:type_name -> tarn.v1.PlannedStep
 	0,  // 23: tarn.v1.CheckRequest.spec:type_name -> tarn.v1.RunSpec
-	36, // 24: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
+	41, // 24: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
 	28, // 25: tarn.v1.ProvenanceResponse.nodes:type_name -> tarn.v1.ProvenanceNode
-	35, // 26: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
-	33, // 27: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
-	34, // 28: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
-	1,  // 29: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
-	8,  // 30: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
-	10, // 31: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
-	12, // 32: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
-	14, // 33: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
-	16, // 34: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
-	17, // 35: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
-	19, // 36: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
-	22, // 37: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
-	24, // 38: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
-	26, // 39: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
-	29, // 40: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
-	2,  // 41: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
-	9,  // 42: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
-	11, // 43: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
-	13, // 44: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
-	15, // 45: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
-	2,  // 46: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
-	18, // 47: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
-	20, // 48: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
-	23, // 49: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
-	25, // 50: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
-	27, // 51: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
-	30, // 52: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
-	41, // [41:53] is the sub-list for method output_type
-	29, // [29:41] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	40, // 26: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
+	38, // 27: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
+	39, // 28: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
+	31, // 29: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
+	43, // 30: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
+	44, // 31: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
+	1,  // 32: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
+	8,  // 33: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
+	10, // 34: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
+	12, // 35: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
+	14, // 36: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
+	16, // 37: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
+	17, // 38: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
+	19, // 39: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
+	22, // 40: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
+	24, // 41: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
+	26, // 42: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
+	29, // 43: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
+	32, // 44: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
+	34, // 45: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
+	2,  // 46: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
+	9,  // 47: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
+	11, // 48: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
+	13, // 49: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
+	15, // 50: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
+	2,  // 51: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
+	18, // 52: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
+	20, // 53: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
+	23, // 54: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
+	25, // 55: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
+	27, // 56: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
+	30, // 57: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
+	33, // 58: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
+	35, // 59: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
+	46, // [46:60] is the sub-list for method output_type
+	32, // [32:46] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_run_proto_init() }
@@ -2729,7 +3092,7 @@ func file_tarn_v1_run_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_run_proto_rawDesc), len(file_tarn_v1_run_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -59,6 +59,10 @@ const (
 	RunServiceProvenanceProcedure = "/tarn.v1.RunService/Provenance"
 	// RunServiceDebugProcedure is the fully-qualified name of the RunService's Debug RPC.
 	RunServiceDebugProcedure = "/tarn.v1.RunService/Debug"
+	// RunServiceAssetsProcedure is the fully-qualified name of the RunService's Assets RPC.
+	RunServiceAssetsProcedure = "/tarn.v1.RunService/Assets"
+	// RunServiceRemoveAssetsProcedure is the fully-qualified name of the RunService's RemoveAssets RPC.
+	RunServiceRemoveAssetsProcedure = "/tarn.v1.RunService/RemoveAssets"
 )
 
 // RunServiceClient is a client for the tarn.v1.RunService service.
@@ -87,6 +91,10 @@ type RunServiceClient interface {
 	Provenance(context.Context, *v1.ProvenanceRequest) (*v1.ProvenanceResponse, error)
 	// Debug lays out a step's recorded inputs beside today's code for a debugger in the caller's terminal.
 	Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error)
+	// Assets lists the assets of a ref, parents first.
+	Assets(context.Context, *v1.AssetsRequest) (*v1.AssetsResponse, error)
+	// RemoveAssets removes what assets made, and their definitions, as one commit.
+	RemoveAssets(context.Context, *v1.RemoveAssetsRequest) (*v1.RemoveAssetsResponse, error)
 }
 
 // NewRunServiceClient constructs a client for the tarn.v1.RunService service. By default, it uses
@@ -172,23 +180,37 @@ func NewRunServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(runServiceMethods.ByName("Debug")),
 			connect.WithClientOptions(opts...),
 		),
+		assets: connect.NewClient[v1.AssetsRequest, v1.AssetsResponse](
+			httpClient,
+			baseURL+RunServiceAssetsProcedure,
+			connect.WithSchema(runServiceMethods.ByName("Assets")),
+			connect.WithClientOptions(opts...),
+		),
+		removeAssets: connect.NewClient[v1.RemoveAssetsRequest, v1.RemoveAssetsResponse](
+			httpClient,
+			baseURL+RunServiceRemoveAssetsProcedure,
+			connect.WithSchema(runServiceMethods.ByName("RemoveAssets")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // runServiceClient implements RunServiceClient.
 type runServiceClient struct {
-	start      *connect.Client[v1.StartRunRequest, v1.StartRunResponse]
-	events     *connect.Client[v1.RunEventsRequest, v1.RunEventsResponse]
-	get        *connect.Client[v1.GetRunRequest, v1.GetRunResponse]
-	list       *connect.Client[v1.ListRunsRequest, v1.ListRunsResponse]
-	cancel     *connect.Client[v1.CancelRunRequest, v1.CancelRunResponse]
-	rerun      *connect.Client[v1.RerunRequest, v1.StartRunResponse]
-	logs       *connect.Client[v1.LogsRequest, v1.LogsResponse]
-	plan       *connect.Client[v1.PlanRequest, v1.PlanResponse]
-	check      *connect.Client[v1.CheckRequest, v1.CheckResponse]
-	why        *connect.Client[v1.WhyRequest, v1.WhyResponse]
-	provenance *connect.Client[v1.ProvenanceRequest, v1.ProvenanceResponse]
-	debug      *connect.Client[v1.DebugRequest, v1.DebugResponse]
+	start        *connect.Client[v1.StartRunRequest, v1.StartRunResponse]
+	events       *connect.Client[v1.RunEventsRequest, v1.RunEventsResponse]
+	get          *connect.Client[v1.GetRunRequest, v1.GetRunResponse]
+	list         *connect.Client[v1.ListRunsRequest, v1.ListRunsResponse]
+	cancel       *connect.Client[v1.CancelRunRequest, v1.CancelRunResponse]
+	rerun        *connect.Client[v1.RerunRequest, v1.StartRunResponse]
+	logs         *connect.Client[v1.LogsRequest, v1.LogsResponse]
+	plan         *connect.Client[v1.PlanRequest, v1.PlanResponse]
+	check        *connect.Client[v1.CheckRequest, v1.CheckResponse]
+	why          *connect.Client[v1.WhyRequest, v1.WhyResponse]
+	provenance   *connect.Client[v1.ProvenanceRequest, v1.ProvenanceResponse]
+	debug        *connect.Client[v1.DebugRequest, v1.DebugResponse]
+	assets       *connect.Client[v1.AssetsRequest, v1.AssetsResponse]
+	removeAssets *connect.Client[v1.RemoveAssetsRequest, v1.RemoveAssetsResponse]
 }
 
 // Start calls tarn.v1.RunService.Start.
@@ -291,6 +313,24 @@ func (c *runServiceClient) Debug(ctx context.Context, req *v1.DebugRequest) (*v1
 	return nil, err
 }
 
+// Assets calls tarn.v1.RunService.Assets.
+func (c *runServiceClient) Assets(ctx context.Context, req *v1.AssetsRequest) (*v1.AssetsResponse, error) {
+	response, err := c.assets.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveAssets calls tarn.v1.RunService.RemoveAssets.
+func (c *runServiceClient) RemoveAssets(ctx context.Context, req *v1.RemoveAssetsRequest) (*v1.RemoveAssetsResponse, error) {
+	response, err := c.removeAssets.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // RunServiceHandler is an implementation of the tarn.v1.RunService service.
 type RunServiceHandler interface {
 	// Start accepts a run and answers with its id at once. The same run_id or request_id attaches to the
@@ -317,6 +357,10 @@ type RunServiceHandler interface {
 	Provenance(context.Context, *v1.ProvenanceRequest) (*v1.ProvenanceResponse, error)
 	// Debug lays out a step's recorded inputs beside today's code for a debugger in the caller's terminal.
 	Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error)
+	// Assets lists the assets of a ref, parents first.
+	Assets(context.Context, *v1.AssetsRequest) (*v1.AssetsResponse, error)
+	// RemoveAssets removes what assets made, and their definitions, as one commit.
+	RemoveAssets(context.Context, *v1.RemoveAssetsRequest) (*v1.RemoveAssetsResponse, error)
 }
 
 // NewRunServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -398,6 +442,18 @@ func NewRunServiceHandler(svc RunServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(runServiceMethods.ByName("Debug")),
 		connect.WithHandlerOptions(opts...),
 	)
+	runServiceAssetsHandler := connect.NewUnaryHandlerSimple(
+		RunServiceAssetsProcedure,
+		svc.Assets,
+		connect.WithSchema(runServiceMethods.ByName("Assets")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runServiceRemoveAssetsHandler := connect.NewUnaryHandlerSimple(
+		RunServiceRemoveAssetsProcedure,
+		svc.RemoveAssets,
+		connect.WithSchema(runServiceMethods.ByName("RemoveAssets")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.RunService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case RunServiceStartProcedure:
@@ -424,6 +480,10 @@ func NewRunServiceHandler(svc RunServiceHandler, opts ...connect.HandlerOption) 
 			runServiceProvenanceHandler.ServeHTTP(w, r)
 		case RunServiceDebugProcedure:
 			runServiceDebugHandler.ServeHTTP(w, r)
+		case RunServiceAssetsProcedure:
+			runServiceAssetsHandler.ServeHTTP(w, r)
+		case RunServiceRemoveAssetsProcedure:
+			runServiceRemoveAssetsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -479,4 +539,12 @@ func (UnimplementedRunServiceHandler) Provenance(context.Context, *v1.Provenance
 
 func (UnimplementedRunServiceHandler) Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.RunService.Debug is not implemented"))
+}
+
+func (UnimplementedRunServiceHandler) Assets(context.Context, *v1.AssetsRequest) (*v1.AssetsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.RunService.Assets is not implemented"))
+}
+
+func (UnimplementedRunServiceHandler) RemoveAssets(context.Context, *v1.RemoveAssetsRequest) (*v1.RemoveAssetsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.RunService.RemoveAssets is not implemented"))
 }
