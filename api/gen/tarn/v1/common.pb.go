@@ -114,7 +114,9 @@ type Write struct {
 	Into   string `protobuf:"bytes,3,opt,name=into,proto3" json:"into,omitempty"`
 	Author string `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
 	// The commit's message; empty lets the server say what happened.
-	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	// The caller's project folder on the server's host, or empty: the rules of its tarn.toml go along.
+	Dir           string `protobuf:"bytes,6,opt,name=dir,proto3" json:"dir,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +182,13 @@ func (x *Write) GetAuthor() string {
 func (x *Write) GetMessage() string {
 	if x != nil {
 		return x.Message
+	}
+	return ""
+}
+
+func (x *Write) GetDir() string {
+	if x != nil {
+		return x.Dir
 	}
 	return ""
 }
@@ -595,14 +604,15 @@ const file_tarn_v1_common_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12!\n" +
 	"\fdetails_json\x18\x04 \x01(\tR\vdetailsJson\x12\x12\n" +
-	"\x04next\x18\x05 \x03(\tR\x04next\"\x86\x01\n" +
+	"\x04next\x18\x05 \x03(\tR\x04next\"\x98\x01\n" +
 	"\x05Write\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\aproject\x18\x02 \x01(\tR\aproject\x12\x12\n" +
 	"\x04into\x18\x03 \x01(\tR\x04into\x12\x16\n" +
 	"\x06author\x18\x04 \x01(\tR\x06author\x12\x18\n" +
-	"\amessage\x18\x05 \x01(\tR\amessage\"\xba\x01\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12\x10\n" +
+	"\x03dir\x18\x06 \x01(\tR\x03dir\"\xba\x01\n" +
 	"\x06Commit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aparents\x18\x02 \x03(\tR\aparents\x12\x12\n" +
