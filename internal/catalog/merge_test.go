@@ -160,43 +160,93 @@ func TestMergeTables(t *testing.T) {
 		source, target change
 		want           string // rows, or the conflict
 	}{
-		{"append and append", nil, add(orders, `[{"id":4}]`), add(orders, `[{"id":5}]`),
-			`{"id":1,"name":"a"} {"id":2,"name":"b"} {"id":3,"name":"c"} {"id":4} {"id":5}`},
+		{
+			"append and append", nil, add(orders, `[{"id":4}]`), add(orders, `[{"id":5}]`),
+			`{"id":1,"name":"a"} {"id":2,"name":"b"} {"id":3,"name":"c"} {"id":4} {"id":5}`,
+		},
 		{"delete and append", nil, remove(`[{"id":1,"name":"a"}]`), add(orders, `[{"id":5}]`), `{"id":1,"name":"a"} {"id":5}`},
 		{"append and delete", nil, add(orders, `[{"id":5}]`), remove(`[{"id":1,"name":"a"}]`), `{"id":1,"name":"a"} {"id":5}`},
-		{"delete and delete", nil, remove(`[{"id":1}]`), remove(`[{"id":2}]`),
-			`catalog.both_rewrote orders: both rewrote the same rows, and no key tells rows apart`},
-		{"replace and append", nil, replace(`[{"id":9}]`), add(orders, `[{"id":5}]`),
-			`catalog.replaced orders: one side replaced its rows while the other changed them`},
-		{"append and replace, then append", nil, add(orders, `[{"id":5}]`),
+		{
+			"delete and delete", nil, remove(`[{"id":1}]`), remove(`[{"id":2}]`),
+			`catalog.both_rewrote orders: both rewrote the same rows, and no key tells rows apart`,
+		},
+		{
+			"replace and append", nil, replace(`[{"id":9}]`), add(orders, `[{"id":5}]`),
+			`catalog.replaced orders: one side replaced its rows while the other changed them`,
+		},
+		{
+			"append and replace, then append", nil, add(orders, `[{"id":5}]`),
 			func(t *testing.T, b *bench, e lake.Entry) lake.Entry {
 				return add(orders, `[{"id":6}]`)(t, b, replace(`[{"id":9}]`)(t, b, e))
 			},
-			`catalog.replaced orders: one side replaced its rows while the other changed them`},
-		{"new columns", nil, add(wide, `[{"id":4,"x":1.5}]`), add(other, `[{"id":5,"y":"q"}]`),
-			`{"id":1,"name":"a"} {"id":2,"name":"b"} {"id":3,"name":"c"} {"id":4,"x":1.5} {"id":5,"y":"q"}`},
-		{"the same new column", nil, add(wide, `[{"id":4,"x":1.5}]`), add(wide, `[{"id":5,"x":2.5}]`),
-			`{"id":1,"name":"a"} {"id":2,"name":"b"} {"id":3,"name":"c"} {"id":4,"x":1.5} {"id":5,"x":2.5}`},
-		{"the same new column with two types", nil, add(wide, `[{"id":4,"x":1.5}]`), add(schemaOf("x", arrow.BinaryTypes.String), `[{"x":"s"}]`),
-			`catalog.columns orders: the sides changed a column in ways that do not fit: orders.x is utf8, the new rows have float64`},
-		{"keys apart", []string{"id"}, put(orders, `[{"id":1,"name":"A"}]`), put(orders, `[{"id":2,"name":"B"},{"id":4,"name":"d"}]`),
-			`{"id":1,"name":"A"} {"id":2,"name":"B"} {"id":3,"name":"c"} {"id":4,"name":"d"}`},
-		{"one key", []string{"id"}, put(orders, `[{"id":1,"name":"A"},{"id":2,"name":"x"}]`), put(orders, `[{"id":2,"name":"B"},{"id":1,"name":"AA"}]`),
-			`catalog.both_changed orders: both changed id = 1, 2 (2 of 3)`},
-		{"one key, the same row", []string{"id"}, put(orders, `[{"id":2,"name":"B"},{"id":7}]`), put(orders, `[{"id":2,"name":"B"},{"id":8}]`),
-			`{"id":1,"name":"a"} {"id":2,"name":"B"} {"id":3,"name":"c"} {"id":7} {"id":8}`},
-		{"key added twice", []string{"id"}, add(orders, `[{"id":5,"name":"s"}]`), add(orders, `[{"id":5,"name":"t"}]`),
-			`catalog.both_changed orders: both changed id = 5 (1 of 4)`},
-		{"changed and deleted", []string{"id"}, remove(`[{"id":1,"name":"a"}]`), put(orders, `[{"id":3,"name":"C"}]`),
-			`catalog.both_changed orders: both changed id = 3 (1 of 3)`},
-		{"key, deleted and changed apart", []string{"id"}, remove(`[{"id":1,"name":"a"},{"id":3,"name":"c"}]`), put(orders, `[{"id":3,"name":"C"}]`),
-			`{"id":1,"name":"a"} {"id":3,"name":"C"}`},
-		{"key, replaced and changed", []string{"id"}, replace(`[{"id":1,"name":"a"},{"id":3,"name":"c"},{"id":9}]`), put(orders, `[{"id":3,"name":"C"}]`),
-			`{"id":1,"name":"a"} {"id":3,"name":"C"} {"id":9}`},
-		{"key, new column and change", []string{"id"}, put(wide, `[{"id":1,"x":1.5}]`), put(orders, `[{"id":3,"name":"C"}]`),
-			`{"id":1,"x":1.5} {"id":2,"name":"b"} {"id":3,"name":"C"}`},
-		{"key not unique", []string{"id"}, add(orders, `[{"id":5},{"id":5}]`), put(orders, `[{"id":3,"name":"C"}]`),
-			`catalog.key_not_unique orders: id = 5 occurs twice in the source; a row key must be unique`},
+			`catalog.replaced orders: one side replaced its rows while the other changed them`,
+		},
+		{
+			"new columns", nil, add(wide, `[{"id":4,"x":1.5}]`), add(other, `[{"id":5,"y":"q"}]`),
+			`{"id":1,"name":"a"} {"id":2,"name":"b"} {"id":3,"name":"c"} {"id":4,"x":1.5} {"id":5,"y":"q"}`,
+		},
+		{
+			"the same new column", nil, add(wide, `[{"id":4,"x":1.5}]`), add(wide, `[{"id":5,"x":2.5}]`),
+			`{"id":1,"name":"a"} {"id":2,"name":"b"} {"id":3,"name":"c"} {"id":4,"x":1.5} {"id":5,"x":2.5}`,
+		},
+		{
+			"the same new column with two types", nil, add(wide, `[{"id":4,"x":1.5}]`), add(schemaOf("x", arrow.BinaryTypes.String), `[{"x":"s"}]`),
+			`catalog.columns orders: the sides changed a column in ways that do not fit: orders.x is utf8, the new rows have float64`,
+		},
+		{
+			"keys apart",
+			[]string{"id"},
+			put(orders, `[{"id":1,"name":"A"}]`), put(orders, `[{"id":2,"name":"B"},{"id":4,"name":"d"}]`),
+			`{"id":1,"name":"A"} {"id":2,"name":"B"} {"id":3,"name":"c"} {"id":4,"name":"d"}`,
+		},
+		{
+			"one key",
+			[]string{"id"},
+			put(orders, `[{"id":1,"name":"A"},{"id":2,"name":"x"}]`), put(orders, `[{"id":2,"name":"B"},{"id":1,"name":"AA"}]`),
+			`catalog.both_changed orders: both changed id = 1, 2 (2 of 3)`,
+		},
+		{
+			"one key, the same row",
+			[]string{"id"},
+			put(orders, `[{"id":2,"name":"B"},{"id":7}]`), put(orders, `[{"id":2,"name":"B"},{"id":8}]`),
+			`{"id":1,"name":"a"} {"id":2,"name":"B"} {"id":3,"name":"c"} {"id":7} {"id":8}`,
+		},
+		{
+			"key added twice",
+			[]string{"id"},
+			add(orders, `[{"id":5,"name":"s"}]`), add(orders, `[{"id":5,"name":"t"}]`),
+			`catalog.both_changed orders: both changed id = 5 (1 of 4)`,
+		},
+		{
+			"changed and deleted",
+			[]string{"id"},
+			remove(`[{"id":1,"name":"a"}]`), put(orders, `[{"id":3,"name":"C"}]`),
+			`catalog.both_changed orders: both changed id = 3 (1 of 3)`,
+		},
+		{
+			"key, deleted and changed apart",
+			[]string{"id"},
+			remove(`[{"id":1,"name":"a"},{"id":3,"name":"c"}]`), put(orders, `[{"id":3,"name":"C"}]`),
+			`{"id":1,"name":"a"} {"id":3,"name":"C"}`,
+		},
+		{
+			"key, replaced and changed",
+			[]string{"id"},
+			replace(`[{"id":1,"name":"a"},{"id":3,"name":"c"},{"id":9}]`), put(orders, `[{"id":3,"name":"C"}]`),
+			`{"id":1,"name":"a"} {"id":3,"name":"C"} {"id":9}`,
+		},
+		{
+			"key, new column and change",
+			[]string{"id"},
+			put(wide, `[{"id":1,"x":1.5}]`), put(orders, `[{"id":3,"name":"C"}]`),
+			`{"id":1,"x":1.5} {"id":2,"name":"b"} {"id":3,"name":"C"}`,
+		},
+		{
+			"key not unique",
+			[]string{"id"},
+			add(orders, `[{"id":5},{"id":5}]`), put(orders, `[{"id":3,"name":"C"}]`),
+			`catalog.key_not_unique orders: id = 5 occurs twice in the source; a row key must be unique`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -76,8 +76,10 @@ func (e *Entry) require(ctx context.Context, b *Batch) error {
 		typ  Type
 		hash Hash
 	}{
-		{content, e.Location.Ref.Root}, {TypeDef, e.Location.Object},
-		{TypeTreeNode, e.Location.Slots}, {TypeRecord, e.Location.Provenance},
+		{content, e.Location.Ref.Root},
+		{TypeDef, e.Location.Object},
+		{TypeTreeNode, e.Location.Slots},
+		{TypeRecord, e.Location.Provenance},
 	} {
 		if o.hash.IsZero() {
 			continue

@@ -25,18 +25,30 @@ func TestLossyValuesAreNamed(t *testing.T) {
 		js   string
 		want string
 	}{
-		{"uint64", arrow.PrimitiveTypes.Uint64, `[1, null, 18446744073709551615]`,
-			"column c (uint64): 18446744073709551615 cannot be held as int64 without loss"},
-		{"nanoseconds", &arrow.TimestampType{Unit: arrow.Nanosecond}, `["2024-01-01 00:00:00", "2024-01-01 00:00:00.000000001"]`,
-			"column c (timestamp[ns]): 2024-01-01T00:00:00.000000001 cannot be held as timestamp[us] without loss"},
-		{"seconds", &arrow.TimestampType{Unit: arrow.Second}, `[9223372036854775]`,
-			"column c (timestamp[s]): "},
-		{"time", arrow.FixedWidthTypes.Time64ns, `["00:00:00.000000001"]`,
-			"column c (time64[ns]): 00:00:00.000000001 cannot be held as time64[us] without loss"},
-		{"decimal", &arrow.Decimal256Type{Precision: 60, Scale: 0}, `["1", "1234567890123456789012345678901234567890"]`,
-			"column c (decimal256(60, 0)): 1234567890123456789012345678901234567890 cannot be held as decimal(38, 0) without loss"},
-		{"in a list", arrow.ListOf(arrow.PrimitiveTypes.Uint64), `[[1], [18446744073709551615]]`,
-			"column c.element (uint64): 18446744073709551615 cannot be held as int64 without loss"},
+		{
+			"uint64", arrow.PrimitiveTypes.Uint64, `[1, null, 18446744073709551615]`,
+			"column c (uint64): 18446744073709551615 cannot be held as int64 without loss",
+		},
+		{
+			"nanoseconds", &arrow.TimestampType{Unit: arrow.Nanosecond}, `["2024-01-01 00:00:00", "2024-01-01 00:00:00.000000001"]`,
+			"column c (timestamp[ns]): 2024-01-01T00:00:00.000000001 cannot be held as timestamp[us] without loss",
+		},
+		{
+			"seconds", &arrow.TimestampType{Unit: arrow.Second}, `[9223372036854775]`,
+			"column c (timestamp[s]): ",
+		},
+		{
+			"time", arrow.FixedWidthTypes.Time64ns, `["00:00:00.000000001"]`,
+			"column c (time64[ns]): 00:00:00.000000001 cannot be held as time64[us] without loss",
+		},
+		{
+			"decimal", &arrow.Decimal256Type{Precision: 60, Scale: 0}, `["1", "1234567890123456789012345678901234567890"]`,
+			"column c (decimal256(60, 0)): 1234567890123456789012345678901234567890 cannot be held as decimal(38, 0) without loss",
+		},
+		{
+			"in a list", arrow.ListOf(arrow.PrimitiveTypes.Uint64), `[[1], [18446744073709551615]]`,
+			"column c.element (uint64): 18446744073709551615 cannot be held as int64 without loss",
+		},
 		{"date", arrow.FixedWidthTypes.Date64, `[86400001]`, "column c (date64): "},
 	} {
 		t.Run(c.name, func(t *testing.T) {

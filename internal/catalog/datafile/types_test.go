@@ -130,8 +130,10 @@ var typed = []struct {
 	{"large_list", arrow.LargeListOf(arrow.BinaryTypes.String), `[["a",null], null, []]`},
 	{"fixed_list", arrow.FixedSizeListOf(2, arrow.PrimitiveTypes.Uint8), `[[1,2], null, [3,null]]`},
 	{"list_of_list", arrow.ListOf(arrow.ListOf(arrow.BinaryTypes.String)), `[[["a"],null,[]], null, [["b",null]]]`},
-	{"struct", arrow.StructOf(arrow.Field{Name: "a", Type: arrow.PrimitiveTypes.Uint32, Nullable: true}, arrow.Field{Name: "b", Type: arrow.ListOf(arrow.BinaryTypes.String), Nullable: true}),
-		`[{"a":1,"b":["x"]}, null, {"a":null,"b":[]}]`},
+	{
+		"struct", arrow.StructOf(arrow.Field{Name: "a", Type: arrow.PrimitiveTypes.Uint32, Nullable: true}, arrow.Field{Name: "b", Type: arrow.ListOf(arrow.BinaryTypes.String), Nullable: true}),
+		`[{"a":1,"b":["x"]}, null, {"a":null,"b":[]}]`,
+	},
 	{"map", arrow.MapOf(arrow.BinaryTypes.String, arrow.FixedWidthTypes.Date64), `[[{"key":"k","value":"2024-02-29"},{"key":"l","value":null}], null, []]`},
 	{"dictionary", &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int8, ValueType: arrow.BinaryTypes.String}, `["a", null, "a"]`},
 	{"run_end", arrow.RunEndEncodedOf(arrow.PrimitiveTypes.Int32, arrow.BinaryTypes.String), `["a", null, "a"]`},

@@ -55,8 +55,10 @@ var vectors = []struct {
 	{"list-of-null", arrow.ListOf(arrow.PrimitiveTypes.Int32), `[[null]]`},
 	{"map", arrow.MapOf(arrow.BinaryTypes.String, arrow.PrimitiveTypes.Int32), `[[{"key":"a","value":1},{"key":"b","value":null}], [], null]`},
 	{"map-turned", arrow.MapOf(arrow.BinaryTypes.String, arrow.PrimitiveTypes.Int32), `[[{"key":"b","value":null},{"key":"a","value":1}], [], null]`},
-	{"struct", arrow.StructOf(arrow.Field{Name: "x", Type: arrow.PrimitiveTypes.Int32, Nullable: true}, arrow.Field{Name: "y", Type: arrow.BinaryTypes.String, Nullable: true}),
-		`[{"x":1,"y":"a"}, {"x":null,"y":null}, null]`},
+	{
+		"struct", arrow.StructOf(arrow.Field{Name: "x", Type: arrow.PrimitiveTypes.Int32, Nullable: true}, arrow.Field{Name: "y", Type: arrow.BinaryTypes.String, Nullable: true}),
+		`[{"x":1,"y":"a"}, {"x":null,"y":null}, null]`,
+	},
 	{"struct-null", arrow.StructOf(arrow.Field{Name: "x", Type: arrow.PrimitiveTypes.Int32, Nullable: true}), `[{"x":null}]`},
 	{"dictionary", &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int8, ValueType: arrow.BinaryTypes.String}, `["", "a", "größe"]`},
 }

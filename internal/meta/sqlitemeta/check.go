@@ -11,10 +11,14 @@ var rules = []struct{ says, query string }{
 		WHERE version < 1 OR version > txn`},
 	{"deletions have a number that was never given", `SELECT count(*) FROM gone, (SELECT value AS txn FROM state WHERE name = 'txn')
 		WHERE version < 1 OR version > txn`},
-	{"keys were deleted after they were last written, and yet are there",
-		`SELECT count(*) FROM gone JOIN row USING (key) WHERE gone.version >= row.version`},
-	{"keys or values are not bytes, or keys are empty",
-		`SELECT count(*) FROM row WHERE typeof(key) != 'blob' OR typeof(value) != 'blob' OR length(key) = 0`},
+	{
+		"keys were deleted after they were last written, and yet are there",
+		`SELECT count(*) FROM gone JOIN row USING (key) WHERE gone.version >= row.version`,
+	},
+	{
+		"keys or values are not bytes, or keys are empty",
+		`SELECT count(*) FROM row WHERE typeof(key) != 'blob' OR typeof(value) != 'blob' OR length(key) = 0`,
+	},
 }
 
 // Check reads the whole database and yields every violation of its own format, as a DataLoss error. It
