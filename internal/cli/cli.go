@@ -140,6 +140,7 @@ type target struct {
 	*client.Client
 	project string
 	branch  string // the current one
+	dir     string // the project's folder; "" when the project was named, or the server is elsewhere
 }
 
 // reach finds the project and connects.
@@ -153,7 +154,14 @@ func (a *app) reach(ctx context.Context) (target, error) {
 		return target{}, err
 	}
 	branch, err := currentBranch(name)
-	return target{c, name, branch}, err
+	if err != nil {
+		return target{}, err
+	}
+	t := target{Client: c, project: name, branch: branch}
+	if a.project == "" && os.Getenv("TARN_URL") == "" {
+		t.dir, err = projectDir()
+	}
+	return t, err
 }
 
 // ref is where to read: --ref, else the current branch.
@@ -166,7 +174,7 @@ func (t target) ref(flag string) string {
 
 // write is the head of a request that changes a branch: --into, else the current branch.
 func (t target) write(into, message string) *tarnv1.Write {
-	return &tarnv1.Write{RequestId: ids.Request(), Project: t.project, Into: t.ref(into), Author: author(), Message: message}
+	return &tarnv1.Write{RequestId: ids.Request(), Project: t.project, Into: t.ref(into), Author: author(), Message: message, Dir: t.dir}
 }
 
 func author() string {

@@ -50,6 +50,11 @@ func checkWrite(w *tarnv1.Write) error {
 	if w.GetInto() == "" {
 		return errdef.New(errdef.InvalidArgument, "server.no_branch", "the request does not say which branch to write to")
 	}
+	if w.GetDir() != "" {
+		if err := checkDir(w.GetDir()); err != nil {
+			return err
+		}
+	}
 	return checkRequestID(w.GetRequestId())
 }
 

@@ -36,7 +36,7 @@ func tableWrite(w *tarnv1.Write, table, mode string, key []string) (flow.TableWr
 	if err := checkWrite(w); err != nil {
 		return flow.TableWrite{}, err
 	}
-	return flow.TableWrite{Branch: w.GetInto(), Info: info(w, ""), Table: table, Mode: flow.TableMode(mode), Key: key}, nil
+	return flow.TableWrite{Branch: w.GetInto(), Info: info(w, ""), Dir: w.GetDir(), Table: table, Mode: flow.TableMode(mode), Key: key}, nil
 }
 
 func imported(branch string, t *flow.TableWritten) *tarnv1.Imported {
@@ -207,7 +207,7 @@ func (s *tableService) Remove(ctx context.Context, in *tarnv1.RemoveTablesReques
 	if err != nil {
 		return nil, err
 	}
-	pub, err := f.RemoveTables(ctx, w.GetInto(), info(w, ""), "", in.GetTables())
+	pub, err := f.RemoveTables(ctx, w.GetInto(), info(w, ""), w.GetDir(), in.GetTables())
 	if err != nil {
 		return nil, err
 	}
