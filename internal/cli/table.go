@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 
 func (a *app) tableCommand() *cobra.Command {
 	return group("table", "Import, read and remove tables", groupData,
-		a.tableListCommand(), a.tableHeadCommand(), a.tableImportCommand())
+		a.tableListCommand(), a.tableHeadCommand(), a.tableImportCommand(), a.tableExportCommand(), a.tableHistoryCommand(), a.tableRemoveCommand())
 }
 
 func (a *app) tableListCommand() *cobra.Command {
@@ -88,6 +89,160 @@ func (a *app) tableHeadCommand() *cobra.Command {
 	}, errdef.NotFound, errdef.FailedPrecondition, errdef.ResourceExhausted)
 	c.Flags().StringVar(&ref, "ref", "", "the `REF` to read (default: the current branch)")
 	c.Flags().Int64VarP(&rows, "rows", "n", 10, "print `N` rows")
+	return c
+}
+
+func (a *app) tableHistoryCommand() *cobra.Command {
+	var ref string
+	var limit int32
+	c := codes(&cobra.Command{
+		Use:     "history NAME",
+		Short:   "Show the commits that changed a table",
+		Example: "  tarn table history orders\n  tarn table history orders --ref v1.0 --limit 5",
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if limit < 0 {
+				return usage(c, "--limit %d: it cannot be negative", limit)
+			}
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			name, at := t.table(args[0], ref)
+			req := &tarnv1.TableHistoryRequest{Project: t.project, Ref: at, Table: name}
+			if limit > 0 {
+				req.Limit = limit + 1 // one more tells whether there are more
+			}
+			resp, err := t.Tables.History(c.Context(), req)
+			if err != nil {
+				return err
+			}
+			versions := resp.GetVersions()
+			more := limit > 0 && len(versions) > int(limit)
+			if more {
+				versions = versions[:limit]
+			}
+			docs, rows := []tableVersionJSON{}, [][]string{}
+			for _, v := range versions {
+				docs = append(docs, tableVersionJSON{commitDocument(v.GetCommit()), v.GetPresent(), v.GetVersion(), v.GetRows(), v.GetBytes()})
+				commit, count := v.GetCommit(), "removed"
+				if v.GetPresent() {
+					count = humanize.Comma(v.GetRows())
+				}
+				rows = append(rows, []string{
+					a.out.ID(short(commit.GetId())), a.out.Time(commit.GetTime().AsTime()), count, ui.Clean(commit.GetAuthor()), headline(commit),
+				})
+			}
+			a.print(map[string]any{"table": name, "ref": at, "versions": docs, "more": more}, func() {
+				a.out.Table(columns("commit", "time", ">rows", "author", "message"), rows)
+				if more {
+					a.note("there are more: --limit 0 shows all")
+				}
+			})
+			return nil
+		},
+	}, errdef.NotFound, errdef.FailedPrecondition)
+	c.Flags().StringVar(&ref, "ref", "", "the `REF` to read (default: the current branch)")
+	c.Flags().Int32Var(&limit, "limit", 50, "show at most `N` commits, 0 for all")
+	return c
+}
+
+// tableVersionJSON is a table as one commit left it.
+type tableVersionJSON struct {
+	Commit  *commitJSON `json:"commit"`
+	Present bool        `json:"present"` // false: the commit removed it
+	Version string      `json:"version,omitempty"`
+	Rows    int64       `json:"rows"`
+	Bytes   int64       `json:"bytes"`
+}
+
+func (a *app) tableRemoveCommand() *cobra.Command {
+	var into, message string
+	c := codes(&cobra.Command{
+		Use:     "rm NAME...",
+		Short:   "Remove tables, as one commit",
+		Long:    "Remove tables, as one commit. Their history stays: tarn revert brings them back.",
+		Example: "  tarn table rm orders\n  tarn table rm staging.a staging.b --into dev",
+		Args:    args(1, -1),
+		RunE: func(c *cobra.Command, args []string) error {
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			resp, err := t.Tables.Remove(c.Context(), &tarnv1.RemoveTablesRequest{Write: t.write(into, message), Tables: args})
+			if err != nil {
+				return err
+			}
+			a.print(map[string]any{"removed": orEmpty(resp.GetRemoved()), "written": writtenDocument(resp.GetWritten())}, func() {
+				a.note("removed %s", ui.Count(int64(len(resp.GetRemoved())), "table"))
+				a.arrow(resp.GetWritten())
+			})
+			return nil
+		},
+	}, errdef.NotFound, errdef.FailedPrecondition, errdef.PermissionDenied, errdef.Conflict)
+	c.Flags().StringVar(&into, "into", "", "the `BRANCH` to write to (default: the current one)")
+	c.Flags().StringVarP(&message, "message", "m", "", "the commit's `TEXT`")
+	return c
+}
+
+// exportFormats are the formats of files by their ending.
+var exportFormats = map[string]string{
+	".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json",
+	".arrow": "arrow", ".feather": "arrow",
+}
+
+func (a *app) tableExportCommand() *cobra.Command {
+	var ref, output string
+	c := codes(&cobra.Command{
+		Use:     "export NAME -o FILE",
+		Short:   "Write a table to a Parquet, CSV, JSON or Arrow file",
+		Long:    "Write a table to a file; its ending says how: .parquet, .csv, .jsonl (or .json, .ndjson: one object a line), .arrow.",
+		Example: "  tarn table export orders -o orders.parquet\n  tarn table export orders@v1.0 -o orders.csv",
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if output == "" {
+				return usage(c, "%s needs -o FILE", c.CommandPath())
+			}
+			format := exportFormats[strings.ToLower(filepath.Ext(output))]
+			if format == "" {
+				return usage(c, "the ending of %s tells no format: .parquet, .csv, .jsonl and .arrow do", output)
+			}
+			path, err := filepath.Abs(output)
+			if err != nil {
+				return errSource.Errorf("find %s: %w", output, err)
+			}
+			t, err := a.reach(c.Context())
+			if err != nil {
+				return err
+			}
+			name, at := t.table(args[0], ref)
+			if _, err := t.Tables.Describe(c.Context(), &tarnv1.DescribeTableRequest{Project: t.project, Ref: at, Table: name}); err != nil {
+				return err
+			}
+			stream, err := t.Queries.Query(c.Context(), &tarnv1.QueryRequest{
+				Write: &tarnv1.Write{Project: t.project}, Ref: at, Sql: "FROM " + quoteTable(name), OutputPath: path, OutputFormat: format,
+			})
+			if err != nil {
+				return err
+			}
+			var done *tarnv1.QuerySummary
+			err = recv(stream, func(m *tarnv1.QueryResponse) error {
+				if s := m.GetSummary(); s != nil {
+					done = s
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			a.print(map[string]any{"table": name, "ref": at, "file": path, "format": format, "rows": done.GetRows()}, func() {
+				a.note("wrote %s to %s", ui.Count(done.GetRows(), "row"), ui.Clean(output))
+			})
+			return nil
+		},
+	}, errdef.NotFound, errdef.FailedPrecondition, errdef.AlreadyExists, errdef.ResourceExhausted)
+	c.Flags().StringVar(&ref, "ref", "", "the `REF` to read (default: the current branch)")
+	c.Flags().StringVarP(&output, "output", "o", "", "the `FILE` to write")
 	return c
 }
 
