@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"slices"
 	"sync"
 
 	"tarn.dev/tarn/internal/lake/prolly"
@@ -129,18 +128,6 @@ func (t Tree) Edit(ctx context.Context, b *Batch, edits []Edit) (Tree, error) {
 	nodes := t.nodes.writer(b)
 	m, err := prolly.Open(nodes, prolly.Hash(t.root)).Edit(ctx, changes)
 	return Tree{nodes: nodes, root: Hash(m.Root())}, err
-}
-
-// collect gathers what a sequence yields.
-func collect[T any](seq iter.Seq2[T, error]) ([]T, error) {
-	var out []T
-	for v, err := range seq {
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-	}
-	return slices.Clip(out), nil
 }
 
 func decodeAt(key string, data []byte) (Entry, error) {

@@ -1,7 +1,6 @@
 package dataver_test
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
-	"github.com/apache/arrow-go/v18/arrow/compute"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 
 	"tarn.dev/tarn/internal/catalog/dataver"
@@ -50,15 +48,6 @@ func fromJSON(t testing.TB, dt arrow.DataType, js string) arrow.Array {
 		t.Fatalf("%s %s: %v", dt, js, err)
 	}
 	return a
-}
-
-func cast(t testing.TB, a arrow.Array, dt arrow.DataType) arrow.Array {
-	t.Helper()
-	out, err := compute.CastArray(context.Background(), a, compute.SafeCastOptions(dt))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
 }
 
 func BenchmarkHash(b *testing.B) {

@@ -23,11 +23,6 @@ type item struct {
 	keys  int64
 }
 
-// equal compares items of one level.
-func (it item) equal(o item) bool {
-	return bytes.Equal(it.key, o.key) && bytes.Equal(it.value, o.value) && it.child == o.child && it.keys == o.keys
-}
-
 type node struct {
 	params Params
 	level  int

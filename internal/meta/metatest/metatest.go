@@ -379,14 +379,14 @@ func oneCreates(t *testing.T, s meta.Store) {
 		var wg sync.WaitGroup
 		for w := range 50 {
 			wg.Go(func() {
-				v, err := s.Txn(t.Context(), []meta.Condition{meta.Absent(key)},
+				_, err := s.Txn(t.Context(), []meta.Condition{meta.Absent(key)},
 					[]meta.Write{meta.Set(key, []byte{byte(w)}), meta.Set(fmt.Sprintf("w/%d/%d", round, w), nil)})
 				if err == nil {
 					winners.Add(1)
 				} else if !errors.Is(err, meta.ErrConditionFailed) {
 					t.Errorf("txn: %v", err)
 				}
-				v, err = s.Txn(t.Context(), nil, []meta.Write{meta.Set(fmt.Sprintf("x/%d", w), nil)})
+				v, err := s.Txn(t.Context(), nil, []meta.Write{meta.Set(fmt.Sprintf("x/%d", w), nil)})
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil || seen[v] {
