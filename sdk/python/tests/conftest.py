@@ -74,7 +74,9 @@ class Run:
 def run(project: Callable[..., Path], tmp_path: Path) -> Callable[..., Run]:
     """Run one function of `pipeline.py` through the real runner process."""
 
-    def start(source: str, qualname: str, kind: str = "asset", files: Optional[Mapping[str, str]] = None, packages: bool = True, env: Optional[Mapping[str, str]] = None, **context: Any) -> Run:
+    def start(
+        source: str, qualname: str, kind: str = "asset", files: Optional[Mapping[str, str]] = None, packages: bool = True, env: Optional[Mapping[str, str]] = None, **context: Any
+    ) -> Run:
         root = project({"pipeline.py": source, **(files or {})})
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)

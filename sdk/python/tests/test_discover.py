@@ -131,7 +131,11 @@ def test_every_input_kind(discover: Discover) -> None:
     assert by["s"]["secret"] == "KEY"
     assert (by["c"]["kind"], by["p"]["kind"]) == ("context", "partition")
     assert [(p["name"], p["default"], p["type"]) for p in f["params"]] == [
-        ("names", ["a", "b"], "json"), ("d", {}, "json"), ("q", None, "json"), ("day", "2024-01-02", "date"), ("r", None, "int")
+        ("names", ["a", "b"], "json"),
+        ("d", {}, "json"),
+        ("q", None, "json"),
+        ("day", "2024-01-02", "date"),
+        ("r", None, "int"),
     ]
     assert (f["outputs"], f["mode"], f["key"]) == (["a", "b"], "merge", ["id"])
     assert f["options"]["retry"]["times"] == 2
@@ -331,5 +335,10 @@ def test_script_block_is_the_environment(discover: Discover) -> None:
 
 
 def test_trace_names_what_was_read(discover: Discover) -> None:
-    files = {"p.py": "import tarn, helper\nopen(__file__.replace('p.py', 'x.txt')).read()\n@tarn.asset\ndef f(x): return helper.g()\n", "helper.py": "def g(): ...\n", "x.txt": "", "other.py": ""}
+    files = {
+        "p.py": "import tarn, helper\nopen(__file__.replace('p.py', 'x.txt')).read()\n@tarn.asset\ndef f(x): return helper.g()\n",
+        "helper.py": "def g(): ...\n",
+        "x.txt": "",
+        "other.py": "",
+    }
     assert discover(files)["trace"] == ["helper.py", "p.py", "x.txt"]

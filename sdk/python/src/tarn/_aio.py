@@ -113,7 +113,9 @@ class AsyncClient:
                 self._found = _home.remote(self._url, self._token, self._project)
             else:
                 argv = _home.command(self._project)
-                child = await asyncio.create_subprocess_exec(*argv, cwd=self._folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+                child = await asyncio.create_subprocess_exec(
+                    *argv, cwd=self._folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+                )
                 stdout, stderr = await child.communicate()
                 self._found = _home.understood(child.returncode or 0, stdout.decode(), stderr.decode(), self._project)
         return self._found

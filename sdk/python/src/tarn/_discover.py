@@ -129,7 +129,10 @@ class Discovery:
         lines = {p.name: _param_line(self.project.root, file, decl, p.name) or line for p in params}
         inputs = [entry for entry in (_input(p, lines[p.name]) for p in params) if entry is not None]
         if command:
-            inputs = [{"param": name, "kind": "table", "table": name, "ref": None, "columns": None, "where": None, "format": form, "rows": None, "line": line, "each": None} for name, form in decl.inputs.items()]
+            inputs = [
+                {"param": name, "kind": "table", "table": name, "ref": None, "columns": None, "where": None, "format": form, "rows": None, "line": line, "each": None}
+                for name, form in decl.inputs.items()
+            ]
         env = _declare.as_spec(decl.options.env) or self._script_env(file)
         code = self.closures.of_command(decl.argv) if command else self.closures.of(module, file, decl._plain().__qualname__)
         return {
@@ -178,7 +181,12 @@ class Discovery:
                 key = (f["kind"], name)
                 first = seen.setdefault(key, f)
                 if first is not f:
-                    self._error(f["file"], f["line"], "discover.duplicate", f"{f['kind']} {name} is declared twice: {first['file']}:{first['line']} and {f['file']}:{f['line']}. Rename one.")
+                    self._error(
+                        f["file"],
+                        f["line"],
+                        "discover.duplicate",
+                        f"{f['kind']} {name} is declared twice: {first['file']}:{first['line']} and {f['file']}:{f['line']}. Rename one.",
+                    )
 
 
 def _tables(decl: Any, params: List[_params.Param]) -> List[str]:

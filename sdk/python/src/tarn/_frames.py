@@ -356,4 +356,3 @@ def _decoded(schema: Any) -> Any:
     import pyarrow as pa
 
     return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
-

@@ -248,5 +248,8 @@ def finished(state: RunState) -> RunState:
     failed = [s for s in state.steps if s.state == "failed"]
     message = error.get("message") or (f"{failed[0].name}: {failed[0].error}" if failed else f"run {state.id} {state.state}")
     raise errors.RunFailed(
-        message, reason=error.get("reason") or f"run.{state.state}", details={"run": state.id, "state": state.state, "failed": [s.name for s in failed]}, next=tuple(error.get("next") or ())
+        message,
+        reason=error.get("reason") or f"run.{state.state}",
+        details={"run": state.id, "state": state.state, "failed": [s.name for s in failed]},
+        next=tuple(error.get("next") or ()),
     )

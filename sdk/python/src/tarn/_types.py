@@ -64,9 +64,7 @@ class Entry:
 
     @classmethod
     def of(cls, j: Json) -> Entry:
-        return cls(
-            j.get("name", ""), j.get("kind", ""), j.get("version", ""), int(j.get("size", 0)), int(j.get("rows", 0)), j.get("key", ""), dict(j.get("properties", {}))
-        )
+        return cls(j.get("name", ""), j.get("kind", ""), j.get("version", ""), int(j.get("size", 0)), int(j.get("rows", 0)), j.get("key", ""), dict(j.get("properties", {})))
 
 
 @dataclass(frozen=True)
