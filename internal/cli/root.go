@@ -41,7 +41,7 @@ reproducible.`,
 		&cobra.Group{ID: groupSetup, Title: "Set-up"},
 	)
 	root.AddCommand(
-		a.initCommand(), a.runCommand(), a.planCommand(), a.checkCommand(), a.statusCommand(),
+		a.initCommand(), a.runCommand(), a.queryCommand(), a.planCommand(), a.checkCommand(), a.statusCommand(),
 		a.debugCommand(), a.whyCommand(), a.logsCommand(), a.cancelCommand(), a.rerunCommand(),
 		a.tableCommand(), a.fileCommand(), a.assetCommand(), a.showCommand(),
 		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(), a.provenanceCommand(),

@@ -5,7 +5,6 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 
@@ -142,6 +141,9 @@ func (a *app) printStream(next func() ([]byte, error)) (*rowPrinter, error) {
 	if in.err != nil && !errors.Is(in.err, io.EOF) {
 		return p, in.err // what the server said tells more than what Arrow makes of it
 	}
+	if !in.began && in.err != nil {
+		return p, nil // a statement without rows
+	}
 	return p, err
 }
 
@@ -150,6 +152,8 @@ type pieces struct {
 	next func() ([]byte, error)
 	data []byte
 	err  error
+
+	began bool // something came
 }
 
 func (p *pieces) Read(b []byte) (int, error) {
@@ -158,6 +162,7 @@ func (p *pieces) Read(b []byte) (int, error) {
 			return 0, p.err
 		}
 		p.data, p.err = p.next()
+		p.began = p.began || len(p.data) > 0
 	}
 	n := copy(b, p.data)
 	p.data = p.data[n:]
@@ -186,13 +191,14 @@ func (a *app) queryRows(ctx context.Context, t target, req *tarnv1.QueryRequest)
 		return nil, io.EOF
 	}
 	p, err := a.printStream(next)
-	for err == nil && summary == nil {
-		if _, err = next(); errors.Is(err, io.EOF) {
-			err = errdef.New(errdef.Internal, "cli.query", "the server ended the query without a word")
-		}
+	for err == nil { // past the end of the rows
+		_, err = next()
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("read the rows: %w", err)
+	if !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	if summary == nil {
+		return nil, nil, errdef.New(errdef.Internal, "cli.query", "the server ended the query without a word")
 	}
 	return p, summary, nil
 }
