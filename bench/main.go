@@ -27,7 +27,9 @@ type benchmark struct {
 	run         func(context.Context, *bench) error
 }
 
-var benchmarks = []benchmark{}
+var benchmarks = []benchmark{
+	{"files", "100,000 small files and a large one into the store", files},
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
