@@ -79,7 +79,7 @@ func (b *bench) command(ctx context.Context, dir, name string, args ...string) (
 func (b *bench) project(name string, files map[string]string) (string, error) {
 	dir := filepath.Join(b.dir, name)
 	if _, given := files["tarn.toml"]; !given {
-		files["tarn.toml"] = fmt.Sprintf("name = %q\n", name)
+		files["tarn.toml"] = fmt.Sprintf("[project]\nname = %q\n", name)
 	}
 	for file, text := range files {
 		file = filepath.Join(dir, file)

@@ -28,6 +28,8 @@ type benchmark struct {
 }
 
 var benchmarks = []benchmark{
+	{"noop", "a run with nothing to do, beside many files", noop},
+	{"chain", "steps that do nothing, one after the other", chain},
 	{"files", "100,000 small files and a large one into the store", files},
 }
 
