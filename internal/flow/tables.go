@@ -269,6 +269,8 @@ func (s *stagedTable) make(ctx context.Context, head *lake.Entry) (*lake.Entry, 
 	}
 	var e lake.Entry
 	switch {
+	case s.w.Mode == ReplaceRows && head != nil && head.Version == s.written.Sum().String() && head.Schema == catalog.Fingerprint(schema):
+		e = *head // the rows that are there: nothing to copy
 	case s.w.Mode == MergeRows:
 		key, err := s.w.mergeKey(head)
 		if err != nil {

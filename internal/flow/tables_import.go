@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +21,6 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/catalog/datafile"
 	"tarn.dev/tarn/internal/flow/memo"
-	"tarn.dev/tarn/internal/query"
 )
 
 // Errors of imports.
@@ -68,6 +66,9 @@ func (f *Flow) Import(ctx context.Context, r ImportRequest, progress func(Import
 	var total int64
 	for _, file := range files {
 		total += file.size
+	}
+	if total == 0 {
+		return nil, ErrImportRead.Errorf("%s is empty: a table needs at least its columns' names", files[0].path)
 	}
 	return f.writeTableRows(ctx, r.TableWrite, func(ctx context.Context, dir string, layout datafile.Layout) (datafile.Result, error) {
 		var result datafile.Result
@@ -312,80 +313,4 @@ func unchangedFiles(files []*importFile) error {
 		}
 	}
 	return nil
-}
-
-// importFiles lets the engine read files and write them as data files into dir.
-func (f *Flow) importFiles(ctx context.Context, dir string, layout datafile.Layout, files []*importFile, format string, options map[string]any) (datafile.Result, error) {
-	links, err := os.MkdirTemp(f.scratch("tables"), "links-*")
-	if err != nil {
-		return datafile.Result{}, fmt.Errorf("make scratch folder: %w", err)
-	}
-	defer os.RemoveAll(links)
-	paths := make([]string, len(files))
-	linked := map[string]string{}
-	for i, file := range files {
-		paths[i] = file.path
-		if !strings.ContainsAny(file.path, `*?[]\`) {
-			continue
-		}
-		// The engine takes such a name for a glob.
-		_, known := ending(filepath.Base(file.path))
-		ext := "." + known
-		if full := filepath.Base(file.path); known != "" {
-			stem, _ := ending(full)
-			ext = full[len(stem):]
-		}
-		paths[i] = filepath.Join(links, strconv.Itoa(i)+ext)
-		linked[paths[i]] = file.path
-		if err := os.Symlink(file.path, paths[i]); err != nil {
-			return datafile.Result{}, fmt.Errorf("link %s: %w", file.path, err)
-		}
-	}
-	job := query.Job{
-		SQL:     `FROM "import"`,
-		Sources: []query.Source{{Name: query.Name{Table: "import"}, Import: &query.ImportScan{Format: format, Paths: paths, Options: options}}},
-		Sinks:   []query.Sink{{Kind: query.SinkTable, Path: dir, Table: &layout}},
-	}
-	result, err := f.Engine.Run(ctx, job, nil)
-	if err != nil {
-		return datafile.Result{}, importError(ctx, err, files, linked)
-	}
-	if len(result.Outputs) != 1 || result.Outputs[0].Table == nil {
-		return datafile.Result{}, errdef.Newf(errdef.Internal, "import.engine", "the engine wrote no table")
-	}
-	return *result.Outputs[0].Table, nil
-}
-
-var (
-	csvLine  = regexp.MustCompile(`(?i)CSV Error on Line: (\d+)`)
-	jsonLine = regexp.MustCompile(`(?i)Malformed JSON in file "([^"]+)", at byte \d+ in (?:line|record/value) (\d+)`)
-)
-
-// importError says which file is at fault, and where in it.
-func importError(ctx context.Context, err error, files []*importFile, linked map[string]string) error {
-	var e *errdef.Error
-	if ctx.Err() != nil || !errors.As(err, &e) || !strings.HasPrefix(e.Reason, "query.") || e.Code == errdef.Internal || e.Code == errdef.ResourceExhausted {
-		return err
-	}
-	text := e.Message
-	for link, path := range linked {
-		text = strings.ReplaceAll(text, link, path)
-	}
-	file := ""
-	for _, known := range files {
-		if len(files) == 1 || strings.Contains(text, known.path) {
-			file = known.path
-			break
-		}
-	}
-	line := ""
-	if m := csvLine.FindStringSubmatch(text); m != nil {
-		line = ":" + m[1]
-	} else if m := jsonLine.FindStringSubmatch(text); m != nil {
-		line = ":" + m[2]
-	}
-	if file == "" {
-		return ErrImportRead.Errorf("%s", text)
-	}
-	return ErrImportRead.Errorf("%s%s: %s", file, line, text)
 }

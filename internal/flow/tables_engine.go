@@ -1,0 +1,192 @@
+package flow
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/catalog/datafile"
+	"tarn.dev/tarn/internal/query"
+)
+
+// reading is one import on its way through the engine.
+type reading struct {
+	f       *Flow
+	files   []*importFile
+	format  string
+	options map[string]any
+
+	paths []string // as the engine gets them
+	real  map[string]string
+}
+
+// importFiles lets the engine read files and write them as data files into dir.
+func (f *Flow) importFiles(ctx context.Context, dir string, layout datafile.Layout, files []*importFile, format string, options map[string]any) (datafile.Result, error) {
+	links, err := os.MkdirTemp(f.scratch("tables"), "links-*")
+	if err != nil {
+		return datafile.Result{}, fmt.Errorf("make scratch folder: %w", err)
+	}
+	defer os.RemoveAll(links)
+	r := &reading{f: f, files: files, format: format, options: options, real: map[string]string{}}
+	for i, file := range files {
+		path, err := r.link(links, i, file.path)
+		if err != nil {
+			return datafile.Result{}, err
+		}
+		r.paths = append(r.paths, path)
+	}
+	result, err := r.run(ctx, dir, layout, options)
+	if err != nil {
+		return result, err
+	}
+	return result, r.misread(ctx, result)
+}
+
+// link is a path that the engine does not take for a glob.
+func (r *reading) link(dir string, i int, path string) (string, error) {
+	if !strings.ContainsAny(path, `*?[]\`) {
+		return path, nil
+	}
+	name := filepath.Base(path)
+	stem, _ := ending(name)
+	link := filepath.Join(dir, strconv.Itoa(i)+name[len(stem):])
+	if strings.ContainsAny(link, `*?[]\`) {
+		link = filepath.Join(dir, strconv.Itoa(i))
+	}
+	r.real[link] = path
+	if err := os.Symlink(path, link); err != nil {
+		return "", fmt.Errorf("link %s: %w", path, err)
+	}
+	return link, nil
+}
+
+func (r *reading) run(ctx context.Context, dir string, layout datafile.Layout, options map[string]any) (datafile.Result, error) {
+	result, err := r.f.Engine.Run(ctx, query.Job{
+		SQL:     `FROM "import"`,
+		Sources: []query.Source{{Name: query.Name{Table: "import"}, Import: &query.ImportScan{Format: r.format, Paths: r.paths, Options: options}}},
+		Sinks:   []query.Sink{{Kind: query.SinkTable, Path: dir, Table: &layout}},
+	}, nil)
+	if err != nil {
+		return datafile.Result{}, r.explain(ctx, err)
+	}
+	if len(result.Outputs) != 1 || result.Outputs[0].Table == nil {
+		return datafile.Result{}, errdef.Newf(errdef.Internal, "import.engine", "the engine wrote no table")
+	}
+	return *result.Outputs[0].Table, nil
+}
+
+// misread catches what the sniffer makes of a CSV file with one broken row: as no separator fits every
+// line, it takes each line for one value. Read again with the separator that the header has, the broken
+// row shows.
+func (r *reading) misread(ctx context.Context, result datafile.Result) error {
+	for _, given := range []string{"delim", "sep", "columns", "names", "header", "auto_detect"} {
+		if _, ok := r.options[given]; ok {
+			return nil
+		}
+	}
+	schema, err := datafile.DecodeSchema(result.Schema)
+	if err != nil || r.format != "csv" || schema.NumFields() != 1 {
+		return err
+	}
+	header := schema.Field(0).Name
+	at := strings.IndexAny(header, ",;\t|")
+	if at < 0 || quotedHeader(r.files[0].path) {
+		return nil
+	}
+	delim := header[at : at+1]
+	columns := map[string]any{}
+	for i := range strings.Split(header, delim) {
+		columns["c"+strconv.Itoa(i)] = "VARCHAR"
+	}
+	options := map[string]any{"delim": delim, "header": true, "auto_detect": false, "columns": columns}
+	for name, v := range r.options {
+		options[name] = v
+	}
+	dir, err := os.MkdirTemp(r.f.scratch("tables"), "again-*")
+	if err != nil {
+		return fmt.Errorf("make scratch folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	if _, err := r.run(ctx, dir, datafile.Layout{First: 1}, options); err != nil {
+		return err
+	}
+	return ErrImportRead.Errorf("%s: the separator is unclear; its one column would be called %q", r.files[0].path, header).WithNext("-o delim=" + strconv.Quote(delim))
+}
+
+// quotedHeader tells a column whose name has a separator in it.
+func quotedHeader(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close() //nolint:errcheck // read only
+	first, err := bufio.NewReader(f).Peek(1)
+	return err == nil && (first[0] == '"' || first[0] == '\'')
+}
+
+var (
+	csvLine     = regexp.MustCompile(`CSV Error on Line: (\d+)\s*`)
+	csvOriginal = regexp.MustCompile(`Original Line: ?(.*)\n?`)
+	jsonLine    = regexp.MustCompile(`Malformed JSON in file "[^"]+", at byte \d+ in (?:line|record/value) (\d+): `)
+	errorClass  = regexp.MustCompile(`^[A-Z][A-Za-z ]* Error: `)
+	badColumn   = regexp.MustCompile(`Error when converting column "([^"]+)"`)
+)
+
+// explain says which file is at fault, and where in it.
+func (r *reading) explain(ctx context.Context, err error) error {
+	var e *errdef.Error
+	if ctx.Err() != nil || !errors.As(err, &e) || !strings.HasPrefix(e.Reason, "query.") || e.Code == errdef.Internal || e.Code == errdef.ResourceExhausted {
+		return err
+	}
+	text := e.Message
+	for link, path := range r.real {
+		text = strings.ReplaceAll(text, link, path)
+	}
+	where := ""
+	for _, known := range r.files {
+		if len(r.files) == 1 || strings.Contains(text, known.path) {
+			where = known.path
+			break
+		}
+	}
+	text = errorClass.ReplaceAllString(text, "")
+	for _, line := range []*regexp.Regexp{csvLine, jsonLine} {
+		if m := line.FindStringSubmatch(text); m != nil && where != "" {
+			where, text = where+":"+m[1], strings.Replace(text, m[0], "", 1)
+		}
+	}
+	row := ""
+	if m := csvOriginal.FindStringSubmatch(text); m != nil {
+		row, text = m[1], strings.Replace(text, m[0], "", 1)
+	}
+	// What follows is DuckDB's advice, in its own syntax, and a list of what its sniffer found.
+	for _, end := range []string{"\n\n", "\nColumn ", "\nPossible", "\nThe search space", "\nLINE "} {
+		text, _, _ = strings.Cut(text, end)
+	}
+	text = strings.TrimRight(strings.ReplaceAll(strings.TrimSpace(text), "\n", " "), ". ")
+	if row != "" {
+		text += fmt.Sprintf(", in the row %q", clipText(row, 120))
+	}
+	if where != "" {
+		text = where + ": " + text
+	}
+	bad := ErrImportRead.Errorf("%s", text)
+	if m := badColumn.FindStringSubmatch(e.Message); m != nil && r.format == "csv" {
+		bad = bad.WithNext(fmt.Sprintf(`-o 'types={"%s": "VARCHAR"}' keeps the column as text`, m[1]), "-o sample_size=-1 looks at every row before it chooses types")
+	}
+	return bad
+}
+
+func clipText(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
+}
