@@ -69,7 +69,11 @@ func (a *app) main(ctx context.Context, args []string) int {
 	for _, arg := range args {
 		a.json = a.json || arg == "--json"
 	}
-	return a.fail(errdef.As(client.Error(err)))
+	e := errdef.As(client.Error(err))
+	if told := (*toldError)(nil); errors.As(err, &told) {
+		return e.Code.Row().Exit
+	}
+	return a.fail(e)
 }
 
 // fail prints an error and returns the exit code.

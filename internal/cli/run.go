@@ -263,35 +263,66 @@ func (a *app) line(v any) {
 
 // printRun says how a run ended, and with what.
 func (a *app) printRun(run *tarnv1.Run) error {
+	e := runError(run)
 	if a.json {
 		a.line(map[string]any{"event": "result", "run": runDocument(run)})
-	} else {
-		a.runSummary(run)
+		if e != nil {
+			return &toldError{e}
+		}
+		return nil
 	}
-	if e := run.GetError(); e != nil {
-		return runError(run, e)
+	a.runSummary(run)
+	if e == nil {
+		return nil
 	}
-	return nil
+	return withTraceback(run, e)
 }
 
-// runError is a run's error as the command's own.
-func runError(run *tarnv1.Run, e *tarnv1.ErrorDetail) error {
-	err := &errdef.Error{Code: errdef.ParseCode(e.GetCode()), Reason: e.GetReason(), Message: e.GetMessage(), Next: e.GetNext()}
-	if e.GetDetailsJson() != "" {
-		if json.Unmarshal([]byte(e.GetDetailsJson()), &err.Details) != nil {
-			err.Details = nil // of no use to anybody
-		}
+// toldError has been printed already, inside of a document.
+type toldError struct{ error }
+
+func (e *toldError) Unwrap() error { return e.error }
+
+// runError is a run's error as the command's own; nil for a run that has none.
+func runError(run *tarnv1.Run) *errdef.Error { return errorOf(run.GetError()) }
+
+func errorOf(e *tarnv1.ErrorDetail) *errdef.Error {
+	if e == nil {
+		return nil
 	}
-	if tb, ok := err.Details["traceback"].(string); ok && tb != "" {
-		err.Message = strings.TrimRight(tb, "\n")
-		for _, st := range run.GetSteps() {
-			if st.GetName() == err.Details["step"] {
-				took := st.GetEnded().AsTime().Sub(st.GetStarted().AsTime()).Seconds()
-				err.Message += fmt.Sprintf("\nstep %s, %.1f s, %s in.", st.GetName(), took, ui.Count(st.GetRowsIn(), "row"))
-			}
-		}
+	err := &errdef.Error{Code: errdef.ParseCode(e.GetCode()), Reason: e.GetReason(), Message: e.GetMessage(), Next: e.GetNext()}
+	if e.GetDetailsJson() != "" && json.Unmarshal([]byte(e.GetDetailsJson()), &err.Details) != nil {
+		err.Details = nil // of no use to anybody
 	}
 	return err
+}
+
+// withTraceback shows a function's own error as Python would, then the step, and how to look into it.
+func withTraceback(run *tarnv1.Run, e *errdef.Error) *errdef.Error {
+	tb, _ := e.Details["traceback"].(string)
+	if tb == "" {
+		return e
+	}
+	shown := *e
+	shown.Message = strings.TrimRight(tb, "\n")
+	for _, st := range run.GetSteps() {
+		if st.GetName() != e.Details["step"] {
+			continue
+		}
+		shown.Message += fmt.Sprintf("\nstep %s, %.1f s, %s in.", st.GetName(), stepSeconds(st), ui.Count(st.GetRowsIn(), "row"))
+		if debug := "tarn debug " + run.GetId() + "/" + st.GetName(); slices.Contains(e.Next, debug) {
+			shown.Message += " " + debug
+			shown.Next = slices.DeleteFunc(slices.Clone(e.Next), func(s string) bool { return s == debug })
+		}
+	}
+	return &shown
+}
+
+func stepSeconds(st *tarnv1.RunStep) float64 {
+	if st.GetStarted() == nil || st.GetEnded() == nil {
+		return 0
+	}
+	return st.GetEnded().AsTime().Sub(st.GetStarted().AsTime()).Seconds()
 }
 
 func (a *app) runSummary(run *tarnv1.Run) {
@@ -307,7 +338,7 @@ func (a *app) runSummary(run *tarnv1.Run) {
 		}
 		rows = append(rows, []string{o.GetName(), fmt.Sprintf("%s %s", thousands(o.GetRows()), what), note})
 	}
-	if len(rows) > 0 {
+	if len(rows) > 0 && run.GetRerunOf() == "" {
 		a.err.Table(columns("asset", ">size", "change"), rows)
 	}
 	for _, c := range run.GetChecks() {
@@ -315,13 +346,7 @@ func (a *app) runSummary(run *tarnv1.Run) {
 			a.note("%s %s: %s of %s rows", a.err.Warn("warning:"), c.GetCheck()+" on "+c.GetTable(), thousands(c.GetOffenders()), thousands(c.GetRows()))
 		}
 	}
-	for _, v := range run.GetVerdicts() {
-		detail := v.GetDetail()
-		if detail != "" {
-			detail = " (" + detail + ")"
-		}
-		a.out.Printf("%-24s %s%s\n", v.GetName(), v.GetVerdict(), detail)
-	}
+	a.showVerdicts(run)
 	switch {
 	case run.GetState() != "succeeded" || run.GetRerunOf() != "":
 	case run.GetCommit() != "":
@@ -378,16 +403,18 @@ type runJSON struct {
 }
 
 type stepJSON struct {
-	Name    string  `json:"name"`
-	State   string  `json:"state"`
-	Why     string  `json:"why"`
-	Items   int32   `json:"items"`
-	Reused  int32   `json:"reused"`
-	Failed  int32   `json:"failed"`
-	Attempt int32   `json:"attempt"`
-	Rows    int64   `json:"rows"`
-	Seconds float64 `json:"seconds"`
-	Peak    int64   `json:"peak_bytes"`
+	Name    string        `json:"name"`
+	State   string        `json:"state"`
+	Why     string        `json:"why"`
+	Items   int32         `json:"items"`
+	Reused  int32         `json:"reused"`
+	Failed  int32         `json:"failed"`
+	Attempt int32         `json:"attempt"`
+	Rows    int64         `json:"rows"`
+	RowsIn  int64         `json:"rows_in"`
+	Seconds float64       `json:"seconds"`
+	Peak    int64         `json:"peak_bytes"`
+	Error   *errdef.Error `json:"error,omitempty"`
 }
 
 type outputJSON struct {
@@ -430,14 +457,7 @@ func runDocument(r *tarnv1.Run) runJSON {
 		doc.Ended = &ended
 	}
 	for _, st := range r.GetSteps() {
-		s := stepJSON{
-			Name: st.GetName(), State: st.GetState(), Why: st.GetWhy(), Items: st.GetItems(), Reused: st.GetReused(), Failed: st.GetFailed(),
-			Attempt: st.GetAttempt(), Rows: st.GetRows(), Peak: st.GetPeakBytes(),
-		}
-		if st.GetStarted() != nil && st.GetEnded() != nil {
-			s.Seconds = st.GetEnded().AsTime().Sub(st.GetStarted().AsTime()).Seconds()
-		}
-		doc.Steps = append(doc.Steps, s)
+		doc.Steps = append(doc.Steps, stepDocument(st))
 	}
 	for _, o := range r.GetOutputs() {
 		doc.Outputs = append(doc.Outputs, outputJSON{o.GetAsset(), o.GetName(), o.GetKind(), o.GetRows(), o.GetBefore(), o.GetChanged()})
@@ -445,10 +465,15 @@ func runDocument(r *tarnv1.Run) runJSON {
 	for _, v := range r.GetVerdicts() {
 		doc.Verdicts = append(doc.Verdicts, verdictJSON{v.GetName(), v.GetVerdict(), v.GetDetail()})
 	}
-	if e := r.GetError(); e != nil {
-		doc.Error, _ = runError(r, e).(*errdef.Error)
-	}
+	doc.Error = runError(r)
 	return doc
+}
+
+func stepDocument(st *tarnv1.RunStep) stepJSON {
+	return stepJSON{
+		Name: st.GetName(), State: st.GetState(), Why: st.GetWhy(), Items: st.GetItems(), Reused: st.GetReused(), Failed: st.GetFailed(),
+		Attempt: st.GetAttempt(), Rows: st.GetRows(), RowsIn: st.GetRowsIn(), Seconds: stepSeconds(st), Peak: st.GetPeakBytes(), Error: errorOf(st.GetError()),
+	}
 }
 
 func checkDocuments(cs []*tarnv1.CheckResult) []checkJSON {

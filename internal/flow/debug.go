@@ -2,12 +2,15 @@ package flow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/runtime"
 )
 
@@ -17,7 +20,7 @@ type DebugRequest struct {
 	Run  string
 	Step string
 	Item string // "": the one that failed, else the first
-	Save string // folder to lay it out in; "" makes one
+	Save string // folder to lay it out in; "" makes one, which the caller removes
 }
 
 // Debugging is a command to run in the caller's own terminal.
@@ -45,11 +48,11 @@ func (f *Flow) Debug(ctx context.Context, r DebugRequest) (*Debugging, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := f.lake.Commit(ctx, run.Base)
+	got, whole, err := f.recordedInputs(ctx, run)
 	if err != nil {
 		return nil, err
 	}
-	p, err := f.ready(ctx, c, base, run.Ref, []string{"+" + r.Step}, demand{run: run.ID, params: nil})
+	p, err := f.ready(ctx, c, got, run.Ref, []string{"+" + judgedBy(c.manifest, r.Step)}, demand{run: run.ID})
 	if err != nil {
 		return nil, err
 	}
@@ -57,10 +60,13 @@ func (f *Flow) Debug(ctx context.Context, r DebugRequest) (*Debugging, error) {
 	if n == nil || n.Language != manifest.Python {
 		return nil, errNoDebug.Errorf("%s is no Python function in %s now", r.Step, r.Dir)
 	}
-	if err := f.replay(ctx, p, r.Step); err != nil {
-		return nil, err
+	p.demand.params = run.Params
+	if !whole {
+		if err := f.replay(ctx, p, r.Step); err != nil {
+			return nil, err
+		}
 	}
-	wk, err := f.prepare(ctx, p.world, c, n, p.envs[n.Name], demand{run: run.ID, params: run.Params})
+	wk, err := f.prepare(ctx, p.world, c, n, p.envs[n.Name], p.demand)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +75,37 @@ func (f *Flow) Debug(ctx context.Context, r DebugRequest) (*Debugging, error) {
 		return nil, err
 	}
 	return f.layOutDebug(ctx, run, c, wk, inv, r.Save)
+}
+
+// judgedBy is the asset that a check judges; every other function stands for itself.
+func judgedBy(m *manifest.Manifest, name string) string {
+	if fn := m.Function(name); fn != nil && fn.Kind == manifest.Check {
+		for i := range m.Functions {
+			if a := &m.Functions[i]; a.Kind == manifest.Asset && (a.Name == fn.CheckOf || slices.Contains(a.Outputs, fn.CheckOf)) {
+				return a.Name
+			}
+		}
+	}
+	return name
+}
+
+// recordedInputs is the commit with what a run's steps read: what it published, or kept on its branch, or
+// found. A run that was interrupted kept nothing; whole tells that the commit has all.
+func (f *Flow) recordedInputs(ctx context.Context, run *Run) (commit lake.Commit, whole bool, err error) {
+	if !run.Commit.IsZero() {
+		commit, err = f.lake.Commit(ctx, run.Commit)
+		return commit, true, err
+	}
+	commit, err = f.lake.Resolve(ctx, runBranch+run.ID)
+	if err == nil {
+		return commit, true, nil
+	}
+	if errdef.CodeOf(err) != errdef.NotFound {
+		return lake.Commit{}, false, err
+	}
+	whole = run.State == RunSucceeded || run.State == RunFailed && !errors.Is(run.Error, ErrStopping)
+	commit, err = f.lake.Commit(ctx, run.Base)
+	return commit, whole, err
 }
 
 // replay puts the results of the parents of a step into the world, from the memo.
@@ -134,13 +171,14 @@ func (f *Flow) layOutDebug(ctx context.Context, run *Run, c *code, wk *work, inv
 	if err != nil {
 		return nil, err
 	}
-	dir := save
+	dir, parent := save, f.scratch("debug")
 	if dir == "" {
-		if dir, err = os.MkdirTemp("", "tarn-debug-*"); err != nil {
+		if err := os.MkdirAll(parent, 0o700); err != nil {
 			return nil, fmt.Errorf("make debug folder: %w", err)
 		}
-	} else if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make debug folder: %w", err)
+		if dir, err = os.MkdirTemp(parent, "*"); err != nil {
+			return nil, fmt.Errorf("make debug folder: %w", err)
+		}
 	}
 	scratch, out := filepath.Join(dir, "inputs"), filepath.Join(dir, "out")
 	for _, d := range []string{scratch, out} {

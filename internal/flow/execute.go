@@ -189,7 +189,7 @@ func (lv *live) round(ctx context.Context, p *plan, b *lake.Batch) error {
 			lv.run.Outputs = append(lv.run.Outputs, r.outputs...)
 		}
 	}
-	failed := lv.failedLocked()
+	failed := lv.failedLocked(p)
 	lv.mu.Unlock()
 	if failed != nil {
 		return errors.Join(failed, lv.keepPartial(ctx, p, results))
@@ -200,21 +200,24 @@ func (lv *live) round(ctx context.Context, p *plan, b *lake.Batch) error {
 	return lv.publish(ctx, p, results)
 }
 
-// failedLocked is the error of the first failed step.
-func (lv *live) failedLocked() error {
+// failedLocked is the error of the first failed step, with what to do about it.
+func (lv *live) failedLocked(p *plan) error {
+	var failed []*graph.Node
 	var names []string
-	for name, st := range lv.steps {
-		if st.State == StepFailed {
-			names = append(names, name)
+	for _, n := range p.nodes {
+		if st := lv.steps[n.Name]; st != nil && st.State == StepFailed {
+			failed, names = append(failed, n), append(names, n.Name)
 		}
 	}
-	if len(names) == 0 {
+	if len(failed) == 0 {
 		return nil
 	}
-	slices.Sort(names)
 	first := lv.steps[names[0]]
-	e := *first.Error
-	return e.WithDetail("step", first.Name).WithDetail("steps", names).WithNext(fmt.Sprintf("tarn debug %s", first.Label()), fmt.Sprintf("tarn logs %s", first.Label()))
+	e := first.Error.WithDetail("step", first.Name).WithDetail("steps", names)
+	if failed[0].Language == manifest.Python {
+		e = e.WithNext("tarn debug " + first.Label())
+	}
+	return e.WithNext("tarn logs " + first.Label())
 }
 
 // runSteps runs each step when its parents have ended; independent ones go on when another fails.

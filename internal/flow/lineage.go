@@ -120,6 +120,9 @@ func (w *ancestry) visit(ctx context.Context, key, version, commit string, id la
 
 func (n *ProvenanceNode) fill(p *memo.Provenance) {
 	n.Kind, n.Run, n.Author, n.Time, n.Function, n.File, n.Key, n.Statement = p.Kind, p.Run, p.Author, p.Time, p.Function, p.File, string(p.Key), p.Statement
+	if n.Function == "" {
+		n.Function = p.Asset
+	}
 	for _, in := range p.Inputs {
 		n.Inputs = append(n.Inputs, lake.DisplayKey(in.Key))
 	}
@@ -221,6 +224,12 @@ func (f *Flow) Why(ctx context.Context, dir, ref, word string) (Answer, error) {
 	return Answer{Sentence: fmt.Sprintf("%s was written by %s.", name, p.Statement), Command: "tarn log " + name}, nil
 }
 
+// sentence is the first line of a message, as a sentence.
+func sentence(message string) string {
+	first, _, _ := strings.Cut(strings.TrimSpace(message), "\n")
+	return strings.TrimRight(first, ".:!") + "."
+}
+
 func sourcePaths(p *memo.Provenance) []string {
 	var out []string
 	for _, s := range p.Source {
@@ -236,7 +245,7 @@ func (f *Flow) whyRun(ctx context.Context, id string) (Answer, error) {
 	}
 	switch {
 	case run.Error != nil:
-		return Answer{Sentence: fmt.Sprintf("Run %s %s: %s", run.ID, run.State, run.Error.Message), Command: "tarn logs " + run.ID}, nil
+		return Answer{Sentence: fmt.Sprintf("Run %s %s: %s", run.ID, run.State, sentence(run.Error.Message)), Command: "tarn logs " + run.ID}, nil
 	case !run.State.Final():
 		return Answer{Sentence: fmt.Sprintf("Run %s is %s.", run.ID, run.State), Command: "tarn logs -f " + run.ID}, nil
 	case run.Commit.IsZero() && run.Into != "":
@@ -259,7 +268,7 @@ func (f *Flow) whyStep(ctx context.Context, run, step string) (Answer, error) {
 	label := st.Label()
 	switch st.State {
 	case StepFailed:
-		return Answer{Sentence: fmt.Sprintf("%s failed: %s", label, st.Error.Message), Command: "tarn debug " + label}, nil
+		return Answer{Sentence: fmt.Sprintf("%s failed: %s", label, sentence(st.Error.Message)), Command: "tarn debug " + label}, nil
 	case StepSkipped:
 		return Answer{Sentence: fmt.Sprintf("%s was skipped: %s.", label, st.Why), Command: "tarn show " + r.ID}, nil
 	case StepCached:

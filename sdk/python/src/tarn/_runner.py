@@ -2,8 +2,8 @@
 
 Runs in a sandbox as `python -S -B -m tarn._runner`. `TARN_CONTEXT` names a JSON file (entry, inputs,
 outputs, parameters); messages go to the descriptor `TARN_MESSAGES_FD`, and nothing else does.
-Tables come and go as Arrow IPC files. Without `TARN_CONTEXT`, `python -m tarn._runner FILE` runs a
-script by itself.
+Tables come and go as Arrow IPC files. With `TARN_DEBUG=1` nobody listens, and an error opens pdb where
+it was raised. Without `TARN_CONTEXT`, `python -m tarn._runner FILE` runs a script by itself.
 
 Exit codes: 0 success, 1 the user's code failed, 3 the runner failed.
 """
@@ -48,6 +48,7 @@ class Runner:
         self.undeclared: Dict[str, None] = {}
         self.decl: Any = None
         self.watching = False
+        self.debugging = os.environ.get("TARN_DEBUG") == "1"
         _placeholder.explain = self._explain
 
     def _explain(self, dotted: str, use: str, place: str) -> str:
@@ -245,7 +246,19 @@ class Runner:
         fields = {"metadata": dict(facts)} if facts else {}
         messages.send("check", name=self.decl.name, passed=passed, severity=self.decl.severity, message=message, offenders_path=path if found else None, offenders=found, **fields)
 
+    def _debug(self, error: BaseException) -> None:
+        """Open the debugger where the user's code raised, in this terminal or on what is piped in."""
+        import bdb
+        import pdb
+
+        if isinstance(error, bdb.BdbQuit):  # the user left a breakpoint() with q
+            return
+        print(self.project.traceback(error), file=sys.stderr, end="", flush=True)
+        pdb.post_mortem(error.__traceback__)
+
     def _report(self, error: BaseException, messages: Messages) -> None:
+        if self.debugging:
+            self._debug(error)
         self.watching = False
         if self._is_verdict(error):
             self._verdict(False, clip(str(error)) or "assertion failed", None, {}, self.context, messages)
@@ -402,8 +415,10 @@ def main() -> int:
         return OK
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    # A debugger's user is at the terminal: nobody listens to messages.
+    listener = os.open(os.devnull, os.O_WRONLY) if os.environ.get("TARN_DEBUG") == "1" else int(os.environ["TARN_MESSAGES_FD"])
     # A high descriptor of our own: user code that closes or reuses low numbers does not hit it.
-    fd = fcntl.fcntl(int(os.environ["TARN_MESSAGES_FD"]), fcntl.F_DUPFD_CLOEXEC, 200)
+    fd = fcntl.fcntl(listener, fcntl.F_DUPFD_CLOEXEC, 200)
     messages = Messages(fd)
     try:
         with open(os.environ["TARN_CONTEXT"], encoding="utf-8") as f:
@@ -413,7 +428,17 @@ def main() -> int:
     except BaseException as error:
         import traceback
 
-        messages.send("error", **{"class": type(error).__name__, "module": type(error).__module__, "message": str(error), "traceback": traceback.format_exc(), "pickle": None, "reason": "runner.internal"})
+        messages.send(
+            "error",
+            **{
+                "class": type(error).__name__,
+                "module": type(error).__module__,
+                "message": str(error),
+                "traceback": traceback.format_exc(),
+                "pickle": None,
+                "reason": "runner.internal",
+            },
+        )
         code = RUNNER
     with contextlib.suppress(BaseException):  # it has printed what went wrong
         atexit._run_exitfuncs()
