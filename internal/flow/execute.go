@@ -478,12 +478,17 @@ func (lv *live) giveUp(wk *work, failed []outcome) error {
 	return err
 }
 
+// retryable reports whether a failed item may be tried again. A process that was killed raised nothing;
+// a policy for every exception covers it.
 func retryable(r manifest.Retry, o outcome) bool {
 	switch errdef.CodeOf(o.err) {
 	case errdef.Canceled, errdef.DataLoss, errdef.InvalidArgument:
 		return false
 	}
-	return len(r.On) == 0 || slices.Contains(r.On, o.class)
+	if len(r.On) == 0 || slices.Contains(r.On, "Exception") && len(o.classes) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(o.classes, func(c string) bool { return slices.Contains(r.On, c) })
 }
 
 func backoff(r manifest.Retry, try int) time.Duration {

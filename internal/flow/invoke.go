@@ -48,7 +48,7 @@ type outcome struct {
 	inv      *invocation
 	fragment *memo.Fragment
 	err      error
-	class    string // of the user's exception, for retry policies
+	classes  []string // of the user's exception with its bases, for retry policies
 }
 
 // produced is what one item left on the worker's scratch.
@@ -58,7 +58,8 @@ type produced struct {
 	check  *memo.Verdict
 	usage  memo.Usage
 	err    error
-	class  string
+	// classes are the user's exception and its bases.
+	classes []string
 }
 
 // invoke runs items and makes their results durable. It has one outcome for each.
@@ -388,6 +389,7 @@ type message struct {
 	Offenders int64           `json:"offenders"`
 	OffPath   string          `json:"offenders_path"`
 	Class     string          `json:"class"`
+	Bases     []string        `json:"bases"`
 	Reason    string          `json:"reason"`
 	Traceback string          `json:"traceback"`
 	Value     json.RawMessage `json:"value"`
@@ -447,7 +449,7 @@ func (a *attempt) message(m message, p *produced, host func(string) string) {
 			p.tables[offendersTable] = path
 		}
 	case "error":
-		p.class = m.Class
+		p.classes = append(m.Bases, m.Class)
 		p.err = userError(m)
 	}
 }

@@ -34,7 +34,7 @@ func (a *attempt) takeOver(ctx context.Context, inv *invocation, p *produced) ou
 		return outcome{inv: inv, err: errRunner.Errorf("the runner reported nothing for item %q", inv.id)}
 	}
 	if p.err != nil {
-		return outcome{inv: inv, err: p.err, class: p.class}
+		return outcome{inv: inv, err: p.err, classes: p.classes}
 	}
 	frag, err := a.keep(ctx, inv, p)
 	return outcome{inv: inv, fragment: frag, err: err}

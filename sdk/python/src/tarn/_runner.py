@@ -284,6 +284,7 @@ class Runner:
         messages.send(
             "error",
             **{"class": kind, "module": "builtins" if reason and kind != type(error).__name__ else type(error).__module__},
+            bases=[c.__name__ for c in type(error).__mro__],
             message=message,
             traceback=self.project.traceback(error),
             pickle=_pickled(error),
