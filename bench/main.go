@@ -28,6 +28,10 @@ type benchmark struct {
 }
 
 var benchmarks = []benchmark{
+	{"history", "branch, commit, diff and merge in a large tree", history},
+	{"import", "3,000,000 rows into a published table", importing},
+	{"dataver", "the hash that identifies rows", dataVersion},
+	{"server", "start of the server, and its rest", server},
 	{"noop", "a run with nothing to do, beside many files", noop},
 	{"chain", "steps that do nothing, one after the other", chain},
 	{"files", "100,000 small files and a large one into the store", files},
