@@ -17,7 +17,7 @@ demo: build ## Install what is missing, build, and show a pipeline from empty fo
 
 build: ## Build bin/tarn
 	@tools/setup
-	go build -trimpath -o bin/tarn ./cmd/tarn
+	go build -o bin/tarn ./cmd/tarn
 
 test: build ## Run every test
 	@tools/setup dev
@@ -32,7 +32,7 @@ check: ## What to run before a commit: vet, the rules of the house, fast tests
 
 race: ## Run the Go unit tests of what is concurrent under the race detector
 	@tools/setup dev
-	gotestsum --format pkgname-and-test-fails -- -race -short -tags fault ./internal/base/... ./internal/blob/... ./internal/lake/... ./internal/runtime/... ./internal/flow/...
+	gotestsum --format pkgname-and-test-fails -- -race -short -tags fault ./internal/base/... ./internal/blob/... ./internal/lake/... ./internal/runtime/... ./internal/meta/...
 
 bench: build ## Run the benchmarks; each prints its figure and a ratio
 	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./bench/...
