@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -189,23 +190,36 @@ func (f *Flow) forward(ctx context.Context, tree lake.Tree, t target) ([]Provena
 // Answer is one sentence and one command.
 type Answer struct{ Sentence, Command string }
 
-// Why answers why a run, a step, an asset, a table or a file is as it is.
+// Why answers why a run, a step, an asset, a table, a file or a commit is as it is.
 func (f *Flow) Why(ctx context.Context, dir, ref, word string) (Answer, error) {
-	if run, step, ok := strings.Cut(word, "/"); ok && ids.IsRun(run) {
-		return f.whyStep(ctx, run, step)
+	run, step, isStep := strings.Cut(word, "/")
+	if ids.IsRun(run) {
+		return f.whyRunning(ctx, run, step, isStep)
 	}
-	if ids.IsRun(word) {
-		return f.whyRun(ctx, word)
-	}
-	if dir != "" {
-		a, ok, err := f.whyAsset(ctx, dir, ref, word)
+	if name, at, ok := strings.Cut(word, "@"); dir != "" && name != "" {
+		if !ok {
+			at = ref
+		}
+		a, ok, err := f.whyAsset(ctx, dir, at, name)
 		if ok || err != nil {
 			return a, err
 		}
 	}
 	t, _, err := f.lookFor(ctx, ref, word)
+	if errors.Is(err, ErrNoTarget) {
+		// A run may have an id of the caller's choice, or be named by the beginning of its id.
+		if _, found := f.Get(ctx, run); found == nil && run != "" {
+			return f.whyRunning(ctx, run, step, isStep)
+		}
+		if commit, found := f.lake.Resolve(ctx, word); found == nil {
+			return whyCommit(commit), nil
+		}
+	}
 	if err != nil {
 		return Answer{}, err
+	}
+	if _, at, ok := strings.Cut(word, "@"); ok {
+		ref = at
 	}
 	p, err := memo.GetProvenance(ctx, f.lake, t.entry.Location.Provenance)
 	if err != nil {
@@ -238,6 +252,24 @@ func sourcePaths(p *memo.Provenance) []string {
 	return out
 }
 
+func (f *Flow) whyRunning(ctx context.Context, run, step string, isStep bool) (Answer, error) {
+	if isStep {
+		return f.whyStep(ctx, run, step)
+	}
+	return f.whyRun(ctx, run)
+}
+
+func whyCommit(c lake.Commit) Answer {
+	id := c.ID.String()[:shortID]
+	if c.Run != "" {
+		return Answer{Sentence: fmt.Sprintf("%s was published by run %s of %s.", id, c.Run, c.Author), Command: "tarn show " + c.Run}
+	}
+	if len(c.Parents) == 0 {
+		return Answer{Sentence: id + " is where the history begins.", Command: "tarn log"}
+	}
+	return Answer{Sentence: fmt.Sprintf("%s was committed by %s: %s", id, c.Author, sentence(c.Message)), Command: fmt.Sprintf("tarn diff %s~1..%s", id, id)}
+}
+
 func (f *Flow) whyRun(ctx context.Context, id string) (Answer, error) {
 	run, err := f.Get(ctx, id)
 	if err != nil {
@@ -261,22 +293,46 @@ func (f *Flow) whyStep(ctx context.Context, run, step string) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	st, err := f.runs.step(ctx, r.ID, step)
+	st, err := f.liveStep(ctx, r, step)
 	if err != nil {
 		return Answer{}, err
 	}
 	label := st.Label()
 	switch st.State {
 	case StepFailed:
-		return Answer{Sentence: fmt.Sprintf("%s failed: %s", label, sentence(st.Error.Message)), Command: "tarn debug " + label}, nil
+		return Answer{Sentence: fmt.Sprintf("%s failed: %s", label, sentence(st.Error.Message)), Command: "tarn logs " + label}, nil
 	case StepSkipped:
 		return Answer{Sentence: fmt.Sprintf("%s was skipped: %s.", label, st.Why), Command: "tarn show " + r.ID}, nil
 	case StepCached:
 		return Answer{Sentence: fmt.Sprintf("%s was reused: %s.", label, st.Why), Command: "tarn provenance " + step}, nil
 	case StepSucceeded:
 		return Answer{Sentence: fmt.Sprintf("%s ran: %s.", label, st.Why), Command: "tarn logs " + label}, nil
+	case StepCanceled:
+		cause := "the run was canceled"
+		if r.Error != nil {
+			cause = strings.TrimSuffix(sentence(r.Error.Message), ".")
+		}
+		return Answer{Sentence: fmt.Sprintf("%s did not end: %s.", label, cause), Command: "tarn rerun --failed " + r.ID}, nil
+	case StepWaiting:
+		return Answer{Sentence: label + " waits for the steps that it reads from.", Command: "tarn show " + r.ID}, nil
+	case StepQueued:
+		return Answer{Sentence: label + " is ready and waits for a free processor.", Command: "tarn show " + r.ID}, nil
 	}
-	return Answer{Sentence: fmt.Sprintf("%s is %s.", label, st.State), Command: "tarn logs -f " + label}, nil
+	return Answer{Sentence: fmt.Sprintf("%s runs since %s: %s.", label, st.Started.Format(time.TimeOnly), st.Why), Command: "tarn logs -f " + label}, nil
+}
+
+// liveStep is a step as it is now, which its row may not say yet.
+func (f *Flow) liveStep(ctx context.Context, r *Run, name string) (*Step, error) {
+	steps, err := f.Steps(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, st := range steps {
+		if st.Name == name {
+			return st, nil
+		}
+	}
+	return f.runs.step(ctx, r.ID, name) // says which there are
 }
 
 // whyAsset says whether an asset of the project folder would run now.

@@ -1,15 +1,17 @@
 package flow
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
-	"maps"
+	"regexp"
 	"slices"
+	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/ids"
+	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
 )
@@ -48,17 +50,9 @@ func (f *Flow) Start(ctx context.Context, r Request) (run *Run, attached bool, e
 func (f *Flow) begin(ctx context.Context, run *Run) (*Run, bool, error) {
 	run.Project, run.State, run.Created = f.name, RunCreated, now()
 	run.Level, run.Session = string(f.Runtime.Level()), f.Session.Key()
-	if run.ID == "" {
-		run.ID = ids.Run(0)
-	}
-	mine := run.ID
-	created := run.Created
-	run, err := f.runs.create(ctx, run)
-	if err != nil {
-		return nil, false, err
-	}
-	if run.ID != mine || !run.Created.Equal(created) {
-		return run, true, nil
+	run, attached, err := f.register(ctx, run)
+	if err != nil || attached {
+		return run, attached, err
 	}
 	copied := *run
 	rctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -78,6 +72,36 @@ func (f *Flow) begin(ctx context.Context, run *Run) (*Run, bool, error) {
 		lv.execute(rctx)
 	}()
 	return &copied, false, nil
+}
+
+// ErrRunID is an id of the caller's choice that cannot be one.
+var ErrRunID = errdef.New(errdef.InvalidArgument, "run.id", "not a run id")
+
+// runID is what a caller may call a run: it is a part of names of branches and of RUN/STEP.
+var runID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,99}$`)
+
+// register stores a new run, or finds the one that its id or request made before.
+func (f *Flow) register(ctx context.Context, run *Run) (_ *Run, attached bool, err error) {
+	chosen := run.ID != ""
+	if chosen && (!runID.MatchString(run.ID) || strings.Contains(run.ID, "..") || strings.HasSuffix(run.ID, ".lock")) {
+		return nil, false, ErrRunID.Errorf("%q cannot be a run's id: 2 to 100 letters, digits, '.', '_' and '-', the first a letter or digit", run.ID)
+	}
+	for length := ids.RunLength; ; length++ {
+		if !chosen {
+			run.ID = ids.Run(length)
+		}
+		had, err := f.runs.create(ctx, run)
+		if err != nil {
+			return nil, false, err
+		}
+		if had == run {
+			return run, false, nil
+		}
+		if chosen || run.RequestID != "" && had.RequestID == run.RequestID {
+			return had, true, nil
+		}
+		// Another run has this random id: a longer one.
+	}
 }
 
 // Active counts the runs that execute now.
@@ -167,19 +191,27 @@ func (f *Flow) Get(ctx context.Context, id string) (*Run, error) {
 	return run, nil
 }
 
-// Steps returns a run's steps as they are now.
+// Steps returns a run's steps as they are now, parents first.
 func (f *Flow) Steps(ctx context.Context, id string) ([]*Step, error) {
-	if lv := f.liveRun(id); lv != nil {
+	run, err := f.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var out []*Step
+	if lv := f.liveRun(run.ID); lv != nil {
 		lv.mu.Lock()
-		defer lv.mu.Unlock()
-		var out []*Step
-		for _, st := range slices.SortedFunc(maps.Values(lv.steps), func(a, b *Step) int { return a.Started.Compare(b.Started) }) {
+		for _, st := range lv.steps {
 			copied := *st
 			out = append(out, &copied)
 		}
-		return out, nil
+		lv.mu.Unlock()
+	} else if out, err = f.runs.steps(ctx, run.ID); err != nil {
+		return nil, err
 	}
-	return f.runs.steps(ctx, id)
+	slices.SortStableFunc(out, func(a, b *Step) int {
+		return cmp.Compare(slices.Index(run.Steps, a.Name), slices.Index(run.Steps, b.Name))
+	})
+	return out, nil
 }
 
 // Runs yields the newest runs first; limit 0 means all.
@@ -265,6 +297,10 @@ func (f *Flow) Plan(ctx context.Context, r Request) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	took, err := f.took(ctx, p.nodes)
+	if err != nil {
+		return Plan{}, err
+	}
 	out := Plan{Base: base.ID}
 	runs := map[string]bool{}
 	for _, n := range p.nodes {
@@ -279,8 +315,43 @@ func (f *Flow) Plan(ctx context.Context, r Request) (Plan, error) {
 				return Plan{}, err
 			}
 		}
-		runs[n.Name] = st.Action != "reuse"
+		if t := took[n.Name]; st.Action != "reuse" {
+			runs[n.Name] = true
+			st.Seconds = t.perItem * float64(max(st.Items-st.Reused, 1))
+			if st.Action == "maybe" {
+				st.Seconds = t.step
+			}
+		}
 		out.Steps = append(out.Steps, st)
+	}
+	return out, nil
+}
+
+// duration is what a step took the last time that it ran.
+type duration struct{ step, perItem float64 }
+
+// took looks the durations of steps up in the newest runs.
+func (f *Flow) took(ctx context.Context, nodes []*graph.Node) (map[string]duration, error) {
+	const newest = 20
+	out := map[string]duration{}
+	for run, err := range f.runs.list(ctx, newest) {
+		if err != nil {
+			return nil, err
+		}
+		if len(out) == len(nodes) {
+			break
+		}
+		steps, err := f.runs.steps(ctx, run.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, st := range steps {
+			if _, known := out[st.Name]; known || st.State != StepSucceeded {
+				continue
+			}
+			seconds := st.Ended.Sub(st.Started).Seconds()
+			out[st.Name] = duration{seconds, seconds / float64(max(st.Items-st.Reused, 1))}
+		}
 	}
 	return out, nil
 }
@@ -334,6 +405,9 @@ func (f *Flow) Resume(ctx context.Context, id, dir, requestID, author string) (*
 	if !old.State.Final() {
 		return nil, false, errdef.Newf(errdef.FailedPrecondition, "run.active", "run %s has not ended: it is %s", old.ID, old.State).WithNext("tarn logs -f " + old.ID)
 	}
+	if old.State == RunSucceeded {
+		return nil, false, errdef.Newf(errdef.FailedPrecondition, "run.not_failed", "run %s succeeded: there is nothing to go on with", old.ID).WithNext("tarn rerun "+old.ID, "tarn run")
+	}
 	if dir == "" {
 		dir = old.Dir
 	}
@@ -369,13 +443,12 @@ func (f *Flow) Check(ctx context.Context, ref string, tables []string) ([]CheckR
 		return nil, err
 	}
 	var out []CheckResult
-	var errs []error
 	for _, j := range js {
 		if len(keys) == 0 || keys[tableKey(j.table)] {
 			out = append(out, j.result())
 		}
 	}
-	return out, errors.Join(errs...)
+	return out, nil
 }
 
 // ErrNoTable is a table that a ref does not have.
