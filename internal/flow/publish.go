@@ -27,6 +27,8 @@ type Publication struct {
 	Merge bool
 	// Dir is the caller's project folder, whose tarn.toml goes along; "" for none.
 	Dir string
+	// DryRun does everything except for the commit, the checks included.
+	DryRun bool
 	// Change edits the head's tree. It may be called several times, on newer heads.
 	Change func(ctx context.Context, tx *lake.Tx) error
 }
@@ -67,10 +69,17 @@ func (f *Flow) Publish(ctx context.Context, p Publication) (Published, error) {
 	for miss := 0; ; miss++ {
 		g := &gate{f: f, p: p, rules: rules, run: run, inside: miss >= maxMisses}
 		var head lake.Hash
-		commit, err := f.lake.Update(ctx, p.Branch, p.Info, func(ctx context.Context, tx *lake.Tx) error {
+		attempt := func(ctx context.Context, tx *lake.Tx) error {
 			head = tx.Head.ID
 			return g.attempt(ctx, tx)
-		})
+		}
+		var commit lake.Commit
+		var err error
+		if p.DryRun {
+			commit, err = f.lake.Rehearse(ctx, p.Branch, attempt)
+		} else {
+			commit, err = f.lake.Update(ctx, p.Branch, p.Info, attempt)
+		}
 		switch {
 		case err == nil:
 			return Published{Commit: commit, Changed: commit.ID != head, Checks: g.results()}, nil
@@ -118,10 +127,10 @@ func (g *gate) attempt(ctx context.Context, tx *lake.Tx) error {
 	if err := g.refuse(ctx, before); err != nil {
 		return err
 	}
-	if err := g.putRules(ctx, tx, before); err != nil {
+	if err := g.p.Change(ctx, tx); err != nil {
 		return err
 	}
-	if err := g.p.Change(ctx, tx); err != nil {
+	if err := g.putRules(ctx, tx); err != nil { // on top, because a merge brings rules of its own
 		return err
 	}
 	after, err := tx.Tree(ctx)
@@ -190,11 +199,15 @@ func (g *gate) refuse(ctx context.Context, head lake.Tree) error {
 	return nil
 }
 
-func (g *gate) putRules(ctx context.Context, tx *lake.Tx, head lake.Tree) error {
+func (g *gate) putRules(ctx context.Context, tx *lake.Tx) error {
 	if g.rules == nil {
 		return nil
 	}
-	have, err := entryAt(ctx, head, lake.DefKey(rulesName))
+	t, err := tx.Tree(ctx)
+	if err != nil {
+		return err
+	}
+	have, err := entryAt(ctx, t, lake.DefKey(rulesName))
 	if err != nil {
 		return err
 	}

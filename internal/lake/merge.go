@@ -210,41 +210,51 @@ func (m *merger) checkPrefer(ctx context.Context, trees ...Tree) error {
 // and the error is ErrMergeConflict. A dry run does all of it except for the change, and reports
 // conflicts in the result only.
 func (l *Lake) Merge(ctx context.Context, source Hash, target string, info CommitInfo, opt MergeOptions, gate Gate, dryRun bool) (MergeResult, Commit, error) {
+	return l.publish(ctx, target, info, gate, dryRun, func(ctx context.Context, tx *Tx) (MergeResult, error) {
+		return l.MergeInto(ctx, tx, source, info.Message == "", opt)
+	})
+}
+
+// MergeInto does inside of an update what Merge does, apart from refusing conflicts: with conflicts the
+// caller must end the update. With forward the branch may move to source itself, unless the update
+// changes something else, too.
+func (l *Lake) MergeInto(ctx context.Context, tx *Tx, source Hash, forward bool, opt MergeOptions) (MergeResult, error) {
 	from, err := l.Commit(ctx, source)
 	if err != nil {
-		return MergeResult{}, Commit{}, err
+		return MergeResult{}, err
 	}
-	return l.publish(ctx, target, info, gate, dryRun, func(ctx context.Context, tx *Tx) (MergeResult, error) {
-		bases, err := l.mergeBases(ctx, from.ID, tx.Head.ID)
-		if err != nil {
-			return MergeResult{}, err
-		}
-		tx.why = "merge"
-		baseTree, err := l.virtualBase(ctx, tx.batch, bases)
-		if err != nil {
-			return MergeResult{}, err
-		}
-		r, err := l.MergeTrees(ctx, tx.batch, baseTree, l.Tree(from.Tree), tx.tree, opt)
-		if err != nil {
-			return MergeResult{}, err
-		}
-		var base Hash // of unrelated histories: nothing
-		if len(bases) > 0 {
-			base = bases[0].ID
-		}
-		r.Base = base
-		switch {
-		case base == from.ID: // the target has it all
-		case base == tx.Head.ID && info.Message == "":
-			r.FastForward = true
-			tx.moveTo = &from
-		default:
-			tx.SetTree(r.Tree)
-			tx.AddParent(from)
-			tx.message = "Merge " + short(from.ID) + " into " + target
-		}
+	bases, err := l.mergeBases(ctx, from.ID, tx.Head.ID)
+	if err != nil {
+		return MergeResult{}, err
+	}
+	baseTree, err := l.virtualBase(ctx, tx.batch, bases)
+	if err != nil {
+		return MergeResult{}, err
+	}
+	target, err := tx.Tree(ctx)
+	if err != nil {
+		return MergeResult{}, err
+	}
+	r, err := l.MergeTrees(ctx, tx.batch, baseTree, l.Tree(from.Tree), target, opt)
+	if err != nil {
+		return MergeResult{}, err
+	}
+	if len(bases) > 0 { // unrelated histories have none
+		r.Base = bases[0].ID
+	}
+	tx.why = "merge"
+	if r.Base == from.ID { // the target has it all
 		return r, nil
-	})
+	}
+	if r.Base == tx.Head.ID && forward && target.Root() == tx.Head.Tree {
+		r.FastForward = true
+		tx.moveTo = &from
+		r.Tree = l.Tree(from.Tree) // entries may lie elsewhere there
+	}
+	tx.SetTree(r.Tree)
+	tx.AddParent(from)
+	tx.message = "Merge " + short(from.ID) + " into " + tx.Branch
+	return r, nil
 }
 
 // undecided stands in a virtual base for an entry that its ancestors disagree about: both sides of the
@@ -286,31 +296,41 @@ func (l *Lake) virtualBase(ctx context.Context, b *Batch, bases []Commit) (Tree,
 // Revert makes a commit on branch that undoes what commit changed from its first parent. It is a merge:
 // changes that others built on are conflicts, and the options and gate apply.
 func (l *Lake) Revert(ctx context.Context, commit Hash, branch string, info CommitInfo, opt MergeOptions, gate Gate) (MergeResult, Commit, error) {
+	return l.publish(ctx, branch, info, gate, false, func(ctx context.Context, tx *Tx) (MergeResult, error) {
+		return l.RevertInto(ctx, tx, commit, opt)
+	})
+}
+
+// RevertInto does inside of an update what Revert does, apart from refusing conflicts: with conflicts
+// the caller must end the update.
+func (l *Lake) RevertInto(ctx context.Context, tx *Tx, commit Hash, opt MergeOptions) (MergeResult, error) {
 	undone, err := l.Commit(ctx, commit)
 	if err != nil {
-		return MergeResult{}, Commit{}, err
+		return MergeResult{}, err
 	}
 	var parent Hash
 	if len(undone.Parents) > 0 {
 		c, err := l.Commit(ctx, undone.Parents[0])
 		if err != nil {
-			return MergeResult{}, Commit{}, err
+			return MergeResult{}, err
 		}
 		parent = c.Tree
 	}
-	return l.publish(ctx, branch, info, gate, false, func(ctx context.Context, tx *Tx) (MergeResult, error) {
-		r, err := l.MergeTrees(ctx, tx.batch, l.Tree(undone.Tree), l.Tree(parent), tx.tree, opt)
-		if err != nil {
-			return MergeResult{}, err
-		}
-		tx.why = "revert"
-		tx.message = "Revert " + short(undone.ID)
-		if undone.Message != "" {
-			tx.message += " (" + clip(strings.TrimSpace(undone.Message)) + ")"
-		}
-		tx.SetTree(r.Tree)
-		return r, nil
-	})
+	target, err := tx.Tree(ctx)
+	if err != nil {
+		return MergeResult{}, err
+	}
+	r, err := l.MergeTrees(ctx, tx.batch, l.Tree(undone.Tree), l.Tree(parent), target, opt)
+	if err != nil {
+		return MergeResult{}, err
+	}
+	tx.why = "revert"
+	tx.message = "Revert " + short(undone.ID)
+	if undone.Message != "" {
+		tx.message += " (" + clip(strings.TrimSpace(undone.Message)) + ")"
+	}
+	tx.SetTree(r.Tree)
+	return r, nil
 }
 
 // publish runs a merge inside of an update, so that it sees the head it will replace.
@@ -326,20 +346,20 @@ func (l *Lake) publish(ctx context.Context, branch string, info CommitInfo, gate
 		return nil
 	}
 	if dryRun {
-		c, err := l.rehearse(ctx, branch, judged)
+		c, err := l.Rehearse(ctx, branch, judged)
 		return result, c, err
 	}
 	c, err := l.Update(ctx, branch, info, func(ctx context.Context, tx *Tx) error {
 		if err := judged(ctx, tx); err != nil {
 			return err
 		}
-		return conflictError(branch, result.Conflicts)
+		return ConflictError(branch, result.Conflicts)
 	})
 	return result, c, err
 }
 
-// rehearse calls fn as Update would, and drops what it did. The commit is the head.
-func (l *Lake) rehearse(ctx context.Context, branch string, fn func(context.Context, *Tx) error) (Commit, error) {
+// Rehearse calls fn as Update would, and drops what it did. The commit is the head.
+func (l *Lake) Rehearse(ctx context.Context, branch string, fn func(context.Context, *Tx) error) (Commit, error) {
 	ref, err := l.Branch(ctx, branch)
 	if err != nil {
 		return Commit{}, err
@@ -350,11 +370,11 @@ func (l *Lake) rehearse(ctx context.Context, branch string, fn func(context.Cont
 	}
 	batch := l.Begin(ctx)
 	defer batch.Discard()
-	return head, fn(ctx, &Tx{Head: head, batch: batch, tree: l.Tree(head.Tree)})
+	return head, fn(ctx, &Tx{Head: head, Branch: branch, batch: batch, tree: l.Tree(head.Tree)})
 }
 
-// conflictError words conflicts; nil for none.
-func conflictError(branch string, conflicts []Conflict) error {
+// ConflictError is ErrMergeConflict in words; nil without conflicts.
+func ConflictError(branch string, conflicts []Conflict) error {
 	if len(conflicts) == 0 {
 		return nil
 	}

@@ -32,7 +32,8 @@ const maxAttempts = 16
 // is called again.
 type Tx struct {
 	// Head is the commit that the branch names; the new commit is its child.
-	Head Commit
+	Head   Commit
+	Branch string
 
 	batch      *Batch
 	tree       Tree
@@ -147,7 +148,7 @@ func (l *Lake) attempt(ctx context.Context, branch string, info CommitInfo, tick
 	}
 	batch := l.Begin(ctx)
 	defer batch.Discard()
-	tx := &Tx{Head: head, batch: batch, tree: l.Tree(head.Tree), why: "update"}
+	tx := &Tx{Head: head, Branch: branch, batch: batch, tree: l.Tree(head.Tree), why: "update"}
 	if err := fn(ctx, tx); err != nil {
 		return Commit{}, err
 	}
@@ -210,12 +211,12 @@ func (l *Lake) publishTx(ctx context.Context, tx *Tx, next Commit, ref Ref, vers
 
 // next is the commit that tx leads to: its head when nothing changed.
 func (tx *Tx) next(ctx context.Context, info CommitInfo) (Commit, error) {
-	if tx.moveTo != nil {
-		return *tx.moveTo, nil
-	}
 	tree, err := tx.Tree(ctx)
 	if err != nil {
 		return Commit{}, err
+	}
+	if tx.moveTo != nil && tree.Root() == tx.moveTo.Tree { // else something came on top of the merge
+		return *tx.moveTo, nil
 	}
 	if tree.Root() == tx.Head.Tree && len(tx.parents) == 0 {
 		return tx.Head, nil

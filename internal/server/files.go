@@ -13,6 +13,7 @@ import (
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 )
 
@@ -57,14 +58,19 @@ func (s *fileService) Put(ctx context.Context, in *connect.ClientStream[tarnv1.P
 		return nil, err
 	}
 	resp := &tarnv1.PutResponse{Files: int64(len(files)), Bytes: size}
-	c, err := p.Lake.Update(ctx, write.GetInto(), info(write, putMessage(files)), func(ctx context.Context, tx *lake.Tx) error {
+	pub, err := p.Flow.Publish(ctx, publication(write, putMessage(files), func(ctx context.Context, tx *lake.Tx) error {
 		return publishFiles(ctx, tx, p.Lake.Tree(tx.Head.Tree), files)
-	})
+	}))
 	if err != nil {
 		return nil, err
 	}
-	resp.Written = written(write.GetInto(), before.Commit, c)
+	resp.Written = written(write.GetInto(), before.Commit, pub.Commit)
 	return resp, nil
+}
+
+// publication is a client's change of files.
+func publication(w *tarnv1.Write, message string, change func(ctx context.Context, tx *lake.Tx) error) flow.Publication {
+	return flow.Publication{Branch: w.GetInto(), Info: info(w, message), Dir: w.GetDir(), Change: change}
 }
 
 // putMessage says what a put did, when its caller does not.
@@ -340,7 +346,7 @@ func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*t
 	}
 	resp := &tarnv1.RemoveResponse{}
 	patterns := slices.Clone(req.GetPatterns())
-	c, err := p.Lake.Update(ctx, write.GetInto(), info(write, "Remove "+strings.Join(patterns, ", ")), func(ctx context.Context, tx *lake.Tx) error {
+	pub, err := p.Flow.Publish(ctx, publication(write, "Remove "+strings.Join(patterns, ", "), func(ctx context.Context, tx *lake.Tx) error {
 		gone := map[string]bool{} // the update may be tried again
 		tree := p.Lake.Tree(tx.Head.Tree)
 		for _, pattern := range patterns {
@@ -363,10 +369,10 @@ func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*t
 		}
 		resp.Files = int64(len(gone))
 		return nil
-	})
+	}))
 	if err != nil {
 		return nil, err
 	}
-	resp.Written = written(write.GetInto(), before.Commit, c)
+	resp.Written = written(write.GetInto(), before.Commit, pub.Commit)
 	return resp, nil
 }

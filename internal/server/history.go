@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 )
 
@@ -299,15 +300,17 @@ func (s *historyService) Merge(ctx context.Context, req *tarnv1.MergeRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	opt := lake.MergeOptions{Prefer: map[string]lake.Side{}}
+	prefer := map[string]lake.Side{}
 	for name, side := range req.GetPrefer() {
 		key, err := preferred(ctx, p.Lake, name, source.ID, before.Commit)
 		if err != nil {
 			return nil, err
 		}
-		opt.Prefer[key] = lake.Side(side)
+		prefer[key] = lake.Side(side)
 	}
-	result, c, err := p.Lake.Merge(ctx, source.ID, into, info(req.GetWrite(), ""), opt, nil, req.GetDryRun())
+	result, pub, err := p.Flow.Merge(ctx, flow.MergeRequest{
+		Source: source.ID, Branch: into, Info: info(req.GetWrite(), ""), Dir: req.GetWrite().GetDir(), Prefer: prefer, DryRun: req.GetDryRun(),
+	})
 	// Conflicts are the answer, dry run or not, and are worded the same.
 	conflicts := errors.Is(err, lake.ErrMergeConflict)
 	if err != nil && !conflicts {
@@ -329,7 +332,7 @@ func (s *historyService) Merge(ctx context.Context, req *tarnv1.MergeRequest) (*
 		resp.Conflicts = append(resp.Conflicts, doc)
 	}
 	if !req.GetDryRun() && !conflicts {
-		resp.Written = written(into, before.Commit, c)
+		resp.Written = written(into, before.Commit, pub.Commit)
 	}
 	return resp, nil
 }
@@ -366,11 +369,11 @@ func (s *historyService) Revert(ctx context.Context, req *tarnv1.RevertRequest) 
 	if err != nil {
 		return nil, err
 	}
-	_, c, err := p.Lake.Revert(ctx, undo.ID, into, info(req.GetWrite(), ""), lake.MergeOptions{}, nil)
+	pub, err := p.Flow.Revert(ctx, undo.ID, into, info(req.GetWrite(), ""), req.GetWrite().GetDir())
 	if err != nil {
 		return nil, err
 	}
-	return &tarnv1.RevertResponse{Written: written(into, before.Commit, c)}, nil
+	return &tarnv1.RevertResponse{Written: written(into, before.Commit, pub.Commit)}, nil
 }
 
 func (s *historyService) Show(ctx context.Context, req *tarnv1.ShowRequest) (*tarnv1.ShowResponse, error) {
