@@ -20,6 +20,10 @@ var pinnedArrow = []string{
 	"pyarrow==26.0.1 ; python_version >= '3.11'",
 }
 
+// arrowForNumpy1 is the pin beside a numpy before 2: newer pyarrows refuse it as they are imported, which
+// their metadata does not say. It has wheels for every Python that such a numpy has.
+const arrowForNumpy1 = "pyarrow==21.0.0"
+
 // WithArrow returns s for a function of tables: if it resolves to neither pyarrow nor polars, it gets the
 // pyarrow that this release pins. What the user's packages ask for goes before.
 func WithArrow(s Spec) Spec {

@@ -153,6 +153,9 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 		return e, err
 	}
 	arrow := pinnedArrow
+	if slices.ContainsFunc(e.Packages, func(p Package) bool { return p.Name == "numpy" && strings.HasPrefix(p.Version, "1.") }) {
+		arrow = []string{arrowForNumpy1}
+	}
 	if slices.ContainsFunc(constraints, func(c string) bool { return strings.HasPrefix(c, "pyarrow==") }) {
 		arrow = []string{"pyarrow"} // an earlier release may have pinned another one
 	}

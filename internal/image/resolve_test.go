@@ -522,6 +522,9 @@ func TestTwoPandas(t *testing.T) {
 		if got := run(t, v, "import pandas; print(pandas.__version__)"); got != want {
 			t.Errorf("pandas is %s, want %s", got, want)
 		}
+		if locks[i].Has("pyarrow") {
+			run(t, v, "import pyarrow.pandas_compat") // it does not import beside every numpy
+		}
 		checkView(t, v)
 	}
 }
