@@ -155,7 +155,7 @@ func (f *Flow) Recover(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return f.prune(ctx, now())
 }
 
 func (f *Flow) fence() []meta.Condition { return []meta.Condition{f.Session.Condition()} }
