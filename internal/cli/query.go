@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
@@ -16,8 +19,9 @@ import (
 )
 
 type queryFlags struct {
-	file, ref, into, message, output string
-	params                           []string
+	file, ref, into, message, output, format, memory string
+	params                                           []string
+	limit                                            int64
 }
 
 func (a *app) queryCommand() *cobra.Command {
@@ -28,7 +32,9 @@ func (a *app) queryCommand() *cobra.Command {
 		Long: `Run one statement of DuckDB's SQL over the tables of a ref. "orders@dev" is the table of another
 ref. INSERT, UPDATE, DELETE, MERGE and CREATE TABLE AS are one commit, if the checks pass.
 
-A terminal shows the first 40 rows and the total; into a pipe go all rows, as CSV.`,
+A terminal shows the first 40 rows and the total; into a pipe go all rows, as CSV: NULL is
+nothing there, and an empty string "". --format table|csv|json|jsonl|markdown|arrow says
+otherwise.`,
 		GroupID: groupWork,
 		Example: `  tarn query "select origin, count(*) as n from flights group by origin"
   tarn query -f report.sql --param day=2024-01-03 -o report.parquet
@@ -36,6 +42,9 @@ A terminal shows the first 40 rows and the total; into a pipe go all rows, as CS
   tarn query "update orders set state = 'paid' where id = 17" --into dev`,
 		Args: args(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := f.check(c, a); err != nil {
+				return err
+			}
 			sql, err := a.statement(c, f.file, args)
 			if err != nil {
 				return err
@@ -48,8 +57,28 @@ A terminal shows the first 40 rows and the total; into a pipe go all rows, as CS
 	c.Flags().StringVar(&f.into, "into", "", "the `BRANCH` to write to (default: --ref, else the current branch)")
 	c.Flags().StringArrayVar(&f.params, "param", nil, "the value of $NAME: `NAME=VALUE`, may be repeated")
 	c.Flags().StringVarP(&f.output, "output", "o", "", "write the rows to `FILE`: .parquet, .csv, .json or .arrow")
+	c.Flags().StringVar(&f.format, "format", "", "print rows as `FORMAT`: "+strings.Join(rowFormats, ", "))
+	c.Flags().Int64Var(&f.limit, "limit", 0, "print `N` rows at most, and end the query then")
+	c.Flags().StringVar(&f.memory, "memory", "", "the `SIZE` of memory that the query may use, such as 4GiB")
 	c.Flags().StringVarP(&f.message, "message", "m", "", "the commit's `TEXT`, for statements that write")
 	return c
+}
+
+// check refuses flags that do not go together.
+func (f queryFlags) check(c *cobra.Command, a *app) error {
+	switch {
+	case f.format != "" && !slices.Contains(rowFormats, f.format):
+		return usage(c, "--format %s: it is one of %s", f.format, strings.Join(rowFormats, ", "))
+	case f.format != "" && a.json:
+		return usage(c, "--json prints one document, and --format %s another", f.format)
+	case f.format == "arrow" && a.out.Terminal:
+		return usage(c, "--format arrow is not for a terminal: pipe it, or write a file with -o rows.arrow")
+	case f.limit < 0 || f.limit == 0 && c.Flags().Changed("limit"):
+		return usage(c, "--limit %d: it is 1 or more", f.limit)
+	case f.output != "" && (f.format != "" || f.limit > 0):
+		return usage(c, "-o writes all rows, and the ending of its file says the format: neither --format nor --limit go with it")
+	}
+	return nil
 }
 
 // statement is the SQL of the argument, a file or stdin.
@@ -97,6 +126,9 @@ func queryParams(c *cobra.Command, list []string) (string, error) {
 	return string(text), err
 }
 
+// minMemory is what the engine needs for itself.
+const minMemory = 16 << 20
+
 func (a *app) runQuery(c *cobra.Command, f queryFlags, sql string) error {
 	params, err := queryParams(c, f.params)
 	if err != nil {
@@ -107,6 +139,16 @@ func (a *app) runQuery(c *cobra.Command, f queryFlags, sql string) error {
 		if req.OutputPath, req.OutputFormat, err = outputFile(c, f.output); err != nil {
 			return err
 		}
+	}
+	if f.memory != "" {
+		size, err := humanize.ParseBytes(f.memory)
+		if err != nil || size < minMemory || size > math.MaxInt64 {
+			return usage(c, "--memory %s: it is a size such as 512MiB or 4GiB, and %s at least", f.memory, ui.Size(minMemory))
+		}
+		req.MemoryBytes = int64(size)
+	}
+	if req.Limit = f.limit; f.limit == 0 && a.out.Terminal && !a.json && (f.format == "" || f.format == "table") {
+		req.Show = terminalRows
 	}
 	t, err := a.reach(c.Context())
 	if err != nil {
@@ -120,7 +162,7 @@ func (a *app) runQuery(c *cobra.Command, f queryFlags, sql string) error {
 	if req.Ref = f.ref; req.Ref == "" {
 		req.Ref = req.Write.GetInto()
 	}
-	p, summary, err := a.queryRows(c.Context(), t, req)
+	p, summary, err := a.queryRows(c.Context(), t, f.format, req)
 	if err != nil {
 		return err
 	}
@@ -136,10 +178,10 @@ func (a *app) runQuery(c *cobra.Command, f queryFlags, sql string) error {
 			a.note("wrote %s, %s", f.output, ui.Count(summary.GetRows(), "row"))
 		})
 	default:
-		doc := map[string]any{"columns": p.doc.Columns, "rows": p.doc.Rows, "commit": commitDocument(summary.GetCommit())}
+		doc := map[string]any{"columns": p.doc.Columns, "rows": p.doc.Rows, "total": summary.GetRows(), "commit": commitDocument(summary.GetCommit())}
 		a.print(doc, func() {
 			if a.out.Terminal {
-				a.note("%s", ui.Count(p.total, "row"))
+				a.note("%s", a.err.Dim(p.footer(summary.GetRows())))
 			}
 		})
 	}

@@ -73,7 +73,7 @@ func (a *app) tableHeadCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			p, _, err := a.queryRows(c.Context(), t, &tarnv1.QueryRequest{
+			p, _, err := a.queryRows(c.Context(), t, "", &tarnv1.QueryRequest{
 				Write: &tarnv1.Write{Project: t.project}, Ref: at, Sql: "FROM " + quoteTable(name) + " LIMIT " + strconv.FormatInt(rows, 10),
 			})
 			if err != nil {

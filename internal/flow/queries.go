@@ -32,6 +32,9 @@ type QueryRequest struct {
 	Params      map[string]any
 	MemoryBytes int64 // of the engine; 0 takes its default
 
+	Limit int64 // rows at most; the query ends when it has them. 0 is all
+	Show  int64 // rows to stream at most; the others are only counted. 0 is all
+
 	// Output sends the rows of a SELECT to a file on this host. The zero value streams them.
 	Output QueryOutput
 
@@ -74,13 +77,16 @@ func (f *Flow) Query(ctx context.Context, r QueryRequest, w io.Writer) (QueryRes
 	if err != nil {
 		return QueryResult{}, err
 	}
-	plan.Job.MemoryBytes = r.MemoryBytes
+	plan.Job.MemoryBytes, plan.Job.Limit = r.MemoryBytes, r.Limit
 	out := QueryResult{Kind: an.Kind, Commit: s.commit}
 	var result query.Result
-	if r.Output.Path != "" {
+	switch {
+	case r.Output.Path != "" && r.Limit > 0:
+		return QueryResult{}, ErrQueryOutput.Errorf("a file gets all rows. Write LIMIT %d into the statement", r.Limit)
+	case r.Output.Path != "":
 		result, err = f.queryToFile(ctx, plan.Job, r.Output)
-	} else {
-		result, err = f.Engine.Stream(ctx, plan, w)
+	default:
+		result, err = f.Engine.Stream(ctx, plan, r.Show, w)
 	}
 	out.Rows = result.Rows
 	return out, err

@@ -31,6 +31,9 @@ type Job struct {
 	// Describe only binds SQL to the sources; Result.Schema holds the answer.
 	Describe bool `json:",omitempty"`
 
+	// Limit ends the job when it has so many rows; 0 is all. Not with a file that DuckDB writes.
+	Limit int64 `json:",omitempty"`
+
 	MemoryBytes int64  `json:",omitempty"` // DuckDB's own limit; the process needs up to 1.7 times that
 	Threads     int    `json:",omitempty"`
 	TempDir     string `json:",omitempty"` // where it may spill; "" is no spilling
@@ -132,6 +135,7 @@ type Sink struct {
 	Path   string `json:",omitempty"` // arrow, file: the file, which must not exist; table: a folder
 	Sync   bool   `json:",omitempty"` // arrow, file: durable before the job ends
 	Format string `json:",omitempty"` // file: parquet, csv, json (lines) or arrow
+	Rows   int64  `json:",omitempty"` // stream: send so many at most, only count the others; 0 is all
 	// Table, for SinkTable: files go into Path, an existing folder, as they shall join this table.
 	Table *datafile.Layout `json:",omitempty"`
 }

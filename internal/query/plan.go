@@ -72,8 +72,9 @@ func (e *Engine) Describe(ctx context.Context, plan Plan) ([]byte, error) {
 	return result.Schema, err
 }
 
-// Stream runs a plan and writes its rows to w as an Arrow IPC stream.
-func (e *Engine) Stream(ctx context.Context, plan Plan, w io.Writer) (Result, error) {
-	plan.Job.Sinks = []Sink{{Kind: SinkStream}}
+// Stream runs a plan and writes its first show rows, 0 for all, to w as an Arrow IPC stream. The result
+// counts them all.
+func (e *Engine) Stream(ctx context.Context, plan Plan, show int64, w io.Writer) (Result, error) {
+	plan.Job.Sinks = []Sink{{Kind: SinkStream, Rows: show}}
 	return e.Run(ctx, plan.Job, w)
 }

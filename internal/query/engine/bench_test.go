@@ -17,7 +17,7 @@ func BenchmarkSelect1(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := e.Stream(b.Context(), plan, io.Discard); err != nil {
+		if _, err := e.Stream(b.Context(), plan, 0, io.Discard); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -49,7 +49,7 @@ func run(db *duck.DB, job query.Job, stdout io.Writer) (query.Result, error) {
 		return query.Result{}, err
 	}
 	defer rows.Close()
-	result, err := drain(rows, job.Sinks, stdout)
+	result, err := drain(rows, job, stdout)
 	if err != nil {
 		return query.Result{}, err
 	}
@@ -57,8 +57,8 @@ func run(db *duck.DB, job query.Job, stdout io.Writer) (query.Result, error) {
 }
 
 // drain sends every row to every sink.
-func drain(rows *duck.Rows, sinks []query.Sink, stdout io.Writer) (result query.Result, err error) {
-	open, err := openSinks(sinks, rows.Schema(), stdout)
+func drain(rows *duck.Rows, job query.Job, stdout io.Writer) (result query.Result, err error) {
+	open, err := openSinks(job.Sinks, rows.Schema(), stdout)
 	defer func() {
 		if err != nil {
 			for _, sink := range open {
@@ -72,13 +72,16 @@ func drain(rows *duck.Rows, sinks []query.Sink, stdout io.Writer) (result query.
 	if result.Schema, err = query.FormatSchema(rows.Schema()); err != nil {
 		return result, err
 	}
-	for {
+	for job.Limit == 0 || result.Rows < job.Limit {
 		batch, err := rows.Next()
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			return result, err
+		}
+		if left := job.Limit - result.Rows; job.Limit > 0 && batch.NumRows() > left {
+			batch = firstRows(batch, left)
 		}
 		result.Rows += batch.NumRows()
 		if err := writeAll(open, batch); err != nil {
@@ -93,6 +96,12 @@ func drain(rows *duck.Rows, sinks []query.Sink, stdout io.Writer) (result query.
 		result.Outputs = append(result.Outputs, output)
 	}
 	return result, nil
+}
+
+// firstRows is the first n rows of a batch, which it takes over.
+func firstRows(batch arrow.RecordBatch, n int64) arrow.RecordBatch {
+	defer batch.Release()
+	return batch.NewSlice(0, n)
 }
 
 func writeAll(sinks []BatchSink, batch arrow.RecordBatch) error {

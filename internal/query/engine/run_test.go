@@ -73,7 +73,7 @@ func runSQL(t testing.TB, e *query.Engine, sql string, sources ...query.Source) 
 		return "", err
 	}
 	var out strings.Builder
-	if _, err := e.Stream(t.Context(), plan, &out); err != nil {
+	if _, err := e.Stream(t.Context(), plan, 0, &out); err != nil {
 		return "", err
 	}
 	return text(readStream(t, []byte(out.String()))), nil
@@ -233,7 +233,7 @@ func TestParams(t *testing.T) {
 			return "", err
 		}
 		var out strings.Builder
-		if _, err := e.Stream(t.Context(), plan, &out); err != nil {
+		if _, err := e.Stream(t.Context(), plan, 0, &out); err != nil {
 			return "", err
 		}
 		return text(readStream(t, []byte(out.String()))), nil

@@ -40,7 +40,7 @@ func openSinks(sinks []query.Sink, schema *arrow.Schema, stdout io.Writer) ([]Ba
 func openSink(sink query.Sink, schema *arrow.Schema, stdout io.Writer) (BatchSink, error) {
 	switch {
 	case sink.Kind == query.SinkStream:
-		return newStream(schema, stdout), nil
+		return newStream(schema, stdout, sink.Rows), nil
 	case sink.Kind == query.SinkArrow, sink.Kind == query.SinkFile && sink.Format == "arrow":
 		return newArrowFile(sink, schema)
 	case sink.Kind == query.SinkTable && sink.Table != nil:
@@ -59,16 +59,27 @@ type stream struct {
 	count  *counter
 	buffer *bufio.Writer
 	w      *ipc.Writer
+	most   int64 // rows; 0 is all
+	rows   int64
 }
 
-func newStream(schema *arrow.Schema, to io.Writer) *stream {
-	s := &stream{count: &counter{w: to}}
+func newStream(schema *arrow.Schema, to io.Writer, most int64) *stream {
+	s := &stream{count: &counter{w: to}, most: most}
 	s.buffer = bufio.NewWriterSize(s.count, 256<<10)
 	s.w = ipc.NewWriter(s.buffer, ipc.WithSchema(schema))
 	return s
 }
 
 func (s *stream) Write(batch arrow.RecordBatch) error {
+	if s.most > 0 {
+		n := min(s.most-s.rows, batch.NumRows())
+		if n == 0 {
+			return nil
+		}
+		s.rows += n
+		batch = batch.NewSlice(0, n)
+		defer batch.Release()
+	}
 	if err := s.w.Write(batch); err != nil {
 		return fmt.Errorf("write stream: %w", err)
 	}

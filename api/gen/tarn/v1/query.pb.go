@@ -36,8 +36,12 @@ type QueryRequest struct {
 	MemoryBytes int64 `protobuf:"varint,5,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	// With both, the result goes to a file on the server's host instead: an absolute path, and parquet,
 	// csv, json or arrow.
-	OutputPath    string `protobuf:"bytes,6,opt,name=output_path,json=outputPath,proto3" json:"output_path,omitempty"`
-	OutputFormat  string `protobuf:"bytes,7,opt,name=output_format,json=outputFormat,proto3" json:"output_format,omitempty"`
+	OutputPath   string `protobuf:"bytes,6,opt,name=output_path,json=outputPath,proto3" json:"output_path,omitempty"`
+	OutputFormat string `protobuf:"bytes,7,opt,name=output_format,json=outputFormat,proto3" json:"output_format,omitempty"`
+	// Rows at most: a SELECT ends when it has them. 0 is all.
+	Limit int64 `protobuf:"varint,8,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Rows to send at most; the others are only counted in the summary. 0 is all.
+	Show          int64 `protobuf:"varint,9,opt,name=show,proto3" json:"show,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -119,6 +123,20 @@ func (x *QueryRequest) GetOutputFormat() string {
 		return x.OutputFormat
 	}
 	return ""
+}
+
+func (x *QueryRequest) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *QueryRequest) GetShow() int64 {
+	if x != nil {
+		return x.Show
+	}
+	return 0
 }
 
 type QueryResponse struct {
@@ -285,7 +303,7 @@ var File_tarn_v1_query_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_query_proto_rawDesc = "" +
 	"\n" +
-	"\x13tarn/v1/query.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\x1a\x13tarn/v1/table.proto\"\xe2\x01\n" +
+	"\x13tarn/v1/query.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\x1a\x13tarn/v1/table.proto\"\x8c\x02\n" +
 	"\fQueryRequest\x12$\n" +
 	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x10\n" +
 	"\x03sql\x18\x02 \x01(\tR\x03sql\x12\x10\n" +
@@ -295,7 +313,9 @@ const file_tarn_v1_query_proto_rawDesc = "" +
 	"\fmemory_bytes\x18\x05 \x01(\x03R\vmemoryBytes\x12\x1f\n" +
 	"\voutput_path\x18\x06 \x01(\tR\n" +
 	"outputPath\x12#\n" +
-	"\routput_format\x18\a \x01(\tR\foutputFormat\"a\n" +
+	"\routput_format\x18\a \x01(\tR\foutputFormat\x12\x14\n" +
+	"\x05limit\x18\b \x01(\x03R\x05limit\x12\x12\n" +
+	"\x04show\x18\t \x01(\x03R\x04show\"a\n" +
 	"\rQueryResponse\x12\x14\n" +
 	"\x04data\x18\x01 \x01(\fH\x00R\x04data\x121\n" +
 	"\asummary\x18\x02 \x01(\v2\x15.tarn.v1.QuerySummaryH\x00R\asummaryB\a\n" +
