@@ -28,6 +28,8 @@ type benchmark struct {
 }
 
 var benchmarks = []benchmark{
+	{"handover", "a large table from a Python function to ten others", handover},
+	{"first_call", "a Python function whose packages are there", firstCall},
 	{"history", "branch, commit, diff and merge in a large tree", history},
 	{"import", "3,000,000 rows into a published table", importing},
 	{"dataver", "the hash that identifies rows", dataVersion},

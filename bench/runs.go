@@ -51,19 +51,21 @@ func sqlAsset(i, parent int) string {
 	return fmt.Sprintf("SELECT n + %d AS n FROM a%03d\n", i, parent)
 }
 
-// chain runs assets that do next to nothing, one after the other: what a step costs.
+// chain runs assets that do next to nothing, one after the other: what a step costs. The peer does what
+// each step must do at least: start a process, with its libraries.
 func chain(ctx context.Context, b *bench) error {
-	n := b.size(100, 30)
+	n := b.size(100, 20)
 	sql := map[string]string{}
 	for i := range n {
 		sql[fmt.Sprintf("a%03d.sql", i)] = sqlAsset(i, i-1)
 	}
-	if err := b.chainOf(ctx, "sql", "SQL", n, sql, func(round int) map[string]string {
+	version := func(string) (string, []string, error) { return "tarn version", []string{b.bin, "version"}, nil }
+	if err := b.chainOf(ctx, "sql", "SQL", n, sql, version, func(round int) map[string]string {
 		return map[string]string{"a000.sql": fmt.Sprintf("SELECT %d AS n\n", -round)}
 	}); err != nil {
 		return err
 	}
-	python := func(start int) string {
+	python := func(start int) map[string]string {
 		var text strings.Builder
 		text.WriteString("import tarn\n")
 		for i := range n {
@@ -73,20 +75,28 @@ func chain(ctx context.Context, b *bench) error {
 			}
 			fmt.Fprintf(&text, "\n\n@tarn.asset\ndef a%03d(a%03d: list[dict]) -> list[dict]:\n    return a%03d\n", i, i-1, i-1)
 		}
-		return text.String()
+		return map[string]string{"pipeline.py": text.String()}
 	}
-	return b.chainOf(ctx, "python", "Python", n, map[string]string{"pipeline.py": python(0)}, func(round int) map[string]string {
-		return map[string]string{"pipeline.py": python(round)}
-	})
+	pyarrow := func(dir string) (string, []string, error) {
+		python, err := b.interpreter(ctx, dir)
+		return "python -c 'import pyarrow'", []string{python, "-c", "import pyarrow"}, err
+	}
+	return b.chainOf(ctx, "python", "Python", n, python(0), pyarrow, python)
 }
 
 // chainOf runs a chain of n steps, changing its first one each time, so that every step runs.
-func (b *bench) chainOf(ctx context.Context, name, kind string, n int, sources map[string]string, change func(round int) map[string]string) error {
+func (b *bench) chainOf(ctx context.Context, name, kind string, n int, sources map[string]string,
+	peer func(dir string) (what string, command []string, err error), change func(round int) map[string]string,
+) error {
 	dir, err := b.project(name, sources)
 	if err != nil {
 		return err
 	}
 	if _, err := b.tarn(ctx, dir, "run"); err != nil { // makes the environment, too
+		return err
+	}
+	what, command, err := peer(dir)
+	if err != nil {
 		return err
 	}
 	var total, bare time.Duration
@@ -101,13 +111,13 @@ func (b *bench) chainOf(ctx context.Context, name, kind string, n int, sources m
 			return err
 		}
 		total = least(total, d)
-		if d, err = best(5, func() error { _, err := b.command(ctx, dir, "python3", "-S", "-c", "pass"); return err }); err != nil {
+		if d, err = best(5, func() error { _, err := b.command(ctx, dir, command[0], command[1:]...); return err }); err != nil {
 			return err
 		}
 		bare = least(bare, d)
 	}
 	step := total / time.Duration(n)
-	peer := fmt.Sprintf("start of python3 -S (%s ms)", number(milliseconds(bare)))
-	row{fmt.Sprintf("chain of %d %s assets, each step", n, kind), milliseconds(step), "ms", atMost(15), peer, float64(step) / float64(bare)}.print()
+	what = fmt.Sprintf("%s (%s ms)", what, number(milliseconds(bare)))
+	row{fmt.Sprintf("chain of %d %s assets, each step", n, kind), milliseconds(step), "ms", atMost(15), what, float64(step) / float64(bare)}.print()
 	return nil
 }
