@@ -97,6 +97,12 @@ func (c *child) close() {
 	})
 }
 
+// Started is what a child says before it begins with a job.
+const Started = "started"
+
+// errUnsent says that a child died before it began with the job: another one may have it.
+var errUnsent = errors.New("the query engine ended before it began")
+
 // do sends a job and returns its result. Ending ctx kills the process. stdout gets what the job
 // streams, nil if it streams nothing.
 func (c *child) do(ctx context.Context, job Job, stdout io.Writer) (Result, error) {
@@ -115,8 +121,14 @@ func (c *child) do(ctx context.Context, job Job, stdout io.Writer) (Result, erro
 		}()
 	}
 	var result Result
+	var started string
 	err := json.NewEncoder(c.stdin).Encode(job)
 	if err == nil {
+		err = c.decode.Decode(&started)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errUnsent, err)
+	} else {
 		err = c.decode.Decode(&result)
 	}
 	if err != nil {
@@ -129,6 +141,8 @@ func (c *child) do(ctx context.Context, job Job, stdout io.Writer) (Result, erro
 		return Result{}, errdef.As(context.Cause(ctx))
 	case copyErr != nil:
 		return Result{}, fmt.Errorf("pass on the rows: %w", copyErr)
+	case errors.Is(err, errUnsent):
+		return Result{}, fmt.Errorf("%w: %w", errUnsent, c.crash(err))
 	case err != nil:
 		return Result{}, c.crash(err)
 	case result.Error != nil:

@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -181,16 +182,20 @@ func (e *Engine) withChild(ctx context.Context, slots chan struct{}, fn func(con
 	defer cancel(nil)
 	defer context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })()
 
-	c, err := e.take()
-	if err != nil {
-		return err
+	for again := true; ; again = false {
+		c, err := e.take()
+		if err != nil {
+			return err
+		}
+		reusable, err := fn(ctx, c)
+		if !reusable || !e.keep(c) {
+			c.close()
+			e.refill()
+		}
+		if !again || !errors.Is(err, errUnsent) { // a spare that was killed while it waited
+			return err
+		}
 	}
-	reusable, err := fn(ctx, c)
-	if !reusable || !e.keep(c) {
-		c.close()
-		e.refill()
-	}
-	return err
 }
 
 // take returns the spare, or a new child if there is none.

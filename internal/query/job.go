@@ -2,7 +2,7 @@
 //
 // The server never opens DuckDB. It keeps an Engine: a pool of processes of its own binary in the role
 // `tarn engine` (package query/engine, the only one that links DuckDB), one of them warm. A child gets
-// a Job as a line of JSON on stdin, streams Arrow on stdout and answers with a Result as a line of JSON
+// a Job as a line of JSON on stdin, says on descriptor 3 that it began, streams Arrow on stdout and answers with a Result as a line of JSON
 // on descriptor 3. It may analyze any number of texts, then runs one job, then exits. Cancelling kills
 // it; a crash or a runaway query is an error of that query and of nothing else.
 //

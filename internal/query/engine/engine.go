@@ -38,7 +38,12 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 	}
 	lines := make(chan []byte)
 	go readLines(stdin, lines)
+	answers := json.NewEncoder(results)
 	for line := range lines {
+		if err := answers.Encode(query.Started); err != nil {
+			fmt.Fprintf(os.Stderr, "engine: take job: %v\n", err)
+			return 1
+		}
 		job, err := parseJob(line)
 		var result query.Result
 		switch {
@@ -52,7 +57,7 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 		if err != nil {
 			result.Error = query.NewFailure(classify(err))
 		}
-		if err := json.NewEncoder(results).Encode(result); err != nil {
+		if err := answers.Encode(result); err != nil {
 			fmt.Fprintf(os.Stderr, "engine: write result: %v\n", err)
 			return 1
 		}
