@@ -334,11 +334,11 @@ func (a *app) runSummary(run *tarnv1.Run) {
 		}
 		note := "unchanged"
 		if o.GetChanged() {
-			note = fmt.Sprintf("%+d", o.GetRows()-o.GetBefore())
+			note = change(o.GetRows() - o.GetBefore())
 		}
 		rows = append(rows, []string{o.GetName(), fmt.Sprintf("%s %s", thousands(o.GetRows()), what), note})
 	}
-	if len(rows) > 0 && run.GetRerunOf() == "" {
+	if len(rows) > 0 && run.GetRerunOf() == "" && run.GetState() == "succeeded" {
 		a.err.Table(columns("asset", ">size", "change"), rows)
 	}
 	for _, c := range run.GetChecks() {
@@ -348,7 +348,10 @@ func (a *app) runSummary(run *tarnv1.Run) {
 	}
 	a.showVerdicts(run)
 	switch {
-	case run.GetState() != "succeeded" || run.GetRerunOf() != "":
+	case run.GetRerunOf() != "":
+	case run.GetState() == "failed" && slices.ContainsFunc(run.GetSteps(), func(st *tarnv1.RunStep) bool { return st.GetState() == "failed" }):
+		a.note("nothing is published; what succeeded is used again by the next run")
+	case run.GetState() != "succeeded":
 	case run.GetCommit() != "":
 		a.note("-> %s @ %s", run.GetInto(), a.err.ID(short(run.GetCommit())))
 		a.suggest(run)
@@ -360,16 +363,30 @@ func (a *app) runSummary(run *tarnv1.Run) {
 	}
 }
 
-// suggest names three commands to go on with.
+// suggest names three commands to go on with. Outputs come in the order of the graph: the last table is
+// what the others were made for.
 func (a *app) suggest(run *tarnv1.Run) {
-	for _, o := range run.GetOutputs() {
-		if o.GetKind() == "table" {
+	label := "next:"
+	for _, o := range slices.Backward(run.GetOutputs()) {
+		if o.GetKind() == "table" && o.GetChanged() {
 			a.note("next: tarn query \"from %s\"", o.GetName())
 			a.note("      tarn provenance %s", o.GetName())
+			label = "     "
 			break
 		}
 	}
-	a.note("      tarn diff %s~1..%s", short(run.GetCommit()), short(run.GetCommit()))
+	a.note("%s tarn diff %s~1..%s", label, short(run.GetCommit()), short(run.GetCommit()))
+}
+
+// change is a difference of sizes; the same size with other content is a change, too.
+func change(n int64) string {
+	switch {
+	case n > 0:
+		return "+" + thousands(n)
+	case n < 0:
+		return thousands(n)
+	}
+	return "~"
 }
 
 func thousands(n int64) string {

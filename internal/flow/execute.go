@@ -137,7 +137,7 @@ func (lv *live) walk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d := demand{run: run.ID, params: run.Params, noCache: run.NoCache}
+	d := demand{run: run.ID, params: run.Params, noCache: run.NoCache, apart: run.RerunOf != ""}
 	const most = 8
 	for range most {
 		p, err := f.ready(ctx, c, base, run.Ref, run.Select, d)
@@ -399,8 +399,11 @@ func (lv *live) setStep(name string, to StepState, set func(*Step)) {
 		return // of no interest to anybody
 	}
 	msg := st.Why
-	if st.Error != nil {
+	switch {
+	case st.Error != nil:
 		msg = st.Error.Message
+	case to == StepSucceeded:
+		msg = st.done()
 	}
 	lv.emitLocked(Event{Type: "step", Step: name, State: string(to), Message: msg, Done: st.Reused, Total: st.Items})
 }
@@ -562,7 +565,7 @@ func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocat
 				mine = append(mine, inv)
 				break
 			}
-			if frag, err := f.memo.Lookup(ctx, inv.key); err == nil && frag != nil {
+			if frag, err := f.memo.Lookup(ctx, inv.key); err == nil && frag != nil && !p.demand.noCache {
 				out = append(out, outcome{inv: inv, fragment: frag})
 				break
 			}
@@ -578,7 +581,7 @@ func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocat
 		return append(out, failAll(mine, context.Cause(ctx))...)
 	}
 	a := &attempt{
-		f: f, code: p.code, work: wk, run: lv.run.ID, n: try, level: string(f.Runtime.Level()),
+		f: f, code: p.code, work: wk, run: lv.run.ID, n: try, level: string(f.Runtime.Level()), asked: p.demand,
 		emit: func(e Event) { e.Step = wk.node.Name; lv.emit(e) },
 	}
 	return append(out, a.invoke(ctx, mine)...)

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/lake"
@@ -164,6 +166,20 @@ func (s *Step) transition(to StepState, now time.Time) error {
 		s.Ended = now
 	}
 	return nil
+}
+
+// done says what a step that succeeded did.
+func (s *Step) done() string {
+	took := s.Ended.Sub(s.Started).Seconds()
+	switch {
+	case s.Items > 1:
+		return fmt.Sprintf("%d of %d items, %.1f s", s.Items-s.Reused, s.Items, took)
+	case s.Rows == 1:
+		return fmt.Sprintf("1 row, %.1f s", took)
+	case s.Rows > 0:
+		return fmt.Sprintf("%s rows, %.1f s", humanize.Comma(s.Rows), took)
+	}
+	return fmt.Sprintf("%.1f s", took)
 }
 
 // Label is how messages name a step.

@@ -7,6 +7,10 @@ import (
 
 // Locked looks a spec up in tarn.lock of projectDir. It resolves nothing and writes nothing.
 func (s *Store) Locked(projectDir string, spec Spec) (lock Lock, ok bool, err error) {
+	spec, err = spec.canonical()
+	if err != nil {
+		return Lock{}, false, err
+	}
 	file, err := readLockFile(projectDir)
 	if err != nil {
 		return Lock{}, false, err
