@@ -41,6 +41,7 @@ type attempt struct {
 	n     int
 	emit  func(Event)
 	level string
+	asked demand
 }
 
 // outcome is what became of one item.

@@ -63,7 +63,8 @@ func (w *work) reused() (n int) {
 type demand struct {
 	run     string
 	params  map[string]string
-	noCache bool
+	noCache bool // what has a result is made again, and the new one counts from then on
+	apart   bool // a rerun: results are compared, and never remembered
 }
 
 // prepare resolves a step's inputs in w, computes its items' keys and looks them up. A nil value of an

@@ -110,7 +110,8 @@ func (f *Flow) compareTable(ctx context.Context, v *value, was *lake.Entry) (Ver
 	return out, nil
 }
 
-// countDifferences counts the rows that only one of two tables has, as bags; rounded compares
+// countDifferences counts the rows of one table, as a bag, that the other does not have, on the side that
+// has more of them; rounded compares
 // floating-point numbers by nine significant digits.
 func (f *Flow) countDifferences(ctx context.Context, a, b *value, rounded bool) (int64, error) {
 	srcA, err := f.source(ctx, query.Name{Table: "a"}, a)
@@ -136,7 +137,9 @@ func (f *Flow) countDifferences(ctx context.Context, a, b *value, rounded bool) 
 		}
 		cols += c
 	}
-	sql := fmt.Sprintf("SELECT count(*)::BIGINT AS n FROM ((SELECT %[1]s FROM a EXCEPT ALL SELECT %[1]s FROM b) UNION ALL (SELECT %[1]s FROM b EXCEPT ALL SELECT %[1]s FROM a))", cols)
+	sql := fmt.Sprintf(`SELECT greatest(
+	(SELECT count(*) FROM (SELECT %[1]s FROM a EXCEPT ALL SELECT %[1]s FROM b)),
+	(SELECT count(*) FROM (SELECT %[1]s FROM b EXCEPT ALL SELECT %[1]s FROM a)))::BIGINT AS n`, cols)
 	path, done, err := f.runToArrow(ctx, query.Job{SQL: sql, Sources: []query.Source{srcA, srcB}})
 	if err != nil {
 		return 0, err

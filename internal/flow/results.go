@@ -78,7 +78,7 @@ func (a *attempt) keep(ctx context.Context, inv *invocation, p *produced) (*memo
 	if err := fault.Point("run.step.before_memo"); err != nil {
 		return nil, err
 	}
-	kept, _, err := a.f.memo.Remember(ctx, frag)
+	kept, err := a.remember(ctx, frag)
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +99,19 @@ func verify(fn *manifest.Function, p *produced) error {
 		}
 	}
 	return nil
+}
+
+// remember files a result under its key and returns the one that counts. What a rerun made is only
+// compared: the first result stays the one that everything else was made of.
+func (a *attempt) remember(ctx context.Context, frag *memo.Fragment) (*memo.Fragment, error) {
+	switch {
+	case a.asked.apart:
+		return frag, nil
+	case a.asked.noCache:
+		return frag, a.f.memo.Replace(ctx, frag)
+	}
+	kept, _, err := a.f.memo.Remember(ctx, frag)
+	return kept, err
 }
 
 // keepTable hashes an Arrow file's rows and stores the file.

@@ -186,7 +186,6 @@ func noise(name, digits string) string {
 func TestRerunVerdicts(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, "numbers.sql", numbers, "counts.sql", counts,
-		// SQL repeats also random(): only what is run by itself can differ.
 		"random.sql", "SELECT id, random() AS x FROM numbers\n",
 		"noise.sh", noise("noise", "0.50000000000"), "dice.sh", noise("dice", "0.5"))
 	first := p.run(p.request())
@@ -209,9 +208,12 @@ func TestRerunVerdicts(t *testing.T) {
 	for _, v := range o.Verdicts {
 		got[v.Name] = v.Verdict + "|" + v.Detail
 	}
+	if len(got) != 5 {
+		t.Errorf("verdicts %v", got)
+	}
 	for name, want := range map[string]string{
-		"numbers": "identical|", "counts": "identical|", "random": "identical|",
-		"noise": "float noise|", "dice": "different|",
+		"numbers": "identical|", "counts": "identical|", "random": "different|1,000 rows of 1,000 differ",
+		"noise": "float noise|1 rows differ in the last digits", "dice": "different|1 rows of 1 differ",
 	} {
 		if !strings.HasPrefix(got[name], want) {
 			t.Errorf("%s: %s, want %s", name, got[name], want)
@@ -288,5 +290,33 @@ func TestRacingRunsBothLand(t *testing.T) {
 		if _, ok := p.entry("main", name); !ok {
 			t.Errorf("%s did not land", name)
 		}
+	}
+}
+
+// A key that is made again has another result from then on: in the table, and for who reads it.
+func TestNoCacheMakesAnotherResult(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "dice.sh", noise("dice", "0.5"), "copy.sql", "SELECT x FROM dice\n")
+	p.succeeds("dice:succeeded copy:succeeded")
+	before, _ := p.entry("main", "dice")
+	r := p.request()
+	r.NoCache = true
+	o := p.run(r)
+	after, _ := p.entry("main", "dice")
+	copied, _ := p.entry("main", "copy")
+	if o.State != flow.RunSucceeded || after.Version == before.Version || copied.Version != after.Version {
+		t.Errorf("%s %v: dice was %s, is %s; copy is %s", o.State, o.Error, before.Version, after.Version, copied.Version)
+	}
+	p.succeeds("dice:cached copy:cached")
+	if kept, _ := p.entry("main", "dice"); kept.Version != after.Version {
+		t.Error("the next run took the first result")
+	}
+	// What it was made of is gone from the folder and from main: the memo has the new result.
+	p.write("dice.sh", noise("dice", "0.6"))
+	p.succeeds("dice:succeeded copy:succeeded")
+	p.write("dice.sh", noise("dice", "0.5"))
+	p.succeeds("dice:cached copy:cached")
+	if back, _ := p.entry("main", "dice"); back.Version != after.Version {
+		t.Errorf("back to %s, want %s", back.Version, after.Version)
 	}
 }

@@ -26,6 +26,14 @@ type slot struct {
 	Files  []memo.File  `json:"files,omitempty"`
 }
 
+// same reports whether two slots hold one result. The same key alone does not say so: --no-cache makes
+// another result of it.
+func (s slot) same(o slot) bool {
+	return s.Key == o.Key && slices.Equal(s.Tables, o.Tables) && slices.EqualFunc(s.Files, o.Files, func(a, b memo.File) bool {
+		return a.Path == b.Path && a.Ref.Hash == b.Ref.Hash
+	})
+}
+
 // readSlots reads an asset's state.
 func (f *Flow) readSlots(ctx context.Context, root lake.Hash) (map[string]slot, error) {
 	return f.slotsIn(ctx, nil, root)
@@ -54,7 +62,7 @@ func (f *Flow) slotsIn(ctx context.Context, b *lake.Batch, root lake.Hash) (map[
 func (f *Flow) editSlots(ctx context.Context, b *lake.Batch, root lake.Hash, old, now map[string]slot) (lake.Hash, error) {
 	var edits []prolly.Edit
 	for id, s := range now {
-		if o, ok := old[id]; ok && o.Key == s.Key {
+		if o, ok := old[id]; ok && o.same(s) {
 			continue
 		}
 		v, err := json.Marshal(s)
@@ -99,7 +107,8 @@ func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch) 
 		}
 	}
 	now := map[string]slot{}
-	if fn.Mode == manifest.Append || fn.Mode == manifest.Merge {
+	onto := fn.Mode == manifest.Append || fn.Mode == manifest.Merge
+	if onto {
 		for id, s := range old {
 			now[id] = s
 		}
@@ -109,7 +118,8 @@ func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch) 
 	for i := range wk.items {
 		inv := &wk.items[i]
 		id := slotOf(fn, inv)
-		if o, ok := old[id]; ok && o.Key == inv.key {
+		// A result that was made again takes the slot. What was appended or merged stays: it is in the table.
+		if o, ok := old[id]; ok && o.Key == inv.key && (inv.fragment == nil || onto) {
 			now[id] = o
 			continue
 		}
@@ -338,7 +348,7 @@ func (f *Flow) assembleFolder(ctx context.Context, w *world, wk *work, out *asse
 		}
 	}
 	for id, s := range old {
-		if n, ok := now[id]; ok && n.Key == s.Key {
+		if n, ok := now[id]; ok && n.same(s) {
 			continue
 		}
 		for _, file := range s.Files {
@@ -347,7 +357,7 @@ func (f *Flow) assembleFolder(ctx context.Context, w *world, wk *work, out *asse
 	}
 	for _, v := range out.files {
 		id := owner[v.path]
-		if o, ok := old[id]; ok && o.Key == now[id].Key {
+		if o, ok := old[id]; ok && o.same(now[id]) {
 			continue
 		}
 		out.entries[lake.FileKey(v.path)] = &lake.Entry{

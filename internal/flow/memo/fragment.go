@@ -115,6 +115,18 @@ func (m *Memo) Remember(ctx context.Context, f *Fragment) (*Fragment, bool, erro
 	return f, true, nil
 }
 
+// Replace makes f the result of its key, whatever it had: somebody asked for a new one.
+func (m *Memo) Replace(ctx context.Context, f *Fragment) error {
+	b, err := json.Marshal(f)
+	if err != nil {
+		return fmt.Errorf("encode fragment: %w", err)
+	}
+	if _, err := m.rows.Txn(ctx, nil, []meta.Write{meta.Set(m.prefix+string(f.Key), b)}); err != nil {
+		return fmt.Errorf("remember %s: %w", f.Key, err)
+	}
+	return nil
+}
+
 // All calls visit with every fragment. It is for fsck and collection.
 func (m *Memo) All(ctx context.Context, visit func(*Fragment) error) error {
 	for row, err := range m.rows.Scan(ctx, meta.Prefix(m.prefix)) {
