@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -182,12 +183,15 @@ func Error(err error) error {
 		}
 	}
 	// No handler of ours answered: the connection broke, or connect refused the message.
+	if errors.Is(wire, io.ErrUnexpectedEOF) || errors.Is(wire, io.EOF) { // in the middle of a stream
+		return away(wire)
+	}
 	switch code := wire.Code(); code {
 	case connect.CodeUnavailable, connect.CodeUnknown:
-		return ErrUnreachable.Errorf("the server went away: %w", wire.Unwrap())
+		return away(wire)
 	case connect.CodeCanceled:
 		if !errors.Is(err, context.Canceled) { // connect's word for a connection that the peer reset
-			return ErrUnreachable.Errorf("the server went away: %w", wire.Unwrap())
+			return away(wire)
 		}
 		return errdef.Newf(errdef.Canceled, "canceled", "canceled: %w", wire.Unwrap())
 	case connect.CodeDeadlineExceeded:
@@ -195,6 +199,11 @@ func Error(err error) error {
 	default:
 		return errdef.Newf(errdef.ParseCode(code.String()), "client."+code.String(), "%s", wire.Message())
 	}
+}
+
+// away is what a call ends with when its server was killed.
+func away(wire *connect.Error) error {
+	return ErrUnreachable.Errorf("the server went away: %w", wire.Unwrap()).WithNext("run the command again")
 }
 
 // errorMapper maps errors of all calls and adds the token.

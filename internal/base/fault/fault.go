@@ -16,6 +16,7 @@
 //	panic(x)    Point panics
 //	delay(ms)   Point returns after that time
 //	pause       Point makes the file $TARN_FAULT_DIR/NAME and returns when somebody removes it
+//	count       Point appends a byte to the file $TARN_FAULT_DIR/NAME
 //
 // faulttest.Names lists all points of a source tree.
 package fault

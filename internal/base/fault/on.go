@@ -3,6 +3,7 @@
 package fault
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -105,7 +106,7 @@ func parse(program string) ([]term, error) {
 			t.action, t.arg = head, arg
 		}
 		switch t.action {
-		case "off", "kill", "pause", "error", "panic":
+		case "off", "kill", "pause", "count", "error", "panic":
 		case "exit", "delay":
 			if t.action == "exit" && t.arg == "" {
 				t.arg = "1"
@@ -140,8 +141,19 @@ func (t term) do(name string) error {
 		time.Sleep(time.Duration(ms) * time.Millisecond)
 	case "pause":
 		return pause(name)
+	case "count":
+		return count(name)
 	}
 	return nil
+}
+
+func count(name string) error {
+	f, err := os.OpenFile(filepath.Join(os.Getenv("TARN_FAULT_DIR"), name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte{'.'})
+	return errors.Join(err, f.Close())
 }
 
 func pause(name string) error {

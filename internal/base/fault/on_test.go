@@ -106,6 +106,21 @@ func TestPause(t *testing.T) {
 	}
 }
 
+func TestCount(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for range 2 {
+		cmd := child(t, "test.child=count")
+		cmd.Env = append(cmd.Env, "TARN_FAULT_DIR="+dir)
+		if out, err := cmd.Output(); err != nil || string(out) != "survived" {
+			t.Fatalf("%v, %q", err, out)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "test.child")); err != nil || string(b) != ".." {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 func TestChain(t *testing.T) {
 	t.Parallel()
 	if err := fault.Set("test.chain", "2*off->1*error(x)->1*off->1*error(y)"); err != nil {
