@@ -67,6 +67,9 @@ type statement struct {
 	base lake.Commit // read where the statement names no other ref
 	read []memo.Source
 	rows *stagedTable // nil when nothing is to be done
+	// refused is why nothing may be done. It is an error of the publish: a request that was answered
+	// before, such as a CREATE TABLE, has that answer again.
+	refused error
 	prev *lake.Entry  // of the target, when rows were made
 	dirs []string
 }
@@ -138,7 +141,7 @@ func (s *statement) readsTarget() bool {
 // run makes the statement's rows, as data files that shall join the table of head.
 func (s *statement) run(ctx context.Context, head lake.Commit) error {
 	f, w := s.f, s.an.Write
-	s.rows = nil
+	s.rows, s.refused = nil, nil
 	prev, err := entryAt(ctx, f.lake.Tree(head.Tree), s.key)
 	if err != nil {
 		return err
@@ -154,7 +157,8 @@ func (s *statement) run(ctx context.Context, head lake.Commit) error {
 	s.base = snap.commit
 	skip, err := s.admit(ctx, head, prev)
 	if skip || err != nil {
-		return err
+		s.refused = err
+		return nil
 	}
 	mode := ReplaceRows
 	if w.Mode == query.Append {
@@ -227,7 +231,7 @@ func (s *statement) admit(ctx context.Context, head lake.Commit, prev *lake.Entr
 // put edits the tree with the rows.
 func (s *statement) put(ctx context.Context, tx *lake.Tx, is *lake.Entry) error {
 	if s.rows == nil {
-		return nil
+		return s.refused
 	}
 	e, err := s.rows.onto(ctx, is)
 	if err != nil || is.SameIdentity(e) {

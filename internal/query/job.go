@@ -2,8 +2,8 @@
 //
 // The server never opens DuckDB. It keeps an Engine: a pool of processes of its own binary in the role
 // `tarn engine` (package query/engine, the only one that links DuckDB), one of them warm. A child gets
-// a Job as a line of JSON on stdin, says on descriptor 3 that it began, streams Arrow on stdout and answers with a Result as a line of JSON
-// on descriptor 3. It may analyze any number of texts, then runs one job, then exits. Cancelling kills
+// a Job as a line of JSON on stdin, says on descriptor 3 that it began, streams Arrow on stdout and
+// answers with a Result as a line of JSON on descriptor 3. It may analyze any number of texts, then runs one job, then exits. Cancelling kills
 // it; a crash or a runaway query is an error of that query and of nothing else.
 //
 // A query is two steps: Analyze says which tables a statement reads and what it writes, a Resolver
@@ -33,6 +33,10 @@ type Job struct {
 
 	// Limit ends the job when it has so many rows; 0 is all. Not with a file that DuckDB writes.
 	Limit int64 `json:",omitempty"`
+
+	// Seed, if set, asks for the same rows each time: random numbers start from it, and where the order of
+	// rows shows in the result (sums of floating-point numbers, LIMIT, list) one thread runs the query.
+	Seed string `json:",omitempty"`
 
 	MemoryBytes int64  `json:",omitempty"` // DuckDB's own limit; the process needs up to 1.7 times that
 	Threads     int    `json:",omitempty"`

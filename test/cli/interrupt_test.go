@@ -40,12 +40,9 @@ func newPlace(t *testing.T) *place {
 }
 
 func (p *place) command(args ...string) *exec.Cmd {
-	exe, err := os.Executable()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	c := exec.Command(exe, args...)
-	c.Args[0], c.Dir, c.Env = "tarn", p.dir, p.env
+	// On PATH, where this binary is called tarn: the server and its children find themselves by name.
+	c := exec.Command("tarn", args...)
+	c.Dir, c.Env = p.dir, p.env
 	return c
 }
 

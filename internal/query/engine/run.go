@@ -119,6 +119,9 @@ func prepareJob(db *duck.DB, job *query.Job) error {
 	if err := expandImports(db, job.Sources); err != nil {
 		return err
 	}
+	if err := settle(db, job); err != nil {
+		return err
+	}
 	settings := []string{"SET temp_directory = " + literal(job.TempDir)} // refused once external access is off
 	if job.TempDir != "" && job.TempBytes > 0 {
 		settings = append(settings, fmt.Sprintf("SET max_temp_directory_size = '%dB'", job.TempBytes))
