@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/query"
 )
 
 // Errors of client writes.
@@ -133,6 +135,11 @@ func (f *Flow) tryTableRows(ctx context.Context, w TableWrite, lay layRows, prov
 	result, err := lay(ctx, dir, layout)
 	if err != nil {
 		return nil, err
+	}
+	if len(w.Key) > 0 && (prev == nil || w.Mode == ReplaceRows) {
+		if err := f.checkUnique(ctx, w, dir, result); err != nil {
+			return nil, err
+		}
 	}
 	staged := &stagedTable{f: f, w: w, laidFor: prev, written: catalog.Written{Dir: dir, Result: result}}
 	pub, err := f.Publish(ctx, Publication{Branch: w.Branch, Info: w.Info, Dir: w.Dir, Change: func(ctx context.Context, tx *lake.Tx) error {
@@ -277,15 +284,11 @@ func (s *stagedTable) make(ctx context.Context, head *lake.Entry) (*lake.Entry, 
 			return nil, err
 		}
 		if head == nil {
-			// Merged into an empty table of the same columns, so that a key that is not unique is found.
-			empty := s.written
-			empty.Files = nil
-			if e, err = tables.Create(ctx, name, empty, nil); err != nil {
-				return nil, err
-			}
-			head = &e
+			e, err = tables.Create(ctx, name, s.written, nil)
+		} else {
+			e, err = tables.MergeByKey(ctx, name, *head, s.written, key)
 		}
-		if e, err = tables.MergeByKey(ctx, name, *head, s.written, key); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	case s.w.Mode == AppendRows && head != nil:
@@ -317,6 +320,53 @@ func (s *stagedTable) declareKey(e *lake.Entry, schema *arrow.Schema) error {
 	}
 	e.Properties = properties
 	return nil
+}
+
+// checkUnique refuses a row key that does not tell the rows apart: no merge could use it.
+func (f *Flow) checkUnique(ctx context.Context, w TableWrite, dir string, rows datafile.Result) error {
+	schema, err := datafile.DecodeSchema(rows.Schema)
+	if err != nil {
+		return err
+	}
+	if err := checkColumns(w.Table, w.Key, schema); err != nil || len(rows.Files) == 0 {
+		return err
+	}
+	stored, err := datafile.Stored(schema, rows.IDs)
+	if err != nil {
+		return err
+	}
+	scan := &query.ParquetScan{}
+	for i, c := range schema.Fields() {
+		scan.Columns = append(scan.Columns, query.ColumnOf(rows.IDs[i].ID, c.Name, c.Type, stored.Field(i).Type))
+	}
+	for _, file := range rows.Files {
+		scan.Files = append(scan.Files, filepath.Join(dir, file.Name))
+	}
+	var columns, texts, nulls []string
+	for _, c := range w.Key {
+		q := `"` + strings.ReplaceAll(c, `"`, `""`) + `"`
+		columns, texts, nulls = append(columns, q), append(texts, "coalesce(CAST("+q+" AS VARCHAR), 'null')"), append(nulls, q+" IS NULL")
+	}
+	key := strings.Join(columns, ", ")
+	path, done, err := f.runToArrow(ctx, query.Job{
+		SQL: "SELECT concat_ws(', ', " + strings.Join(texts, ", ") + "), count(*) FROM written GROUP BY " + key +
+			" HAVING count(*) > 1 OR " + strings.Join(nulls, " OR ") + " LIMIT 1",
+		Sources: []query.Source{{Name: query.Name{Table: "written"}, Parquet: scan}},
+	})
+	if err != nil {
+		return fmt.Errorf("look for doubles of the key of %s: %w", w.Table, err)
+	}
+	defer done()
+	return eachBatch([]string{path}, func(*arrow.Schema) error { return nil }, func(b arrow.RecordBatch) error {
+		if b.NumRows() == 0 {
+			return nil
+		}
+		at := strings.Join(w.Key, ", ") + " = " + b.Column(0).ValueStr(0)
+		if n := b.Column(1).ValueStr(0); n != "1" {
+			return catalog.ErrKey.Errorf("%s: %s occurs %s times in the new rows, so it cannot be the row key", w.Table, at, n)
+		}
+		return catalog.ErrKey.Errorf("%s: a row has %s, and a row key is never null", w.Table, at)
+	})
 }
 
 func checkColumns(table string, key []string, schema *arrow.Schema) error {

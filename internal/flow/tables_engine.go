@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/apache/arrow-go/v18/arrow"
+
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/catalog/datafile"
 	"tarn.dev/tarn/internal/query"
@@ -42,7 +44,11 @@ func (f *Flow) importFiles(ctx context.Context, dir string, layout datafile.Layo
 		}
 		r.paths = append(r.paths, path)
 	}
-	result, err := r.run(ctx, dir, layout, options)
+	sql, options, err := r.fit(ctx, layout)
+	if err != nil {
+		return datafile.Result{}, err
+	}
+	result, err := r.run(ctx, dir, layout, sql, options)
 	if err != nil {
 		return result, err
 	}
@@ -67,12 +73,94 @@ func (r *reading) link(dir string, i int, path string) (string, error) {
 	return link, nil
 }
 
-func (r *reading) run(ctx context.Context, dir string, layout datafile.Layout, options map[string]any) (datafile.Result, error) {
-	result, err := r.f.Engine.Run(ctx, query.Job{
-		SQL:     `FROM "import"`,
-		Sources: []query.Source{{Name: query.Name{Table: "import"}, Import: &query.ImportScan{Format: r.format, Paths: r.paths, Options: options}}},
-		Sinks:   []query.Sink{{Kind: query.SinkTable, Path: dir, Table: &layout}},
-	}, nil)
+const readAll = `FROM "import"`
+
+func (r *reading) job(sql string, options map[string]any) query.Job {
+	scan := &query.ImportScan{Format: r.format, Paths: r.paths, Options: options}
+	return query.Job{SQL: sql, Sources: []query.Source{{Name: query.Name{Table: "import"}, Import: scan}}}
+}
+
+// fit makes text be read as the types of the table that the rows join. What the sniffer guesses from one
+// file means nothing there: postcodes would lose their zeros, and whole prices not fit among fractions.
+func (r *reading) fit(ctx context.Context, layout datafile.Layout) (sql string, options map[string]any, err error) {
+	for _, given := range []string{"types", "columns", "all_varchar"} {
+		if _, ok := r.options[given]; ok {
+			return readAll, r.options, nil
+		}
+	}
+	if !layout.Append || len(layout.Schema) == 0 || r.format == "parquet" {
+		return readAll, r.options, nil
+	}
+	have, err := datafile.DecodeSchema(layout.Schema)
+	if err != nil {
+		return "", nil, err
+	}
+	job := r.job(readAll, r.options)
+	job.Describe = true
+	described, err := r.f.Engine.Run(ctx, job, nil)
+	if err != nil {
+		return "", nil, r.explain(ctx, err)
+	}
+	found, err := query.ParseSchema(described.Schema)
+	if err != nil {
+		return "", nil, err
+	}
+	types, casts := map[string]any{}, []string{}
+	for _, f := range found.Fields() {
+		at := have.FieldIndices(f.Name)
+		if len(at) == 0 {
+			continue
+		}
+		want := have.Field(at[0]).Type
+		if name := query.DuckType(want); textual(want) && name != query.DuckType(f.Type) {
+			types[f.Name] = name
+			if widens(f.Type, want) {
+				column := `"` + strings.ReplaceAll(f.Name, `"`, `""`) + `"`
+				casts = append(casts, "CAST("+column+" AS "+name+") AS "+column)
+			}
+		}
+	}
+	switch {
+	case r.format == "csv" && len(types) > 0:
+		options = map[string]any{"types": types}
+		for name, v := range r.options {
+			options[name] = v
+		}
+		return readAll, options, nil
+	case r.format == "json" && len(casts) > 0:
+		return "SELECT * REPLACE (" + strings.Join(casts, ", ") + ") " + readAll, r.options, nil
+	}
+	return readAll, r.options, nil
+}
+
+// textual tells the types that text can be read as.
+func textual(t arrow.DataType) bool {
+	switch t.ID() {
+	case arrow.BOOL, arrow.STRING, arrow.LARGE_STRING, arrow.STRING_VIEW, arrow.DATE32, arrow.DATE64, arrow.TIME32, arrow.TIME64, arrow.TIMESTAMP:
+		return true
+	}
+	return arrow.IsInteger(t.ID()) || arrow.IsFloating(t.ID()) || arrow.IsDecimal(t.ID())
+}
+
+// widens tells the casts of JSON's values that lose nothing, or fail.
+func widens(from, to arrow.DataType) bool {
+	switch {
+	case arrow.IsInteger(from.ID()):
+		return arrow.IsInteger(to.ID()) || arrow.IsFloating(to.ID()) || arrow.IsDecimal(to.ID())
+	case from.ID() == arrow.FLOAT64:
+		return arrow.IsFloating(to.ID())
+	case from.ID() == arrow.DATE32:
+		return to.ID() == arrow.TIMESTAMP
+	case from.ID() == arrow.TIMESTAMP:
+		return to.ID() == arrow.TIMESTAMP
+	}
+	return from.ID() == arrow.NULL || from.ID() == arrow.EXTENSION // a column without any value
+}
+
+func (r *reading) run(ctx context.Context, dir string, layout datafile.Layout, sql string, options map[string]any) (datafile.Result, error) {
+	job := r.job(sql, options)
+	job.Sinks = []query.Sink{{Kind: query.SinkTable, Path: dir, Table: &layout}}
+	result, err := r.f.Engine.Run(ctx, job, nil)
 	if err != nil {
 		return datafile.Result{}, r.explain(ctx, err)
 	}
@@ -114,7 +202,7 @@ func (r *reading) misread(ctx context.Context, result datafile.Result) error {
 		return fmt.Errorf("make scratch folder: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	if _, err := r.run(ctx, dir, datafile.Layout{First: 1}, options); err != nil {
+	if _, err := r.run(ctx, dir, datafile.Layout{First: 1}, readAll, options); err != nil {
 		return err
 	}
 	return ErrImportRead.Errorf("%s: the separator is unclear; its one column would be called %q", r.files[0].path, header).WithNext("-o delim=" + strconv.Quote(delim))
