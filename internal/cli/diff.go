@@ -11,13 +11,15 @@ import (
 )
 
 func (a *app) diffCommand() *cobra.Command {
-	return codes(&cobra.Command{
+	var rows bool
+	c := codes(&cobra.Command{
 		Use:   "diff A[..B] [NAME]",
 		Short: "Show which tables and files differ between two refs",
 		Long: `Show which tables and files differ between two refs, from A to B. Without B it is the
-current branch. NAME limits it to one table or file, or to a folder (images/).`,
+current branch. NAME limits it to one table or file, or to a folder (images/).
+With --rows it shows the rows of the table NAME that differ.`,
 		GroupID: groupHistory,
-		Example: "  tarn diff main..dev\n  tarn diff v1.0               # from v1.0 to the current branch\n  tarn diff main..dev images/",
+		Example: "  tarn diff main..dev\n  tarn diff v1.0               # from v1.0 to the current branch\n  tarn diff main..dev images/\n  tarn diff main..dev orders --rows",
 		Args:    args(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			t, err := a.reach(c.Context())
@@ -31,6 +33,12 @@ current branch. NAME limits it to one table or file, or to a folder (images/).`,
 			req := &tarnv1.DiffRequest{Project: t.project, From: from, To: t.ref(to)}
 			if len(args) > 1 {
 				req.Name = args[1]
+			}
+			if rows && req.GetName() == "" {
+				return usage(c, "--rows needs the name of a table")
+			}
+			if rows {
+				return a.diffRows(c.Context(), t, from, req.GetTo(), req.GetName())
 			}
 			stream, err := t.History.Diff(c.Context(), req)
 			if err != nil {
@@ -59,4 +67,6 @@ current branch. NAME limits it to one table or file, or to a folder (images/).`,
 			return nil
 		},
 	}, errdef.NotFound, errdef.FailedPrecondition)
+	c.Flags().BoolVar(&rows, "rows", false, "show the rows of the table that differ")
+	return c
 }
