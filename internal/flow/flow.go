@@ -132,7 +132,7 @@ func (f *Flow) discoverer() *discover.Discoverer {
 		if len(all) == 0 {
 			return "", image.ErrNoPython.Errorf("no Python 3.9 or newer on this machine").WithNext("install python3")
 		}
-		return all[0].Path, nil
+		return all[0].Path, f.Images.Compile(ctx, all[0].Path, f.SDK)
 	}}
 }
 
