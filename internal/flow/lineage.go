@@ -137,7 +137,7 @@ func (n *ProvenanceNode) fill(p *memo.Provenance) {
 			n.Params[nv.Name] = nv.Value
 		}
 		for _, part := range c.Code {
-			n.Code = append(n.Code, strings.Trim(part.Module+"."+part.Name, "."))
+			n.Code = append(n.Code, part.String())
 		}
 	}
 }

@@ -296,7 +296,7 @@ func TestRacingRunsBothLand(t *testing.T) {
 // A key that is made again has another result from then on: in the table, and for who reads it.
 func TestNoCacheMakesAnotherResult(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t, "dice.sh", noise("dice", "0.5"), "copy.sql", "SELECT x FROM dice\n")
+	p := newPlace(t, "dice.sh", noise("dice", "0.5"), "copy.sql", "SELECT * FROM dice\n")
 	p.succeeds("dice:succeeded copy:succeeded")
 	before, _ := p.entry("main", "dice")
 	r := p.request()

@@ -48,25 +48,30 @@ func orNone(s string) string {
 func diffCode(before, now []CodePart) string {
 	old := map[string]string{}
 	for _, p := range before {
-		old[codeName(p)] = p.Hash
+		old[p.String()] = p.Hash
 	}
 	var out []string
 	for _, p := range now {
-		if h, ok := old[codeName(p)]; !ok || h != p.Hash {
-			out = append(out, codeName(p))
+		if h, ok := old[p.String()]; !ok || h != p.Hash {
+			out = append(out, p.String())
 		}
-		delete(old, codeName(p))
+		delete(old, p.String())
 	}
 	for _, p := range before {
-		if _, gone := old[codeName(p)]; gone {
-			out = append(out, codeName(p)+" (removed)")
+		if _, gone := old[p.String()]; gone {
+			out = append(out, p.String()+" (removed)")
 		}
 	}
 	return strings.Join(out, ", ")
 }
 
-func codeName(p CodePart) string {
+// String is how people call a part of the code.
+func (p CodePart) String() string {
 	switch {
+	case p.Module == "" && p.Name == "sql":
+		return "the query"
+	case p.Module == "" && p.Name == "command":
+		return "the script"
 	case p.Module == "":
 		return p.Name
 	case p.Name == "*":
