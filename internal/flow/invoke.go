@@ -73,7 +73,7 @@ func (a *attempt) invoke(ctx context.Context, invs []*invocation) []outcome {
 	var got map[string]*produced
 	switch a.work.node.Language {
 	case manifest.SQL:
-		got, err = a.sql(ctx, scratch)
+		got, err = a.sql(ctx, scratch, invs[0].key)
 	case manifest.Command:
 		got, err = a.command(ctx, scratch, invs)
 	default:
@@ -110,12 +110,13 @@ func (a *attempt) scratch() (string, error) {
 }
 
 // sql runs a SQL asset or check in an engine child. Its single item is "".
-func (a *attempt) sql(ctx context.Context, scratch string) (map[string]*produced, error) {
+func (a *attempt) sql(ctx context.Context, scratch string, key memo.Key) (map[string]*produced, error) {
 	fn := a.work.node.Function
 	job, err := a.f.selectJob(ctx, fn.File, fn.SQL, a.work)
 	if err != nil {
 		return nil, err
 	}
+	job.Seed = string(key) // what is remembered must come out the same again
 	path := filepath.Join(scratch, "out.arrow")
 	job.Sinks = []query.Sink{{Kind: query.SinkArrow, Path: path}}
 	began := time.Now()
@@ -274,6 +275,9 @@ func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.
 func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation) (map[string]*produced, error) {
 	view, err := a.f.Images.Ensure(ctx, a.work.env.lock, func(msg string) { a.emit(Event{Type: "progress", Message: msg}) })
 	if err != nil {
+		return nil, err
+	}
+	if err := a.f.Images.Compile(ctx, view.Interpreter, a.f.SDK); err != nil {
 		return nil, err
 	}
 	b, _, err := a.openBox(ctx, scratch, []runtime.Mount{{Name: "sdk", Source: a.f.SDK}, {Name: "packages", Source: view.SitePackages}})

@@ -3,8 +3,9 @@
 // The server never opens DuckDB. It keeps an Engine: a pool of processes of its own binary in the role
 // `tarn engine` (package query/engine, the only one that links DuckDB), one of them warm. A child gets
 // a Job as a line of JSON on stdin, says on descriptor 3 that it began, streams Arrow on stdout and
-// answers with a Result as a line of JSON on descriptor 3. It may analyze any number of texts, then runs one job, then exits. Cancelling kills
-// it; a crash or a runaway query is an error of that query and of nothing else.
+// answers with a Result as a line of JSON on descriptor 3. It may analyze any number of texts, then runs
+// one job, then exits. Cancelling kills it; a crash or a runaway query is an error of that query and of
+// nothing else.
 //
 // A query is two steps: Analyze says which tables a statement reads and what it writes, a Resolver
 // says where those tables are, and Run gets both as a Job.
