@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 import pytest
 
 SRC = str(Path(__file__).resolve().parents[1] / "src")
+BINARY = os.environ.get("TARN_BIN") or str(Path(__file__).resolve().parents[3] / "bin" / "tarn")
 PACKAGES = [p for p in sys.path if p.endswith("site-packages")]
 
 
@@ -32,6 +33,36 @@ def project(tmp_path: Path) -> Callable[..., Path]:
         return write_files(root, files)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Makes folders whose commands and clients share a server of this module's own."""
+    base = tmp_path_factory.mktemp("sdk")
+    saved = dict(os.environ)
+    for name in ("TARN_URL", "TARN_TOKEN", "TARN_BRANCH", "TARN_PROJECT"):
+        os.environ.pop(name, None)
+    os.environ.update(TARN_HOME=str(base / "home"), TARN_BIN=BINARY, XDG_RUNTIME_DIR=str(base))
+    os.environ.setdefault("TARN_CACHE", str(base / "cache"))
+
+    def make(name: str) -> Path:
+        folder = base / name
+        folder.mkdir()
+        (folder / "tarn.toml").write_text(f'[project]\nname = "{name}"\n')
+        return folder
+
+    try:
+        yield make
+        subprocess.run([BINARY, "server", "stop"], cwd=base, check=False, capture_output=True)
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+@pytest.fixture
+def branch(request: pytest.FixtureRequest) -> str:
+    """A branch name of this test's own."""
+    return "".join(ch if ch.isalnum() else "-" for ch in request.node.name).strip("-")
 
 
 @pytest.fixture

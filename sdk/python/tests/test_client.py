@@ -8,41 +8,27 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable
 
 import pytest
+from conftest import BINARY
 
 import tarn
 
-BINARY = os.environ.get("TARN_BIN") or str(Path(__file__).resolve().parents[3] / "bin" / "tarn")
 pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason="no tarn binary: make build, or set TARN_BIN")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    base = tmp_path_factory.mktemp("sdk")
-    project = base / "shop"
-    project.mkdir()
-    (project / "tarn.toml").write_text('[project]\nname = "shop"\n')
-    saved = dict(os.environ)
-    for name in ("TARN_URL", "TARN_TOKEN", "TARN_BRANCH", "TARN_PROJECT"):
-        os.environ.pop(name, None)
-    os.environ.update(TARN_HOME=str(base / "home"), TARN_CACHE=str(base / "cache"), TARN_BIN=BINARY, XDG_RUNTIME_DIR=str(base))
-    try:
-        yield str(project)
-        subprocess.run([BINARY, "server", "stop"], cwd=project, check=False, capture_output=True)
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
+def folder(server: Callable[[str], Path]) -> str:
+    return str(server("shop"))
 
 
 @pytest.fixture
-def client(folder: str, request: pytest.FixtureRequest) -> tarn.Client:
+def client(folder: str, branch: str) -> tarn.Client:
     """A client on a branch of its own."""
     c = tarn.Client(folder=folder)
-    name = "".join(ch if ch.isalnum() else "-" for ch in request.node.name)
-    c.branches.create(name, base="main")
-    return c.at(name)
+    c.branches.create(branch, base="main")
+    return c.at(branch)
 
 
 def test_branches_tags_log(client: tarn.Client) -> None:

@@ -6,18 +6,23 @@ import asyncio
 import os
 import ssl
 import tempfile
-from typing import Any, AsyncIterator, Dict, Iterable, List, Mapping, Optional, Tuple, Union
+import time
+from typing import Any, AsyncGenerator, AsyncIterator, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
-from tarn import _home, _ops, _wire, errors
-from tarn._client import project_folder
-from tarn._result import Result
-from tarn._types import Change, Commit, Entry, Merge, Ref, RunState, Written
+from tarn import _frames, _home, _ops, _wire, errors
+from tarn._result import Batches, Result
+from tarn._types import Answer, Change, Commit, Entry, LogLine, Merge, Plan, Ref, RunState, Source, TableInfo, TableVersion, Written
+
+Streams = Tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def _connect(address: _wire.Address) -> Tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if address.socket:
-        return await asyncio.open_unix_connection(address.socket)
-    return await asyncio.open_connection(address.host, address.port, ssl=ssl.create_default_context() if address.tls else None)
+async def _connect(address: _wire.Address) -> Streams:
+    try:
+        if address.socket:
+            return await asyncio.open_unix_connection(address.socket)
+        return await asyncio.open_connection(address.host, address.port, ssl=ssl.create_default_context() if address.tls else None)
+    except OSError as error:
+        raise _wire.unreachable(address, error) from error
 
 
 async def _request(writer: asyncio.StreamWriter, address: _wire.Address, call: _wire.Call) -> None:
@@ -61,12 +66,10 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> Asy
         yield data
 
 
-async def _messages(address: _wire.Address, call: _wire.Call) -> AsyncIterator[Any]:
-    """The messages of a stream, or the one answer of a unary call."""
-    try:
-        reader, writer = await _connect(address)
-    except OSError as error:
-        raise _wire.unreachable(address, error) from error
+async def _messages(streams: Streams, address: _wire.Address, call: _wire.Call) -> AsyncGenerator[Any, None]:
+    """The messages of a stream, or the one answer of a unary call. Closing it, or cancelling the task,
+    ends the call."""
+    reader, writer = streams
     try:
         await _request(writer, address, call)
         status, headers = await _response(reader)
@@ -85,7 +88,12 @@ async def _messages(address: _wire.Address, call: _wire.Call) -> AsyncIterator[A
 
 
 class AsyncClient:
-    """`tarn.Client` for asyncio. Results of queries are read whole before they are handed over."""
+    """`tarn.Client` for asyncio: the same calls, awaited.
+
+    c = tarn.AsyncClient()
+    frame = await c.table("flights").to_pandas()
+    async for batch in c.table("flights").batches(): ...
+    """
 
     def __init__(
         self,
@@ -117,16 +125,31 @@ class AsyncClient:
                     *argv, cwd=self._folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
                 )
                 stdout, stderr = await child.communicate()
-                self._found = _home.understood(child.returncode or 0, stdout.decode(), stderr.decode(), self._project)
+                self._found = _home.understood(child.returncode or 0, stdout.decode(), stderr.decode(), self._folder, self._project)
         return self._found
 
     async def _scope(self) -> _ops.Scope:
         place = await self._place()
-        return _ops.Scope(place.project, self._ref or place.branch, self._into or self._ref or place.branch)
+        return _ops.Scope(place.project, self._ref or place.branch, self._into or self._ref or place.branch, place.folder)
 
     async def _do(self, call: _wire.Call) -> Any:
-        messages = [message async for message in _messages((await self._place()).address, call)]
+        messages = [message async for message in await self._messages(call)]
         return call.parse(messages if call.streams else messages[0])
+
+    async def _messages(self, call: _wire.Call) -> AsyncGenerator[Any, None]:
+        """The messages of a call on a connection of its own. A local server ends by itself when it is
+        idle; it is started again."""
+        known = self._found is not None and not self._url
+        address = (await self._place()).address
+        try:
+            streams = await _connect(address)
+        except errors.UnavailableError:
+            if not known:
+                raise
+            self._found = None
+            address = (await self._place()).address
+            streams = await _connect(address)
+        return _messages(streams, address, call)
 
     @property
     def branches(self) -> AsyncBranches:
@@ -177,9 +200,27 @@ class AsyncClient:
         found: Written = await self._do(_ops.revert(await self._scope(), commit, into, message))
         return found
 
-    async def query(self, sql: str, *, ref: Optional[str] = None, into: Optional[str] = None, params: Optional[Mapping[str, Any]] = None, message: str = "") -> Result:
-        """Run one SQL statement. A write is one commit."""
-        return Result(iter(await self._do(_ops.query(await self._scope(), sql, ref, into, params, message))))
+    async def query(
+        self,
+        sql: str,
+        *,
+        ref: Optional[str] = None,
+        into: Optional[str] = None,
+        params: Optional[Mapping[str, Any]] = None,
+        message: str = "",
+        timeout: Optional[float] = None,
+    ) -> AsyncResult:
+        """Run one SQL statement, as `Client.query` does. Cancelling the task stops the query.
+
+        frame = await (await c.query("select count(*) as n from flights")).to_pandas()
+        """
+        call = _ops.query(await self._scope(), sql, ref, into, params, message, timeout)
+        messages = await self._messages(call)
+        try:
+            first = await asyncio.wait_for(messages.__anext__(), call.patience)
+        except asyncio.TimeoutError as error:
+            raise _wire.unreachable((await self._place()).address, TimeoutError()) from error
+        return AsyncResult(first, messages)
 
     async def run(
         self,
@@ -194,10 +235,101 @@ class AsyncClient:
         id: str = "",
     ) -> AsyncRun:
         """Start a run of a project folder. The same `id` attaches to the run that has it."""
-        chosen = (select,) if isinstance(select, str) else tuple(select)
-        folder = os.path.abspath(path or self._folder or project_folder())
-        state: RunState = await self._do(_ops.start_run(await self._scope(), folder, chosen, ref, into, params or {}, cache, publish, id))
+        spec = _ops.run_spec(await self._scope(), _home.folder_of(path, self._folder), select, ref, into, params, cache, publish)
+        state: RunState = await self._do(_ops.start_run(spec, id))
         return AsyncRun(self, state)
+
+    async def plan(
+        self,
+        path: Optional[str] = None,
+        *,
+        select: Union[str, Iterable[str]] = (),
+        ref: Optional[str] = None,
+        into: Optional[str] = None,
+        params: Optional[Mapping[str, Any]] = None,
+        cache: bool = True,
+    ) -> Plan:
+        """What `run` with the same arguments would do, without doing it."""
+        spec = _ops.run_spec(await self._scope(), _home.folder_of(path, self._folder), select, ref, into, params, cache, True)
+        found: Plan = await self._do(_ops.plan(spec))
+        return found
+
+    async def runs(self, limit: int = 20) -> List[RunState]:
+        """Runs, newest first."""
+        found: List[RunState] = await self._do(_ops.list_runs(await self._scope(), limit))
+        return found
+
+    async def logs(self, run: str = "", step: str = "", *, follow: bool = False) -> AsyncGenerator[LogLine, None]:
+        """What the steps of a run wrote, line by line: `async for line in c.logs(): ...`"""
+        messages = await self._messages(_ops.logs(await self._scope(), run, step, follow))
+        try:
+            async for message in messages:
+                yield LogLine.of(message)
+        finally:
+            await messages.aclose()
+
+    async def why(self, target: str, *, ref: Optional[str] = None) -> Answer:
+        """Why a run, step, asset, table, commit or file is as it is: one sentence and one command."""
+        found: Answer = await self._do(_ops.why(await self._scope(), target, ref))
+        return found
+
+    async def provenance(self, target: str, *, ref: Optional[str] = None, forward: bool = False) -> List[Source]:
+        """What something was made from, itself first; forward: what was made from it."""
+        found: List[Source] = await self._do(_ops.provenance(await self._scope(), target, ref, forward))
+        return found
+
+
+class AsyncResult:
+    """What a statement gave. Rows are read once."""
+
+    def __init__(self, first: Mapping[str, Any], rest: AsyncGenerator[Any, None]) -> None:
+        self._first, self._rest = [first], rest
+
+    async def _messages(self) -> AsyncGenerator[Any, None]:
+        try:
+            while self._first:
+                yield self._first.pop()
+            async for message in self._rest:
+                yield message
+        finally:
+            await self._rest.aclose()
+
+    async def batches(self) -> AsyncGenerator[Any, None]:
+        """The rows as `pyarrow.RecordBatch`es, as they arrive: `async for batch in result.batches()`."""
+        messages, found = self._messages(), Batches()
+        try:
+            async for message in messages:
+                for batch in found.feed(_wire.read_data(message)) if "data" in message else ():
+                    yield batch
+        finally:
+            await messages.aclose()
+
+    async def _whole(self) -> Result:
+        return Result(iter([message async for message in self._messages()]))
+
+    async def to_arrow(self) -> Any:
+        """The rows as a `pyarrow.Table`."""
+        return (await self._whole()).to_arrow()
+
+    async def to_pandas(self) -> Any:
+        """The rows as a pandas frame."""
+        return (await self._whole()).to_pandas()
+
+    async def to_polars(self) -> Any:
+        """The rows as a polars frame; pyarrow is not needed."""
+        return (await self._whole()).to_polars()
+
+    async def to_dicts(self) -> Any:
+        """The rows as a list of dicts."""
+        return (await self._whole()).to_dicts()
+
+    async def written(self) -> Optional[Written]:
+        """For a statement that wrote: the branch and commit. None for one that only read."""
+        return (await self._whole()).written()
+
+    async def aclose(self) -> None:
+        """Stop the query."""
+        await self._rest.aclose()
 
 
 class AsyncBranches:
@@ -294,30 +426,47 @@ class AsyncTable:
     def __init__(self, client: AsyncClient, name: str, ref: Optional[str], columns: Optional[List[str]], where: Optional[str]) -> None:
         self._client, self.name, self._ref, self._columns, self._where = client, name, ref, columns, where
 
-    async def _result(self) -> Result:
+    async def describe(self) -> TableInfo:
+        """Its columns, row key, checks and description."""
+        found: TableInfo = await self._client._do(_ops.describe_table(await self._client._scope(), self.name, self._ref))
+        return found
+
+    async def history(self, limit: int = 0) -> List[TableVersion]:
+        """The commits that changed it, newest first."""
+        found: List[TableVersion] = await self._client._do(_ops.table_history(await self._client._scope(), self.name, self._ref, limit))
+        return found
+
+    async def _result(self) -> AsyncResult:
         name, ref = _ops.named(await self._client._scope(), self.name, self._ref)
         return await self._client.query(_ops.select(name, self._columns, self._where), ref=ref)
 
+    async def batches(self) -> AsyncGenerator[Any, None]:
+        """The rows as `pyarrow.RecordBatch`es, as they arrive: a table need not fit in memory."""
+        batches = (await self._result()).batches()
+        try:
+            async for batch in batches:
+                yield batch
+        finally:
+            await batches.aclose()
+
     async def to_arrow(self) -> Any:
         """The rows as a `pyarrow.Table`."""
-        return (await self._result()).to_arrow()
+        return await (await self._result()).to_arrow()
 
     async def to_pandas(self) -> Any:
         """The rows as a pandas frame."""
-        return (await self._result()).to_pandas()
+        return await (await self._result()).to_pandas()
 
     async def to_polars(self) -> Any:
         """The rows as a polars frame."""
-        return (await self._result()).to_polars()
+        return await (await self._result()).to_polars()
 
     async def to_dicts(self) -> Any:
         """The rows as a list of dicts."""
-        return (await self._result()).to_dicts()
+        return await (await self._result()).to_dicts()
 
     async def write(self, frame: Any, *, mode: str = "replace", key: Union[str, Iterable[str]] = (), into: Optional[str] = None, message: str = "") -> Written:
-        """Write a frame of any accepted type as one commit: replace, append, or merge by key."""
-        from tarn import _frames
-
+        """Write rows as one commit: replace, append, or merge by key. See `Table.write`."""
         with tempfile.TemporaryDirectory(prefix="tarn-") as folder:
             file = os.path.join(folder, "rows.arrow")
             _frames.write(frame, file, f"table({self.name!r}).write()")
@@ -338,22 +487,34 @@ class AsyncRun:
         """The run's id."""
         return self.state.id
 
-    async def wait(self) -> RunState:
-        """Wait for the end. Raises `tarn.RunFailed` when it did not succeed."""
+    async def wait(self, timeout: Optional[float] = None) -> RunState:
+        """Wait for the end. Raises `tarn.RunFailed` when it did not succeed, and `DeadlineError` when
+        it is still going after `timeout` seconds; the run goes on."""
+        end = None if _wire.limit(timeout) is None else time.monotonic() + (timeout or 0)
         seq, lost = 0, 0
         while True:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                raise _ops.still_running(self.state, timeout)
             try:
-                call = _ops.run_events(await self._client._scope(), self.id, seq)
-                async for event in _messages((await self._client._place()).address, call):
+                messages = await self._client._messages(_ops.run_events(await self._client._scope(), self.id, seq, left))
+                async for event in messages:
                     lost = 0
                     if "run" in event:
+                        await messages.aclose()
                         self.state = RunState.of(event["run"])
                         return _ops.finished(self.state)
                     seq = int(event.get("happened", {}).get("seq", seq))
+            except errors.DeadlineError:
+                raise _ops.still_running(self.state, timeout) from None
             except errors.UnavailableError:
                 lost += 1  # the server may have been replaced; a run outlives its connection
                 if lost > 3:
                     raise
+
+    def logs(self, step: str = "", *, follow: bool = False) -> AsyncGenerator[LogLine, None]:
+        """What its steps wrote, line by line; `follow` waits for more until the run ends."""
+        return self._client.logs(self.id, step, follow=follow)
 
     async def refresh(self) -> RunState:
         """Ask the server for the run's state now."""

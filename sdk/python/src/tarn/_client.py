@@ -3,50 +3,62 @@
 from __future__ import annotations
 
 import http.client
-import itertools
+import io
 import os
 import socket
 import ssl
 import tempfile
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Union
+import time
+from typing import Any, Dict, Generator, Iterable, Iterator, List, Mapping, Optional, Union
 
-from tarn import _home, _ops, _wire, errors
-from tarn._result import Pieces, Result
-from tarn._types import Change, Commit, Entry, Merge, Ref, RunState, Written
+from tarn import _frames, _home, _ops, _wire, errors
+from tarn._result import Messages, Pieces, Result
+from tarn._types import Answer, Change, Commit, Entry, LogLine, Merge, Plan, Ref, RunState, Source, TableInfo, TableVersion, Written
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("tarn")
+    def __init__(self, path: str, timeout: Optional[float]) -> None:
+        super().__init__("tarn", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
-def _connection(address: _wire.Address) -> http.client.HTTPConnection:
+def _connect(address: _wire.Address, timeout: Optional[float]) -> http.client.HTTPConnection:
+    """Each call has a connection of its own: connecting to a socket of this host costs less than the
+    bookkeeping of sharing, and threads need no lock."""
     if address.socket:
-        return _UnixConnection(address.socket)
-    if address.tls:
-        return http.client.HTTPSConnection(address.host, address.port, context=ssl.create_default_context())
-    return http.client.HTTPConnection(address.host, address.port)
+        connection: http.client.HTTPConnection = _UnixConnection(address.socket, timeout)
+    elif address.tls:
+        connection = http.client.HTTPSConnection(address.host, address.port, timeout=timeout, context=ssl.create_default_context())
+    else:
+        connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
+    try:
+        connection.connect()
+    except OSError as error:
+        connection.close()
+        raise _wire.unreachable(address, error) from error
+    return connection
 
 
-def _send(address: _wire.Address, call: _wire.Call) -> Any:
-    """Send a call and wait for its first byte. Each call has a connection of its own: connecting to a
-    socket of this host costs less than the bookkeeping of sharing, and threads need no lock."""
-    connection = _connection(address)
+def _send(connection: http.client.HTTPConnection, address: _wire.Address, call: _wire.Call) -> http.client.HTTPResponse:
+    """Send a call and wait for the head of its answer."""
     try:
         body: Any = _wire.body(call)
         headers = _wire.head(address, call)
         if call.messages is None:
             body = b"".join(body)
         connection.request("POST", _wire.path(address, call), body=body, headers=headers, encode_chunked=call.messages is not None and _chunk(headers))
-        return connection, connection.getresponse()
+        return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         raise _wire.unreachable(address, error) from error
+    except BaseException:  # Ctrl-C, or what the caller's own rows raised
+        connection.close()
+        raise
 
 
 def _chunk(headers: Dict[str, str]) -> bool:
@@ -54,8 +66,8 @@ def _chunk(headers: Dict[str, str]) -> bool:
     return True
 
 
-def _unary(address: _wire.Address, call: _wire.Call) -> Any:
-    connection, response = _send(address, call)
+def _unary(connection: http.client.HTTPConnection, address: _wire.Address, call: _wire.Call) -> Any:
+    response = _send(connection, address, call)
     try:
         raw = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -65,9 +77,9 @@ def _unary(address: _wire.Address, call: _wire.Call) -> Any:
     return call.parse(_wire.answer(response.status, raw))
 
 
-def _stream(address: _wire.Address, call: _wire.Call) -> Iterator[Any]:
+def _stream(connection: http.client.HTTPConnection, address: _wire.Address, call: _wire.Call) -> Generator[Any, None, None]:
     """The messages of a stream. Closing the iterator ends the call, and with it the server's work."""
-    connection, response = _send(address, call)
+    response = _send(connection, address, call)
     try:
         if response.status != 200:
             raise _wire.http_error(response.status, response.read())
@@ -111,17 +123,30 @@ class Client:
         return other
 
     def _place(self) -> _home.Place:
-        if self._found is None:
+        place = self._found
+        if place is None:
             if self._url:
-                self._found = _home.remote(self._url, self._token, self._project)
+                place = _home.remote(self._url, self._token, self._project)
             else:
-                self._found = _home.local(_home.command(self._project), self._folder, self._project)
-        return self._found
+                place = _home.local(_home.command(self._project), self._folder, self._project)
+            self._found = place
+        return place
 
     @property
     def _scope(self) -> _ops.Scope:
         place = self._place()
-        return _ops.Scope(place.project, self._ref or place.branch, self._into or self._ref or place.branch)
+        return _ops.Scope(place.project, self._ref or place.branch, self._into or self._ref or place.branch, place.folder)
+
+    def _open(self, call: _wire.Call) -> http.client.HTTPConnection:
+        """A connection to the server. A local one ends by itself when it is idle; it is started again."""
+        known = self._found is not None and not self._url
+        try:
+            return _connect(self._place().address, call.patience)
+        except errors.UnavailableError:
+            if not known:
+                raise
+            self._found = None
+            return _connect(self._place().address, call.patience)
 
     @property
     def project(self) -> str:
@@ -129,16 +154,16 @@ class Client:
         return self._scope.project
 
     def _do(self, call: _wire.Call) -> Any:
+        connection = self._open(call)
         address = self._place().address
         if call.streams:
-            return call.parse(list(_stream(address, call)))
-        return _unary(address, call)
+            return call.parse(list(_stream(connection, address, call)))
+        return _unary(connection, address, call)
 
-    def _messages(self, call: _wire.Call) -> Iterator[Any]:
+    def _messages(self, call: _wire.Call) -> Messages:
         """The messages of a call that has begun: the first one is here, or its error is raised."""
-        messages = _stream(self._place().address, call)
-        first = list(itertools.islice(messages, 1))
-        return itertools.chain(first, messages)
+        connection = self._open(call)
+        return Messages(_stream(connection, self._place().address, call))
 
     @property
     def branches(self) -> Branches:
@@ -189,9 +214,27 @@ class Client:
         found: Written = self._do(_ops.revert(self._scope, commit, into, message))
         return found
 
-    def query(self, sql: str, *, ref: Optional[str] = None, into: Optional[str] = None, params: Optional[Mapping[str, Any]] = None, message: str = "") -> Result:
-        """Run one SQL statement. A write is one commit; call `.written()` to wait for it."""
-        return Result(self._messages(_ops.query(self._scope, sql, ref, into, params, message)))
+    def query(
+        self,
+        sql: str,
+        *,
+        ref: Optional[str] = None,
+        into: Optional[str] = None,
+        params: Optional[Mapping[str, Any]] = None,
+        message: str = "",
+        timeout: Optional[float] = None,
+    ) -> Result:
+        """Run one SQL statement, with `params` for its `$name`s. A write is one commit.
+
+        Rows arrive as they are read, so a large result needs no memory here. Closing the result, or
+        leaving it, stops the query; so does `timeout`, in seconds, with `DeadlineError`.
+        Raises `InvalidArgumentError` for SQL that does not parse, `NotFoundError` for an unknown table
+        or ref, and for writes `UserCodeError` when a check fails, `PermissionDeniedError` when the
+        branch is protected.
+
+            c.query("select origin, count(*) as n from flights where delay > $min group by 1", params={"min": 30}).to_pandas()
+        """
+        return Result(self._messages(_ops.query(self._scope, sql, ref, into, params, message, timeout)))
 
     def run(
         self,
@@ -205,21 +248,50 @@ class Client:
         publish: bool = True,
         id: str = "",
     ) -> Run:
-        """Start a run of a project folder. The same `id` attaches to the run that has it."""
-        chosen = (select,) if isinstance(select, str) else tuple(select)
-        folder = os.path.abspath(path or self._folder or project_folder())
-        state: RunState = self._do(_ops.start_run(self._scope, folder, chosen, ref, into, params or {}, cache, publish, id))
+        """Start a run of a project folder; it goes on without this process.
+
+        `select` takes what `tarn run` takes: names, globs, `+x`, `x+`. The same `id` attaches to the
+        run that has it and never runs twice, so a scheduler may send it again.
+
+            c.run(select="delays+", params={"top": 5}, id="airflow-123").wait()
+        """
+        spec = _ops.run_spec(self._scope, _home.folder_of(path, self._folder), select, ref, into, params, cache, publish)
+        state: RunState = self._do(_ops.start_run(spec, id))
         return Run(self, state)
 
+    def plan(
+        self,
+        path: Optional[str] = None,
+        *,
+        select: Union[str, Iterable[str]] = (),
+        ref: Optional[str] = None,
+        into: Optional[str] = None,
+        params: Optional[Mapping[str, Any]] = None,
+        cache: bool = True,
+    ) -> Plan:
+        """What `run` with the same arguments would do, without doing it."""
+        spec = _ops.run_spec(self._scope, _home.folder_of(path, self._folder), select, ref, into, params, cache, True)
+        found: Plan = self._do(_ops.plan(spec))
+        return found
 
-def project_folder(start: Optional[str] = None) -> str:
-    """The nearest folder upwards with tarn.toml."""
-    folder = os.path.abspath(start or os.getcwd())
-    while not os.path.exists(os.path.join(folder, "tarn.toml")):
-        if folder == os.path.dirname(folder):
-            raise errors.PreconditionError(f"no tarn.toml in {start or os.getcwd()} or a folder above it", reason="cli.no_project", next=("tarn init",))
-        folder = os.path.dirname(folder)
-    return folder
+    def runs(self, limit: int = 20) -> List[RunState]:
+        """Runs, newest first."""
+        found: List[RunState] = self._do(_ops.list_runs(self._scope, limit))
+        return found
+
+    def logs(self, run: str = "", step: str = "", *, follow: bool = False) -> Iterator[LogLine]:
+        """What the steps of a run wrote, line by line; without a name, those of the newest run."""
+        return map(LogLine.of, self._messages(_ops.logs(self._scope, run, step, follow)))
+
+    def why(self, target: str, *, ref: Optional[str] = None) -> Answer:
+        """Why a run, step, asset, table, commit or file is as it is: one sentence and one command."""
+        found: Answer = self._do(_ops.why(self._scope, target, ref))
+        return found
+
+    def provenance(self, target: str, *, ref: Optional[str] = None, forward: bool = False) -> List[Source]:
+        """What something was made from, itself first; forward: what was made from it."""
+        found: List[Source] = self._do(_ops.provenance(self._scope, target, ref, forward))
+        return found
 
 
 class Branches:
@@ -284,8 +356,6 @@ class Files:
 
     def open(self, path: str, *, ref: Optional[str] = None) -> Any:
         """A file to read from as it arrives."""
-        import io
-
         messages = self._client._messages(_ops.get_file(self._client._scope, path, ref))
         return io.BufferedReader(Pieces(messages), 1 << 20)
 
@@ -327,8 +397,18 @@ class Table:
         name, ref = _ops.named(self._client._scope, self.name, self._ref)
         return self._client.query(_ops.select(name, self._columns, self._where), ref=ref)
 
+    def describe(self) -> TableInfo:
+        """Its columns, row key, checks and description."""
+        found: TableInfo = self._client._do(_ops.describe_table(self._client._scope, self.name, self._ref))
+        return found
+
+    def history(self, limit: int = 0) -> List[TableVersion]:
+        """The commits that changed it, newest first."""
+        found: List[TableVersion] = self._client._do(_ops.table_history(self._client._scope, self.name, self._ref, limit))
+        return found
+
     def batches(self) -> Any:
-        """The rows as a `pyarrow.RecordBatchReader`, as they arrive."""
+        """The rows as a `pyarrow.RecordBatchReader`, as they arrive: a table need not fit in memory."""
         return self._result().batches()
 
     def to_arrow(self) -> Any:
@@ -348,9 +428,15 @@ class Table:
         return self._result().to_dicts()
 
     def write(self, frame: Any, *, mode: str = "replace", key: Union[str, Iterable[str]] = (), into: Optional[str] = None, message: str = "") -> Written:
-        """Write a frame of any accepted type as one commit: replace, append, or merge by key."""
-        from tarn import _frames
+        """Write rows as one commit: replace, append, or merge by key.
 
+        Accepted: a pandas or polars frame, an Arrow table, reader or batch, a DuckDB relation, a list
+        of dicts, and a generator of those, which need not fit in memory. A frame's index is dropped
+        unless it has a name. Nothing is visible before the end. Raises `UserCodeError` when a check
+        fails, `PermissionDeniedError` when the branch is protected, `TypeError` for what is no table.
+
+            c.table("t").write([{"id": 1, "n": 2}], mode="merge", key="id", into="dev")
+        """
         with tempfile.TemporaryDirectory(prefix="tarn-") as folder:
             file = os.path.join(folder, "rows.arrow")
             _frames.write(frame, file, f"table({self.name!r}).write()")
@@ -371,21 +457,32 @@ class Run:
         """The run's id."""
         return self.state.id
 
-    def wait(self) -> RunState:
-        """Wait for the end. Raises `tarn.RunFailed` when it did not succeed."""
+    def wait(self, timeout: Optional[float] = None) -> RunState:
+        """Wait for the end. Raises `tarn.RunFailed` when it did not succeed, and `DeadlineError` when
+        it is still going after `timeout` seconds; the run goes on."""
+        end = None if _wire.limit(timeout) is None else time.monotonic() + (timeout or 0)
         seq, lost = 0, 0
         while True:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                raise _ops.still_running(self.state, timeout)
             try:
-                for event in self._client._messages(_ops.run_events(self._client._scope, self.id, seq)):
+                for event in self._client._messages(_ops.run_events(self._client._scope, self.id, seq, left)):
                     lost = 0
                     if "run" in event:
                         self.state = RunState.of(event["run"])
                         return _ops.finished(self.state)
                     seq = int(event.get("happened", {}).get("seq", seq))
+            except errors.DeadlineError:
+                raise _ops.still_running(self.state, timeout) from None
             except errors.UnavailableError:
                 lost += 1  # the server may have been replaced; a run outlives its connection
                 if lost > 3:
                     raise
+
+    def logs(self, step: str = "", *, follow: bool = False) -> Iterator[LogLine]:
+        """What its steps wrote, line by line; `follow` waits for more until the run ends."""
+        return self._client.logs(self.id, step, follow=follow)
 
     def refresh(self) -> RunState:
         """Ask the server for the run's state now."""

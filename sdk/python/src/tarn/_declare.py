@@ -225,8 +225,12 @@ class Table(Marker):
         """Read the table as a polars frame."""
         return self._read().to_polars()
 
+    def to_dicts(self) -> Any:
+        """Read the table as a list of dicts."""
+        return self._read().to_dicts()
+
     def batches(self) -> Any:
-        """Read the table as a stream of record batches."""
+        """Read the table as a `pyarrow.RecordBatchReader`, as the rows arrive."""
         return self._read().batches()
 
 

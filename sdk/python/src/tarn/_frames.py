@@ -30,7 +30,8 @@ class ResultError(TypeError):
 ResultError.__module__, ResultError.__qualname__ = "builtins", "TypeError"  # as the user's traceback shows it
 
 
-def _has(name: str) -> bool:
+def has(name: str) -> bool:
+    """Whether a package can be imported."""
     if name in sys.modules:
         return True
     import importlib.util
@@ -78,7 +79,7 @@ def _polars(path: str) -> Any:
     try:
         return pl.read_ipc(path)  # maps the file, which newer versions have no argument for
     except (pl.exceptions.PolarsError, NotImplementedError):
-        if not _has("pyarrow"):
+        if not has("pyarrow"):
             raise
         return pl.from_arrow(_table(path))
 
@@ -96,7 +97,7 @@ def _duckdb(path: str) -> Any:
 
 
 def _dicts(path: str) -> Any:
-    if not _has("pyarrow"):
+    if not has("pyarrow"):
         return _polars(path).to_dicts()
     return _table(path).to_pylist()
 
@@ -142,10 +143,10 @@ def write(value: Any, path: str, owner: str) -> Written:
         raise ResultError(f"{owner} returned {_kind(value)}. Accepted: {ACCEPTED}.")
     if _is(value, "polars", "LazyFrame"):
         value = value.collect()
-    if _is(value, "polars", "DataFrame") and not _has("pyarrow"):
+    if _is(value, "polars", "DataFrame") and not has("pyarrow"):
         value.write_ipc(path, compression="uncompressed", compat_level=_oldest())
         return Written(value.height, os.path.getsize(path))
-    if not _has("pyarrow"):
+    if not has("pyarrow"):
         if isinstance(value, (list, tuple, Iterator)):
             import polars as pl
 

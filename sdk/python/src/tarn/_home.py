@@ -15,11 +15,32 @@ from tarn._wire import Address, make_error
 
 
 class Place(NamedTuple):
-    """A server, a project in it, its current branch."""
+    """A server, a project in it, its current branch, and the folder here that says so, if one does."""
 
     address: Address
     project: str
     branch: str
+    folder: str = ""
+
+
+def above(start: Optional[str]) -> str:
+    """The nearest folder upwards with tarn.toml, or nothing."""
+    folder = os.path.abspath(start or os.getcwd())
+    while not os.path.exists(os.path.join(folder, "tarn.toml")):
+        if folder == os.path.dirname(folder):
+            return ""
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def folder_of(path: Optional[str], folder: Optional[str]) -> str:
+    """The project folder that a run is of: the one that was named, or the one around here."""
+    if path:
+        return os.path.abspath(path)
+    found = above(folder)
+    if not found:
+        raise errors.PreconditionError(f"no tarn.toml in {folder or os.getcwd()} or a folder above it", reason="cli.no_project", next=("tarn init",))
+    return found
 
 
 def command(project: Optional[str]) -> List[str]:
@@ -48,10 +69,10 @@ def local(argv: List[str], folder: Optional[str], project: Optional[str]) -> Pla
         done = subprocess.run(argv, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise errors.UnavailableError(f"{argv[0]} does not run: {error}", reason="client.no_binary") from None
-    return understood(done.returncode, done.stdout, done.stderr, project)
+    return understood(done.returncode, done.stdout, done.stderr, folder, project)
 
 
-def understood(code: int, stdout: str, stderr: str, project: Optional[str]) -> Place:
+def understood(code: int, stdout: str, stderr: str, folder: Optional[str], project: Optional[str]) -> Place:
     """The place that `tarn status --json` describes, or the error it ended with."""
     said: Dict[str, Any] = {}
     for text in (stdout, stderr):
@@ -71,4 +92,6 @@ def understood(code: int, stdout: str, stderr: str, project: Optional[str]) -> P
         raise errors.PreconditionError(
             "no project here", reason="cli.no_project", next=("tarn init", "tarn.Client(project='NAME')"), details={"projects": said.get("projects", [])}
         )
-    return Place(Address("http://tarn", said["server"]["socket"], None), name, said.get("branch") or os.environ.get("TARN_BRANCH") or "main")
+    # The rules of a folder are those of the project that it names, not of one that was asked for by name.
+    place = Place(Address("http://tarn", said["server"]["socket"], None), name, said.get("branch") or os.environ.get("TARN_BRANCH") or "main")
+    return place if project else place._replace(folder=above(folder))

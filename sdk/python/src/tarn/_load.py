@@ -7,17 +7,23 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from tarn import _params
-from tarn._client import Client, project_folder
+from tarn import _home, _params
+from tarn._client import Client
 from tarn._context import Context
 from tarn._declare import Files, Local, OutputDir, Secret, Table
 
 
 def inputs(decl: Any, names: List[str], ref: Optional[str]) -> Dict[str, Any]:
     """The values of the named parameters."""
-    folder = os.path.dirname(os.path.abspath(decl._plain().__code__.co_filename))
-    client = Client(ref=ref, folder=folder if os.path.isdir(folder) else None)
+    folder = _folder(decl._plain().__code__.co_filename)
+    client = Client(ref=ref, folder=folder)
     return {p.name: _load(decl.name, p, client, folder) for p in _params.of(decl) if p.name in names}
+
+
+def _folder(file: str) -> str:
+    """The project folder around a function's file. What a notebook or a prompt defines has no file, or
+    one in a temporary folder; it belongs to the project around the current folder."""
+    return (_home.above(os.path.dirname(os.path.abspath(file))) if os.path.isfile(file) else "") or os.getcwd()
 
 
 def _load(owner: str, p: _params.Param, client: Client, folder: str) -> Any:
@@ -28,7 +34,7 @@ def _load(owner: str, p: _params.Param, client: Client, folder: str) -> Any:
             raise TypeError(f"{owner}() runs once for each item of {p.marker.glob!r}. Pass one: {owner}.local({p.name}=...).")
         return _download(p.marker.glob, client)
     if isinstance(p.marker, Local):
-        found = sorted(Path(project_folder(folder)).glob(p.marker.glob))
+        found = sorted(Path(_home.folder_of(None, folder)).glob(p.marker.glob))
         if not p.many and len(found) != 1:
             raise TypeError(f"{owner}() takes one file as {p.name!r}, and {len(found)} match {p.marker.glob!r}.")
         return found if p.many else found[0]

@@ -9,10 +9,10 @@ import io
 import json
 import os
 import uuid
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-from tarn import _wire, errors
-from tarn._types import Change, Commit, Entry, Json, Merge, Ref, RunState, Written
+from tarn import _frames, _wire, errors
+from tarn._types import Answer, Change, Commit, Entry, Json, LogLine, Merge, Plan, Ref, RunState, Source, TableInfo, TableVersion, Written
 from tarn._wire import Call
 
 PIECE = 1 << 20
@@ -20,11 +20,13 @@ Data = Any  # bytes, text, a local path (os.PathLike), or an open file
 
 
 class Scope(NamedTuple):
-    """Which project, where to read, where to write."""
+    """Which project, where to read, where to write, and the project folder if there is one: the rules
+    of its tarn.toml go along with every write."""
 
     project: str
     ref: str
     into: str
+    dir: str = ""
 
 
 def request_id() -> str:
@@ -39,7 +41,7 @@ def author() -> str:
 
 def write(scope: Scope, into: Optional[str], message: str) -> Dict[str, str]:
     """What every writing request carries."""
-    return {"requestId": request_id(), "project": scope.project, "into": into or scope.into, "author": author(), "message": message}
+    return {"requestId": request_id(), "project": scope.project, "into": into or scope.into, "author": author(), "message": message, "dir": scope.dir}
 
 
 def named(scope: Scope, name: str, ref: Optional[str]) -> Tuple[str, str]:
@@ -163,6 +165,17 @@ def list_tables(scope: Scope, ref: Optional[str]) -> Call:
     return Call("TableService/List", {"project": scope.project, "ref": ref or scope.ref}, lambda j: [Entry.of(t) for t in j.get("tables", ())])
 
 
+def describe_table(scope: Scope, name: str, ref: Optional[str]) -> Call:
+    plain, at = named(scope, name, ref)
+    return Call("TableService/Describe", {"project": scope.project, "ref": at, "table": plain}, TableInfo.of)
+
+
+def table_history(scope: Scope, name: str, ref: Optional[str], limit: int) -> Call:
+    plain, at = named(scope, name, ref)
+    request = {"project": scope.project, "ref": at, "table": plain, "limit": limit}
+    return Call("TableService/History", request, lambda j: [TableVersion.of(v) for v in j.get("versions", ())])
+
+
 def remove_tables(scope: Scope, names: Iterable[str], into: Optional[str], message: str) -> Call:
     return Call("TableService/Remove", {"write": write(scope, into, message), "tables": list(names)}, lambda j: Written.of(j.get("written")))
 
@@ -188,6 +201,13 @@ def write_table(scope: Scope, name: str, file: str, mode: str, key: List[str], i
 
 def ipc_stream(file: str) -> Iterator[bytes]:
     """An Arrow IPC file as an IPC stream, in pieces."""
+    if not _frames.has("pyarrow"):
+        import polars as pl
+
+        whole = io.BytesIO()
+        pl.read_ipc(file).write_ipc_stream(whole, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
+        yield from pieces(whole.getbuffer())
+        return
     import pyarrow as pa
 
     reader = pa.ipc.open_file(pa.memory_map(file))
@@ -201,9 +221,11 @@ def ipc_stream(file: str) -> Iterator[bytes]:
     yield from pieces(sink.getvalue())
 
 
-def query(scope: Scope, sql: str, ref: Optional[str], into: Optional[str], params: Optional[Mapping[str, Any]], message: str) -> Call:
+def query(scope: Scope, sql: str, ref: Optional[str], into: Optional[str], params: Optional[Mapping[str, Any]], message: str, timeout: Optional[float]) -> Call:
+    if not isinstance(sql, str):
+        raise errors.InvalidArgumentError(f"query({sql!r}): a statement is text.", reason="client.statement")
     request = {"write": write(scope, into, message), "sql": sql, "ref": ref or scope.ref, "paramsJson": json.dumps(dict(params or {}), default=str)}
-    return Call("QueryService/Query", request, list, streams=True)
+    return Call("QueryService/Query", request, list, streams=True, timeout=_wire.limit(timeout))
 
 
 def select(name: str, columns: Optional[Iterable[str]], where: Optional[str]) -> str:
@@ -220,16 +242,53 @@ def quote(name: str) -> str:
 # Runs
 
 
-def start_run(scope: Scope, dir: str, select: Iterable[str], ref: Optional[str], into: Optional[str], params: Mapping[str, Any], cache: bool, publish: bool, id: str) -> Call:
-    spec = {
-        "project": scope.project, "dir": dir, "select": list(select), "params": {k: v if isinstance(v, str) else json.dumps(v) for k, v in params.items()},
+def run_spec(
+    scope: Scope, dir: str, select: Union[str, Iterable[str]], ref: Optional[str], into: Optional[str], params: Optional[Mapping[str, Any]], cache: bool, publish: bool
+) -> Dict[str, Any]:
+    """What a run or a plan is asked for."""
+    return {
+        "project": scope.project, "dir": dir, "select": [select] if isinstance(select, str) else list(select), "params": {k: typed(v) for k, v in (params or {}).items()},
         "ref": ref or scope.ref, "into": into or scope.into, "noCache": not cache, "noPublish": not publish, "author": author(),
     }  # fmt: skip
+
+
+def typed(value: Any) -> str:
+    """A run parameter as one would type it."""
+    return value if isinstance(value, str) else value.isoformat() if hasattr(value, "isoformat") else json.dumps(value)
+
+
+def start_run(spec: Mapping[str, Any], id: str) -> Call:
     return Call("RunService/Start", {"requestId": request_id(), "spec": spec, "runId": id}, lambda j: RunState.of(j.get("run", {})))
 
 
-def run_events(scope: Scope, id: str, after: int) -> Call:
-    return Call("RunService/Events", {"project": scope.project, "run": id, "after": str(after)}, list, streams=True)
+def plan(spec: Mapping[str, Any]) -> Call:
+    return Call("RunService/Plan", {"spec": spec}, Plan.of)
+
+
+def list_runs(scope: Scope, limit: int) -> Call:
+    return Call("RunService/List", {"project": scope.project, "limit": limit}, lambda j: [RunState.of(r) for r in j.get("runs", ())])
+
+
+def logs(scope: Scope, run: str, step: str, follow: bool) -> Call:
+    return Call("RunService/Logs", {"project": scope.project, "run": run, "step": step, "follow": follow}, lambda all: list(map(LogLine.of, all)), streams=True)
+
+
+def why(scope: Scope, target: str, ref: Optional[str]) -> Call:
+    return Call("RunService/Why", {"project": scope.project, "dir": scope.dir, "ref": ref or scope.ref, "target": target}, Answer.of)
+
+
+def provenance(scope: Scope, target: str, ref: Optional[str], forward: bool) -> Call:
+    request = {"project": scope.project, "ref": ref or scope.ref, "target": target, "forward": forward}
+    return Call("RunService/Provenance", request, lambda j: [Source.of(n) for n in j.get("nodes", ())])
+
+
+def run_events(scope: Scope, id: str, after: int, timeout: Optional[float]) -> Call:
+    return Call("RunService/Events", {"project": scope.project, "run": id, "after": str(after)}, list, streams=True, timeout=timeout)
+
+
+def still_running(state: RunState, timeout: Optional[float]) -> errors.Error:
+    """The error of a wait that was too short."""
+    return errors.DeadlineError(f"run {state.id} is still going after {timeout:g} s. It goes on: wait() again, or cancel().", reason="client.timeout", details={"run": state.id})
 
 
 def get_run(scope: Scope, id: str) -> Call:

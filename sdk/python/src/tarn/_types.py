@@ -182,3 +182,147 @@ class RunState:
             j.get("id", ""), j.get("state", ""), j.get("ref", ""), j.get("into", ""), j.get("base", ""), j.get("commit", ""),
             tuple(map(Step.of, j.get("steps", ()))), tuple(map(CheckReport.of, j.get("checks", ()))), dict(j.get("error") or {}), dict(j.get("params", {})),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table; the type is as Arrow writes it, like `timestamp[us, tz=UTC]`."""
+
+    name: str
+    type: str
+    nullable: bool
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """What is known about a table. `metadata` is where other programs find its Iceberg metadata."""
+
+    name: str
+    version: str
+    rows: int
+    bytes: int
+    columns: Tuple[Column, ...]
+    key: Tuple[str, ...]
+    checks: Tuple[str, ...]
+    warn: Tuple[str, ...]
+    description: str
+    asset: str
+    metadata: str
+
+    @classmethod
+    def of(cls, j: Json) -> TableInfo:
+        entry = Entry.of(j.get("table") or {})
+        columns = tuple(Column(c.get("name", ""), c.get("type", ""), bool(c.get("nullable"))) for c in j.get("columns", ()))
+        return cls(
+            entry.name, entry.version, entry.rows, entry.size, columns, tuple(j.get("key", ())), tuple(j.get("checks", ())), tuple(j.get("warn", ())),
+            j.get("description", ""), j.get("asset", ""), j.get("metadataUri", ""),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """A table as one commit left it; `present` is False for the commit that removed it."""
+
+    commit: Commit
+    version: str
+    rows: int
+    bytes: int
+    present: bool
+
+    @classmethod
+    def of(cls, j: Json) -> TableVersion:
+        return cls(Commit.of(j.get("commit")), j.get("version", ""), int(j.get("rows", 0)), int(j.get("bytes", 0)), bool(j.get("present")))
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """What a run would do with one asset: `action` is run, reuse, or maybe."""
+
+    name: str
+    action: str
+    why: str
+    items: int
+    reused: int
+    seconds: float
+    outputs: Tuple[str, ...]
+
+    @classmethod
+    def of(cls, j: Json) -> PlannedStep:
+        return cls(
+            j.get("name", ""),
+            j.get("action", ""),
+            j.get("why", ""),
+            int(j.get("items", 0)),
+            int(j.get("reused", 0)),
+            float(j.get("estimatedSeconds", 0)),
+            tuple(j.get("outputs", ())),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, parents first, and the commit it would read."""
+
+    base: str
+    steps: Tuple[PlannedStep, ...]
+
+    @classmethod
+    def of(cls, j: Json) -> Plan:
+        return cls(j.get("base", ""), tuple(map(PlannedStep.of, j.get("steps", ()))))
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line that a step wrote to stdout or stderr."""
+
+    step: str
+    item: str
+    stream: str
+    text: str
+    time: Optional[datetime]
+
+    @classmethod
+    def of(cls, j: Json) -> LogLine:
+        return cls(j.get("step", ""), j.get("item", ""), j.get("stream", ""), j.get("line", ""), moment(j.get("time")))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Why something is as it is, in one sentence, and the command to go on with."""
+
+    sentence: str
+    command: str
+
+    @classmethod
+    def of(cls, j: Json) -> Answer:
+        return cls(j.get("sentence", ""), j.get("command", ""))
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class Source:
+    """One node of a provenance: what it is, what made it, and the names of what it was made from."""
+
+    name: str
+    kind: str
+    version: str
+    commit: str
+    run: str
+    author: str
+    time: Optional[datetime]
+    function: str
+    file: str
+    environment: str
+    params: Mapping[str, str]
+    inputs: Tuple[str, ...]
+    sources: Tuple[str, ...]
+    statement: str
+
+    @classmethod
+    def of(cls, j: Json) -> Source:
+        return cls(
+            j.get("name", ""), j.get("kind", ""), j.get("version", ""), j.get("commit", ""), j.get("run", ""), j.get("author", ""), moment(j.get("time")), j.get("function", ""),
+            j.get("file", ""), j.get("environment", ""), dict(j.get("params", {})), tuple(j.get("inputs", ())), tuple(j.get("sources", ())), j.get("statement", ""),
+        )  # fmt: skip

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import socket
 import struct
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 from urllib.parse import urlsplit
@@ -47,12 +49,27 @@ class Call(NamedTuple):
     parse: Callable[[Any], Any]
     streams: bool = False
     messages: Optional[Callable[[], Iterable[Mapping[str, Any]]]] = None
+    timeout: Optional[float] = None
+
+    @property
+    def patience(self) -> Optional[float]:
+        """Seconds of silence after which the server is given up: it ends a call in time by itself."""
+        return None if self.timeout is None else self.timeout + 5
+
+
+def limit(timeout: Optional[float]) -> Optional[float]:
+    """A timeout in seconds, checked."""
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise errors.InvalidArgumentError(f"timeout={timeout!r} must be a number of seconds, more than 0.", reason="client.timeout")
+    return timeout
 
 
 def head(address: Address, call: Call) -> Dict[str, str]:
     """The headers of a call."""
     streaming = call.streams or call.messages is not None
     headers = {"Content-Type": "application/connect+json" if streaming else "application/json", "Connect-Protocol-Version": "1", "Accept-Encoding": "identity"}
+    if call.timeout is not None:
+        headers["Connect-Timeout-Ms"] = str(min(math.ceil(call.timeout * 1000), 9_999_999_999))
     if address.token:
         headers["Authorization"] = f"Bearer {address.token}"
     return headers
@@ -198,6 +215,8 @@ def _varint(raw: bytes, at: int) -> Tuple[int, int]:
 def unreachable(address: Address, cause: BaseException) -> errors.Error:
     """The error of a connection that could not be made or broke."""
     where = address.socket or address.url
+    if isinstance(cause, (socket.timeout, TimeoutError)):
+        return errors.DeadlineError(f"{where} did not answer in time", reason="client.timeout")
     return errors.UnavailableError(f"{where} cannot be reached: {cause}", reason="client.unreachable")
 
 
