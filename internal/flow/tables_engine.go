@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -168,55 +167,6 @@ func (r *reading) run(ctx context.Context, dir string, layout datafile.Layout, s
 		return datafile.Result{}, errdef.Newf(errdef.Internal, "import.engine", "the engine wrote no table")
 	}
 	return *result.Outputs[0].Table, nil
-}
-
-// misread catches what the sniffer makes of a CSV file with one broken row: as no separator fits every
-// line, it takes each line for one value. Read again with the separator that the header has, the broken
-// row shows.
-func (r *reading) misread(ctx context.Context, result datafile.Result) error {
-	for _, given := range []string{"delim", "sep", "columns", "names", "header", "auto_detect"} {
-		if _, ok := r.options[given]; ok {
-			return nil
-		}
-	}
-	schema, err := datafile.DecodeSchema(result.Schema)
-	if err != nil || r.format != "csv" || schema.NumFields() != 1 {
-		return err
-	}
-	header := schema.Field(0).Name
-	at := strings.IndexAny(header, ",;\t|")
-	if at < 0 || quotedHeader(r.files[0].path) {
-		return nil
-	}
-	delim := header[at : at+1]
-	columns := map[string]any{}
-	for i := range strings.Split(header, delim) {
-		columns["c"+strconv.Itoa(i)] = "VARCHAR"
-	}
-	options := map[string]any{"delim": delim, "header": true, "auto_detect": false, "columns": columns}
-	for name, v := range r.options {
-		options[name] = v
-	}
-	dir, err := os.MkdirTemp(r.f.scratch("tables"), "again-*")
-	if err != nil {
-		return fmt.Errorf("make scratch folder: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	if _, err := r.run(ctx, dir, datafile.Layout{First: 1}, readAll, options); err != nil {
-		return err
-	}
-	return ErrImportRead.Errorf("%s: the separator is unclear; its one column would be called %q", r.files[0].path, header).WithNext("-o delim=" + strconv.Quote(delim))
-}
-
-// quotedHeader tells a column whose name has a separator in it.
-func quotedHeader(path string) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer f.Close() //nolint:errcheck // read only
-	first, err := bufio.NewReader(f).Peek(1)
-	return err == nil && (first[0] == '"' || first[0] == '\'')
 }
 
 var (
