@@ -110,9 +110,7 @@ def test_several_outputs(run: Start, tmp_path: Path) -> None:
     assert wrong.error["message"] == "f returned a dict of c, a. It has several outputs, so it returns a dict of a, b."
 
 
-@pytest.mark.parametrize(
-    ("value", "kind"), [("{}", "dict"), ("None", "None"), ("3", "int"), ("'x'", "str"), ("[1]", "a list with int in it"), ("object", "type")]
-)
+@pytest.mark.parametrize(("value", "kind"), [("{}", "dict"), ("None", "None"), ("3", "int"), ("'x'", "str"), ("[1]", "a list with int in it"), ("object", "type")])
 def test_return_type(run: Start, value: str, kind: str) -> None:
     done = run(f"{HEAD}@tarn.asset\ndef delays(): return {value}\n", "delays")
     assert done.code == 1
@@ -165,7 +163,9 @@ def test_files_secrets_context(run: Start, tmp_path: Path) -> None:
         {"param": "conf", "kind": "local", "paths": [{"key": "conf", "path": str(tmp_path / "conf")}]},
         {"param": "key", "kind": "secret", "value": "s3cret"},
     ]
-    done = run(source, "f", inputs=inputs, output_dir=str(tmp_path / "files"), params={"top": 5, "pair": [3, 4], "day": "2025-01-01", "ratio": 1}, partition="2024-01-01", outputs=[])
+    done = run(
+        source, "f", inputs=inputs, output_dir=str(tmp_path / "files"), params={"top": 5, "pair": [3, 4], "day": "2025-01-01", "ratio": 1}, partition="2024-01-01", outputs=[]
+    )
     assert done.code == 0, done.messages
     assert (tmp_path / "files" / "x.txt").read_text() == "5"
     assert [m["type"] for m in done.messages] == ["start", "log", "metric", "metadata", "progress", "closed"]
@@ -302,7 +302,12 @@ def f(image: Annotated[Path, tarn.files("*", each=True)]):
 def test_items_fork_from_one_import(run: Start, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     items = [
-        {"item": n, "inputs": [{"param": "image", "kind": "files", "paths": [{"key": n, "path": f"/x/{n}"}]}], "outputs": [{"name": "f", "path": str(tmp_path / "out" / f"{n}.arrow")}], "seed": "01"}
+        {
+            "item": n,
+            "inputs": [{"param": "image", "kind": "files", "paths": [{"key": n, "path": f"/x/{n}"}]}],
+            "outputs": [{"name": "f", "path": str(tmp_path / "out" / f"{n}.arrow")}],
+            "seed": "01",
+        }
         for n in ("a", "bad", "dead", "gone", "b")
     ]
     done = run(ITEMS, "f", items=items)

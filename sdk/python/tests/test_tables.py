@@ -225,7 +225,11 @@ def test_asynchronous(home: Path, client: tarn.Client) -> None:
         assert (await t.describe()).rows == (await t.history())[0].rows == 3
         empty = [b.num_rows async for b in (await c.query("from t3 where i > 9")).batches()]
         assert sum(empty) == 0
-        texts = [x for b in [b async for b in (await c.query("select (case when i % 2 = 0 then 'a' else 'b' end)::enum('a', 'b') as e from range(5000) t(i)")).batches()] for x in b["e"].to_pylist()]
+        texts = [
+            x
+            for b in [b async for b in (await c.query("select (case when i % 2 = 0 then 'a' else 'b' end)::enum('a', 'b') as e from range(5000) t(i)")).batches()]
+            for x in b["e"].to_pylist()
+        ]
         assert texts == ["a", "b"] * 2500
         written = await (await c.query("insert into t3 values (7)")).written()
         assert written is not None and written.changed
@@ -339,7 +343,5 @@ print(c.table("p").to_polars().sort("i").rows(), c.table("p", where="i = 3").to_
 
 
 def test_polars_is_enough(home: Path, client: tarn.Client) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PYARROW, client._ref or ""], cwd=home, env={**os.environ, "PYTHONPATH": SRC}, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PYARROW, client._ref or ""], cwd=home, env={**os.environ, "PYTHONPATH": SRC}, capture_output=True, text=True, timeout=60)
     assert done.stdout == "[(1, 'a'), (2, None), (3, 'c')] [{'i': 3, 's': 'c'}]\n", done.stderr

@@ -37,3 +37,12 @@ tarn.asset(retires=3)  # error
 tarn.asset(retry="x")  # error
 tarn.Nothing  # error
 tarn.Client().query(3)  # error
+tarn.Client().query("select 1", timeout="3")  # error
+tarn.Client().table("t").write([], mod="append")  # error
+tarn.Client().table("t").write([], key=3)  # error
+tarn.Client().run(params=[1])  # error
+tarn.Client().run().wait("1 minute")  # error
+tarn.Client().plan().commit  # error
+tarn.Client().at(3)  # error
+[line.txt for line in tarn.Client().logs()]  # error
+tarn.AsyncClient().at("dev").table("t").batches().read_all()  # error

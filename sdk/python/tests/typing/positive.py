@@ -68,3 +68,27 @@ text: str = Model(3).predict(1)
 verdict: bool = judge(Frame())
 name: str = bare.name
 client: tarn.Client = tarn.Client().at("dev")
+
+with client.query("select $x as x", params={"x": 1}, timeout=2.5) as result:
+    written = result.written()
+branch: str = written.branch if written is not None else ""
+key: tuple[str, ...] = client.table("t").describe().key
+versions: list[int] = [v.rows for v in client.table("t").history(limit=3)]
+state: str = client.run("here", select="delays+", params={"top": 5}, id="nightly").wait(timeout=60).state
+texts: list[str] = [line.text for line in client.run().logs("delays", follow=True)]
+sentence: str = client.why("delays").sentence
+actions: list[str] = [step.action for step in client.plan(select=["a", "b"]).steps]
+parents: list[tuple[str, ...]] = [node.inputs for node in client.provenance("delays", forward=True)]
+
+
+async def asynchronous() -> None:
+    c: tarn.AsyncClient = tarn.AsyncClient(ref="main", into="dev").at("dev")
+    async for _ in c.table("t").batches():
+        pass
+    async for line in c.logs():
+        line.text.upper()
+    w = await c.table("t").write([{"id": 1}], mode="append", key=["id"], into="dev", message="m")
+    w.commit.id.upper()
+    (await (await c.run(id="x")).wait(timeout=3)).commit.upper()
+    async for _ in (await c.query("select 1")).batches():
+        pass
