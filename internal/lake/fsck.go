@@ -252,7 +252,7 @@ func (f *fsck) entry(ctx context.Context, it prolly.Item) error {
 	}
 	if root := e.Location.Ref.Root; !root.IsZero() && !f.objects[root] {
 		f.objects[root] = true
-		return f.found("fsck.file", key, f.l.checkFile(ctx, e.Location.Ref, f.opt.Deep))
+		return f.found("fsck.file", key, f.l.CheckFile(ctx, e.Location.Ref, f.opt.Deep))
 	}
 	return nil
 }

@@ -177,9 +177,9 @@ func (f *fsck) named(ctx context.Context, blobName string) (bool, error) {
 	return err == nil, err
 }
 
-// checkFile verifies that all parts of a file are there, with the sizes they are listed with; deep reads
+// CheckFile verifies that all parts of a file are there, with the sizes they are listed with; deep reads
 // the content as well.
-func (l *Lake) checkFile(ctx context.Context, ref FileRef, deep bool) (err error) {
+func (l *Lake) CheckFile(ctx context.Context, ref FileRef, deep bool) (err error) {
 	r, err := l.OpenFile(ctx, ref)
 	if err != nil {
 		return err

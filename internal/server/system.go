@@ -10,6 +10,7 @@ import (
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/base/build"
+	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 )
 
@@ -91,14 +92,19 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 	}
 	found := int64(0)
 	var sendErr error
-	stats, err := p.Lake.Fsck(ctx, lake.FsckOptions{Deep: req.GetDeep()}, func(f lake.Problem) {
+	report := func(f lake.Problem) {
 		found++
 		if sendErr == nil {
 			sendErr = out.Send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Problem{Problem: &tarnv1.FsckProblem{
 				Reason: f.Reason, Object: f.Where, Message: f.Message,
 			}}})
 		}
-	})
+	}
+	stats, err := p.Lake.Fsck(ctx, lake.FsckOptions{Deep: req.GetDeep()}, report)
+	var upper flow.FsckStats
+	if err == nil {
+		upper, err = p.Flow.Fsck(ctx, req.GetDeep(), report)
+	}
 	if err = errors.Join(err, sendErr); err != nil {
 		return err
 	}
@@ -109,6 +115,8 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 			"garbage_blobs": int64(stats.Garbage), "garbage_bytes": stats.GarbageBytes,
 			"branches": int64(stats.Branches), "tags": int64(stats.Tags), "commits": int64(stats.Commits),
 			"nodes": int64(stats.Nodes), "entries": stats.Entries,
+			"tables": upper.Tables, "definitions": upper.Definitions, "slots": upper.Slots,
+			"fragments": upper.Fragments, "provenance": upper.Provenance, "runs": upper.Runs,
 		},
 	}}})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -127,17 +128,14 @@ func (m *Memo) Replace(ctx context.Context, f *Fragment) error {
 	return nil
 }
 
-// All calls visit with every fragment. It is for fsck and collection.
-func (m *Memo) All(ctx context.Context, visit func(*Fragment) error) error {
+// All calls visit with every row's key and its fragment, or why it cannot be read.
+func (m *Memo) All(ctx context.Context, visit func(Key, *Fragment, error) error) error {
 	for row, err := range m.rows.Scan(ctx, meta.Prefix(m.prefix)) {
 		if err != nil {
 			return fmt.Errorf("scan memo: %w", err)
 		}
 		f, err := m.decode(row)
-		if err != nil {
-			return err
-		}
-		if err := visit(f); err != nil {
+		if err := visit(Key(strings.TrimPrefix(row.Key, m.prefix)), f, err); err != nil {
 			return err
 		}
 	}
