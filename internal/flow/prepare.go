@@ -309,8 +309,14 @@ func (f *Flow) explain(ctx context.Context, wk *work, d demand) error {
 	case len(missing) == 0:
 		wk.why = "same code, environment, parameters and inputs as before"
 		return nil
+	case d.apart:
+		wk.why = "a rerun"
+		return nil
 	case d.noCache:
 		wk.why = "--no-cache"
+		return nil
+	case wk.node.Function.CheckOf != "":
+		wk.why = "not asked of these rows before"
 		return nil
 	case wk.state == nil:
 		wk.why = "never ran here"

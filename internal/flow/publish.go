@@ -11,6 +11,7 @@ import (
 	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/base/ids"
 	"tarn.dev/tarn/internal/catalog"
+	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/project"
 	"tarn.dev/tarn/internal/lake"
 )
@@ -281,6 +282,20 @@ func (f *Flow) onRunBranch(ctx context.Context, run, from, message string, chang
 	return err
 }
 
+// message names what the run changed; the commit has the run's id anyway.
+func (r *Run) message() string {
+	var names []string
+	for _, o := range r.Outputs {
+		if o.Changed {
+			names = append(names, o.Name)
+		}
+	}
+	if len(names) == 0 {
+		return "Run the definitions anew"
+	}
+	return "Run " + manifest.List(names)
+}
+
 // publish makes the run's result visible on its target.
 func (lv *live) publish(ctx context.Context, p *plan, results map[string]*assembled) error {
 	f, run := lv.f, lv.run
@@ -297,7 +312,7 @@ func (lv *live) publish(ctx context.Context, p *plan, results map[string]*assemb
 	base := p.world.tree
 	pub, err := f.Publish(ctx, Publication{
 		Branch: run.Into, Dir: p.code.dir,
-		Info: lake.CommitInfo{Author: run.Author, Message: "Run " + run.ID, Run: run.ID},
+		Info: lake.CommitInfo{Author: run.Author, Message: run.message(), Run: run.ID},
 		Change: func(ctx context.Context, tx *lake.Tx) error {
 			if err := f.untouched(ctx, tx, base, entries); err != nil {
 				return err
