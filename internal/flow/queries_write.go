@@ -70,8 +70,8 @@ type statement struct {
 	// refused is why nothing may be done. It is an error of the publish: a request that was answered
 	// before, such as a CREATE TABLE, has that answer again.
 	refused error
-	prev *lake.Entry  // of the target, when rows were made
-	dirs []string
+	prev    *lake.Entry // of the target, when rows were made
+	dirs    []string
 }
 
 func (s *statement) discard() {
