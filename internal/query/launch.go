@@ -32,7 +32,9 @@ type Launcher func(pipes Pipes) (Child, error)
 func Exec(argv ...string) Launcher {
 	return func(pipes Pipes) (Child, error) {
 		cmd := exec.Command(argv[0], argv[1:]...)
-		cmd.Env = []string{"LC_ALL=C.UTF-8"}
+		// Until its first job a child only starts, 8 MB of Go memory: collecting garbage meanwhile is a
+		// fifth of the time (35 ms, 28 without). The engine turns the collector on.
+		cmd.Env = []string{"LC_ALL=C.UTF-8", "GOGC=off"}
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in the server's terminal is the server's
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = pipes.Stdin, pipes.Stdout, pipes.Stderr

@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -36,6 +37,7 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 		fmt.Fprintf(os.Stderr, "engine: %v\n", err)
 		return 1
 	}
+	debug.SetGCPercent(100) // off until here, see query.Exec
 	lines := make(chan []byte)
 	go readLines(stdin, lines)
 	answers := json.NewEncoder(results)
