@@ -12,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+
 	"tarn.dev/tarn/internal/catalog/datafile"
 )
 
@@ -84,6 +87,59 @@ func (r *reading) strictly(ctx context.Context, top, delim string) error {
 		return err
 	}
 	return ErrImportRead.Errorf("%s: it is unclear what separates the values of a line", r.files[0].path).WithNext("-o delim=" + strconv.Quote(delim))
+}
+
+// wideIntegers are the columns of whole numbers over 2^63, as hashes are: DuckDB takes them for fractions,
+// which lose digits. As many rows are looked at as it looks at.
+func (r *reading) wideIntegers(ctx context.Context, result datafile.Result) (map[string]any, error) {
+	for _, given := range []string{"all_varchar", "auto_detect", "columns", "types"} {
+		if _, ok := r.options[given]; ok {
+			return nil, nil
+		}
+	}
+	schema, err := datafile.DecodeSchema(result.Schema)
+	if err != nil || r.format != "csv" {
+		return nil, err
+	}
+	types, tests, names := map[string]any{}, []string{}, []string{}
+	for _, f := range schema.Fields() {
+		if f.Type.ID() == arrow.FLOAT64 {
+			column := `"` + strings.ReplaceAll(f.Name, `"`, `""`) + `"`
+			types[f.Name] = "VARCHAR"
+			names = append(names, f.Name)
+			tests = append(tests, "coalesce(bool_and(regexp_full_match(trim("+column+"), '[+-]?[0-9]{1,38}')), false)")
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	job := r.job("SELECT "+strings.Join(tests, ", ")+" FROM (FROM \"import\" LIMIT 20480)", withOption(r.options, "types", types))
+	path, done, err := r.f.runToArrow(ctx, job)
+	if err != nil {
+		return nil, r.explain(ctx, err)
+	}
+	defer done()
+	wide := map[string]any{}
+	err = eachBatch([]string{path}, func(*arrow.Schema) error { return nil }, func(b arrow.RecordBatch) error {
+		for i, name := range names {
+			if whole, ok := b.Column(i).(*array.Boolean); ok && whole.Len() > 0 && whole.Value(0) {
+				wide[name] = "HUGEINT"
+			}
+		}
+		return nil
+	})
+	return wide, err
+}
+
+// withOption is options with one more.
+func withOption(options map[string]any, name string, v any) map[string]any {
+	out := map[string]any{name: v}
+	for k, x := range options {
+		if k != name {
+			out[k] = x
+		}
+	}
+	return out
 }
 
 // madeName is a name that the sniffer made up, or made different.

@@ -51,7 +51,22 @@ func (f *Flow) importFiles(ctx context.Context, dir string, layout datafile.Layo
 	if err != nil {
 		return result, err
 	}
-	return result, r.misread(ctx, result)
+	if err := r.misread(ctx, result); err != nil {
+		return result, err
+	}
+	if layout.Append { // the table says the types
+		return result, nil
+	}
+	wide, err := r.wideIntegers(ctx, result)
+	if err != nil || len(wide) == 0 {
+		return result, err
+	}
+	for _, file := range result.Files {
+		if err := os.Remove(filepath.Join(dir, file.Name)); err != nil {
+			return result, fmt.Errorf("read again: %w", err)
+		}
+	}
+	return r.run(ctx, dir, layout, sql, withOption(options, "types", wide))
 }
 
 // link is a path that the engine does not take for a glob.
@@ -121,11 +136,7 @@ func (r *reading) fit(ctx context.Context, layout datafile.Layout) (sql string, 
 	}
 	switch {
 	case r.format == "csv" && len(types) > 0:
-		options = map[string]any{"types": types}
-		for name, v := range r.options {
-			options[name] = v
-		}
-		return readAll, options, nil
+		return readAll, withOption(r.options, "types", types), nil
 	case r.format == "json" && len(casts) > 0:
 		return "SELECT * REPLACE (" + strings.Join(casts, ", ") + ") " + readAll, r.options, nil
 	}
