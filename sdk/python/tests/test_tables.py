@@ -110,7 +110,7 @@ def test_refs(client: tarn.Client) -> None:
 
 def test_errors_say_what_to_do(client: tarn.Client) -> None:
     client.table("orders").write([{"id": 1}])
-    with pytest.raises(tarn.errors.NotFoundError, match="'order'.*orders") as missing:
+    with pytest.raises(tarn.errors.NotFoundError, match=r"'order'.*orders") as missing:
         client.table("order").to_pandas()
     assert (missing.value.reason, missing.value.code) == ("table.not_found", "not_found")
     with pytest.raises(tarn.errors.NotFoundError, match="'nowhere'"):
@@ -175,7 +175,7 @@ def test_large_results_stream(client: tarn.Client) -> None:
         batches = result.batches()
         seen = sum(batches.read_next_batch().num_rows for _ in range(3))
     assert seen > 1000
-    with pytest.raises(ValueError):
+    with pytest.raises((ValueError, OSError)):
         batches.read_next_batch()
         batches.read_next_batch()
 

@@ -150,11 +150,30 @@ def write(value: Any, path: str, owner: str) -> Written:
         if isinstance(value, (list, tuple, Iterator)):
             import polars as pl
 
-            rows = list(value)
-            frame = pl.concat(rows, how="diagonal_relaxed") if rows and not isinstance(rows[0], dict) else pl.DataFrame(rows, infer_schema_length=None)
-            return write(frame, path, owner)
+            pieces = list(_polars_pieces(iter(value), owner))
+            return write(pl.concat(pieces, how="diagonal_relaxed") if pieces else pl.DataFrame(), path, owner)
         raise ModuleNotFoundError(f"{owner} returned {_kind(value)}, which needs pyarrow to become a table.", name="pyarrow")
     return _Writer(path, owner).run(_pieces(value, owner))
+
+
+def _polars_pieces(values: Iterator[Any], owner: str) -> Iterator[Any]:
+    """What a function yields, as polars frames: dicts that follow each other become one."""
+    import polars as pl
+
+    for are_dicts, group in itertools.groupby(values, lambda v: isinstance(v, dict)):
+        if are_dicts:
+            try:
+                yield pl.DataFrame(list(group), infer_schema_length=None)
+            except (pl.exceptions.PolarsError, TypeError) as error:
+                raise ResultError(f"{owner} returned rows that do not fit together: {error}") from None
+            continue
+        for value in group:
+            if isinstance(value, list) and is_rows(value):
+                yield from _polars_pieces(iter(value), owner)
+            elif _is(value, "polars", "DataFrame", "LazyFrame"):
+                yield value.lazy().collect()
+            else:
+                raise ResultError(f"{owner} yielded {_kind(value)}. Accepted: {ACCEPTED}.")
 
 
 def _oldest() -> Any:
