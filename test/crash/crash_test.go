@@ -52,6 +52,23 @@ var operations = []operation{
 		args: []string{"revert", "main"},
 	},
 	{
+		name: "import",
+		prepare: func(h *house) {
+			h.write("a.csv", "id,name\n1,one\n2,two\n")
+			h.write("b.csv", "id,name\n3,three\n")
+			h.run("table", "import", "a.csv", "--as", "numbers")
+		},
+		args: []string{"table", "import", "b.csv", "--as", "numbers", "--mode", "append"},
+	},
+	{
+		name: "query",
+		prepare: func(h *house) {
+			h.write("a.csv", "id,name\n1,one\n2,two\n")
+			h.run("table", "import", "a.csv", "--as", "numbers")
+		},
+		args: []string{"query", "CREATE TABLE doubled AS SELECT id * 2 AS id FROM numbers"},
+	},
+	{
 		name:    "run",
 		prepare: func(h *house) { pipeline(h, 2) },
 		args:    []string{"run"},

@@ -52,6 +52,7 @@ type house struct {
 	t       *testing.T
 	home    string
 	project string // folder
+	sockets string // folder
 	env     []string
 }
 
@@ -75,7 +76,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	h := &house{t: t, home: filepath.Join(dir, "home"), project: filepath.Join(dir, "work")}
+	h := &house{t: t, home: filepath.Join(dir, "home"), project: filepath.Join(dir, "work"), sockets: sockets}
 	h.env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + sockets, "XDG_RUNTIME_DIR=" + sockets,
 		"TARN_HOME=" + h.home, "TARN_CACHE=" + cache(), "TARN_AUTHOR=tester", "TARN_IDLE=10m",
@@ -125,9 +126,19 @@ type failure struct {
 	Message string `json:"message"`
 }
 
-// failure decodes the last document of the output: there may be events before it.
+// failure decodes the error that the output ends with: there may be events before it, and the error of a
+// run is in its result.
 func (r result) failure(t *testing.T) failure {
 	t.Helper()
+	for line := range strings.Lines(r.stdout) {
+		var doc struct {
+			Event string
+			Run   struct{ Error failure }
+		}
+		if strings.HasPrefix(line, `{"`) && json.Unmarshal([]byte(line), &doc) == nil && doc.Event == "result" && r.code != 0 {
+			return doc.Run.Error
+		}
+	}
 	for _, text := range []string{r.stdout, r.stderr} {
 		at := strings.LastIndex("\n"+text, "\n{\n")
 		if at < 0 {
