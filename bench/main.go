@@ -32,6 +32,7 @@ var benchmarks = []benchmark{
 	{"first_call", "a Python function whose packages are there", firstCall},
 	{"history", "branch, commit, diff and merge in a large tree", history},
 	{"import", "3,000,000 rows into a published table", importing},
+	{"query", "SQL by the command and in process", query},
 	{"dataver", "the hash that identifies rows", dataVersion},
 	{"server", "start of the server, and its rest", server},
 	{"noop", "a run with nothing to do, beside many files", noop},
