@@ -50,11 +50,11 @@ func (f *Flow) resolveSlots(ctx context.Context, b *lake.Batch, key string, base
 		return nil, clash(key, name, clashes), nil
 	}
 	out := *target
-	out.Location.Slots = merged
+	out.Location.Slots = lake.Hash(merged.Root())
 	if target.Kind == lake.KindFolder {
-		err = f.sumFolder(ctx, b, &out)
+		err = f.sumFolder(ctx, merged, &out)
 	} else {
-		err = f.sumTable(ctx, b, name, &out, added)
+		err = f.sumTable(ctx, merged, name, &out, added)
 	}
 	return &out, nil, err
 }
@@ -71,13 +71,13 @@ func clash(key, name string, slots []string) *lake.Conflict {
 }
 
 // mergeSlots merges two states of an asset; added are the fragments that target did not have.
-func (f *Flow) mergeSlots(ctx context.Context, b *lake.Batch, base, source, target lake.Hash) (root lake.Hash, added []slot, clashes []string, err error) {
+func (f *Flow) mergeSlots(ctx context.Context, b *lake.Batch, base, source, target lake.Hash) (merged prolly.Map, added []slot, clashes []string, err error) {
 	nodes := f.lake.Nodes(b)
 	open := func(h lake.Hash) prolly.Map { return prolly.Open(nodes, prolly.Hash(h)) }
 	var edits []prolly.Edit
 	for w, err := range prolly.Merge3(ctx, open(base), open(source), open(target), prolly.Range{}) {
 		if err != nil {
-			return root, nil, nil, fmt.Errorf("merge slots: %w", err)
+			return merged, nil, nil, fmt.Errorf("merge slots: %w", err)
 		}
 		if w.Changed == prolly.Target || string(w.Source) == string(w.Target) {
 			continue
@@ -90,20 +90,20 @@ func (f *Flow) mergeSlots(ctx context.Context, b *lake.Batch, base, source, targ
 		if w.Source != nil {
 			var s slot
 			if err := json.Unmarshal(w.Source, &s); err != nil {
-				return root, nil, nil, errdef.Newf(errdef.DataLoss, "run.slots", "slot %q: %w", w.Key, err)
+				return merged, nil, nil, errdef.Newf(errdef.DataLoss, "run.slots", "slot %q: %w", w.Key, err)
 			}
 			added = append(added, s)
 		}
 	}
-	m, err := open(target).Edit(ctx, edits)
-	return lake.Hash(m.Root()), added, clashes, err
+	merged, err = open(target).Edit(ctx, edits)
+	return merged, added, clashes, err
 }
 
 // sumFolder recounts a folder's state after its slots were merged.
-func (f *Flow) sumFolder(ctx context.Context, b *lake.Batch, e *lake.Entry) error {
+func (f *Flow) sumFolder(ctx context.Context, merged prolly.Map, e *lake.Entry) error {
 	e.Version = e.Location.Slots.String()
 	e.Location.Rows, e.Location.Size = 0, 0
-	slots, err := f.slotsIn(ctx, b, e.Location.Slots)
+	slots, err := slotsIn(ctx, merged)
 	for _, s := range slots {
 		for _, file := range s.Files {
 			e.Location.Rows++
@@ -115,12 +115,12 @@ func (f *Flow) sumFolder(ctx context.Context, b *lake.Batch, e *lake.Entry) erro
 
 // sumTable rewrites a table after its slots were merged. A table in merge mode folds the other side's
 // deltas onto the target; any other is the union of its fragments.
-func (f *Flow) sumTable(ctx context.Context, b *lake.Batch, name string, e *lake.Entry, added []slot) error {
+func (f *Flow) sumTable(ctx context.Context, merged prolly.Map, name string, e *lake.Entry, added []slot) error {
 	table := name[strings.LastIndexByte(name, '.')+1:]
 	fold := e.Location.Data[modeData] == string(manifest.Merge)
 	parts := added
 	if !fold {
-		all, err := f.slotsIn(ctx, b, e.Location.Slots)
+		all, err := slotsIn(ctx, merged)
 		if err != nil {
 			return err
 		}

@@ -36,16 +36,13 @@ func (s slot) same(o slot) bool {
 
 // readSlots reads an asset's state.
 func (f *Flow) readSlots(ctx context.Context, root lake.Hash) (map[string]slot, error) {
-	return f.slotsIn(ctx, nil, root)
+	return slotsIn(ctx, prolly.Open(f.lake.Nodes(nil), prolly.Hash(root)))
 }
 
-// slotsIn reads an asset's state that may still be in b.
-func (f *Flow) slotsIn(ctx context.Context, b *lake.Batch, root lake.Hash) (map[string]slot, error) {
+// slotsIn reads a state from its map, which may be too new to be durable.
+func slotsIn(ctx context.Context, m prolly.Map) (map[string]slot, error) {
 	out := map[string]slot{}
-	if root.IsZero() {
-		return out, nil
-	}
-	for it, err := range prolly.Open(f.lake.Nodes(b), prolly.Hash(root)).Scan(ctx, prolly.Range{}) {
+	for it, err := range m.Scan(ctx, prolly.Range{}) {
 		if err != nil {
 			return nil, fmt.Errorf("read slots: %w", err)
 		}
