@@ -2,14 +2,19 @@
 // DuckDB's own converter.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 
-#include "duckdb.h"
 #include "shim.h"
+
+extern "C" {
+#include "capi.hpp"
+}
 
 namespace duck {
 
