@@ -106,7 +106,14 @@ def run(project: Callable[..., Path], tmp_path: Path) -> Callable[..., Run]:
     """Run one function of `pipeline.py` through the real runner process."""
 
     def start(
-        source: str, qualname: str, kind: str = "asset", files: Optional[Mapping[str, str]] = None, packages: bool = True, env: Optional[Mapping[str, str]] = None, **context: Any
+        source: str,
+        qualname: str,
+        kind: str = "asset",
+        files: Optional[Mapping[str, str]] = None,
+        packages: bool = True,
+        env: Optional[Mapping[str, str]] = None,
+        python: str = sys.executable,
+        **context: Any,
     ) -> Run:
         root = project({"pipeline.py": source, **(files or {})})
         home = tmp_path / "home"
@@ -128,7 +135,7 @@ def run(project: Callable[..., Path], tmp_path: Path) -> Callable[..., Run]:
                 "PYTHONHASHSEED": "0",
                 **(env or {}),
             }
-            done = subprocess.run([sys.executable, "-S", "-B", "-m", "tarn._runner"], env=variables, cwd=home, capture_output=True, text=True, pass_fds=[sink.fileno()], timeout=60)
+            done = subprocess.run([python, "-S", "-B", "-m", "tarn._runner"], env=variables, cwd=home, capture_output=True, text=True, pass_fds=[sink.fileno()], timeout=60)
         return Run(done, [json.loads(line) for line in log.read_text().splitlines()])
 
     return start

@@ -170,8 +170,8 @@ def test_statements_that_write(client: tarn.Client) -> None:
 
 
 def test_large_results_stream(client: tarn.Client) -> None:
-    """The whole would be 200 GB: the first batches come at once, and leaving ends the query."""
-    with client.query("select i, repeat('x', 1000) as s from range(200000000) t(i)") as result:
+    """The whole would be 1.6 TB: the first batches come at once, and leaving ends the query."""
+    with client.query("select i, i * 2 as j from range(100000000000) t(i)") as result:
         batches = result.batches()
         seen = sum(batches.read_next_batch().num_rows for _ in range(3))
     assert seen > 1000
@@ -184,7 +184,7 @@ def test_timeout_ends_a_query(client: tarn.Client) -> None:
     began = time.monotonic()
     with pytest.raises(tarn.errors.DeadlineError):
         client.query("select count(*) from range(100000000000) a(i) where hash(i) = 1", timeout=0.3)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_many_rows(client: tarn.Client) -> None:
@@ -242,7 +242,7 @@ def test_asynchronous(home: Path, client: tarn.Client) -> None:
             await c.query("select count(*) from range(100000000000) a(i) where hash(i) = 1", timeout=0.3)
 
         seen = 0
-        batches = (await c.query("select i, repeat('x', 1000) as s from range(200000000) t(i)")).batches()
+        batches = (await c.query("select i, i * 2 as j from range(100000000000) t(i)")).batches()
         async for batch in batches:
             seen += batch.num_rows
             if seen > 5000:

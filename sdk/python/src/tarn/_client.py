@@ -99,7 +99,13 @@ def _stream(connection: http.client.HTTPConnection, address: _wire.Address, call
 class Client:
     """A project on a server: `tarn.Client()` is that of this folder on the local server.
 
-    `ref` is where it reads, `into` is where it writes. Nothing is connected before the first call.
+    `ref` is where it reads, `into` is where it writes; without them both are the current branch.
+    `TARN_URL` and `TARN_TOKEN`, or `url` and `token`, name a server elsewhere. Nothing is connected
+    before the first call. Threads may share a client. Every error is a class of `tarn.errors`.
+
+        c = tarn.Client()
+        dev = c.at("dev")
+        flights = c.table("flights", columns=["origin", "delay"], where="delay > 0").to_pandas()
     """
 
     def __init__(

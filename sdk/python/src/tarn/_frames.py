@@ -160,6 +160,8 @@ def _polars_pieces(values: Iterator[Any], owner: str) -> Iterator[Any]:
     """What a function yields, as polars frames: dicts that follow each other become one."""
     import polars as pl
 
+    are_dicts: bool
+    group: Iterator[Any]
     for are_dicts, group in itertools.groupby(values, lambda v: isinstance(v, dict)):
         if are_dicts:
             try:

@@ -211,7 +211,12 @@ class _Loading(Function[P, R]):
         return f"{super()._needs(missing)} Pass {noun}, or {self.name}.local() to load {'it' if len(missing) == 1 else 'them'} from {_home_ref()}."
 
     def local(self, *args: Any, ref: Optional[str] = None, **kwargs: Any) -> R:
-        """Load the inputs that were left out and run here, in this interpreter. Nothing is published."""
+        """Load the inputs that were left out and run here, in this interpreter. Nothing is published.
+
+        Inputs come from `ref`, or from the current branch. It works wherever the function is defined,
+        in a file of the project or in a cell of a notebook. Raises `TypeError` for an input that only
+        a run can choose, and `tarn.Error` for what cannot be read.
+        """
         from tarn._load import inputs
 
         given = set(self._positional[: len(args)]).union(kwargs)
@@ -339,7 +344,23 @@ def asset(
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Any:
-    """Make a function an asset: its result is published under its name."""
+    """Make a function an asset: its result is published under its name.
+
+    A parameter without a default is the table of that name; the annotation chooses its form: a pandas
+    or polars frame, a polars LazyFrame, a `pyarrow.Table` (also without an annotation) or
+    RecordBatchReader, a DuckDB relation, `list[dict]`. A parameter with a default is set with
+    `tarn run --param NAME=VALUE`. It returns any of these, a generator of them, a dict of them if it
+    has several `outputs`, or None if it takes a `tarn.OutputDir`.
+
+        @tarn.asset(checks=["unique(origin)"], retry=2, timeout="5m")
+        def delays(flights: pd.DataFrame, top: int = 20) -> pd.DataFrame:
+            return flights.groupby("origin", as_index=False).delay.mean().head(top)
+
+    `mode` is replace, append, or merge, which folds rows by `key`. `checks` stop the publication when
+    they fail, `warn` only says so. `timeout`, `fresh` and delays are text with a unit ("90s", "1h30m")
+    or seconds; sizes are text ("2GiB") or bytes. `allow_failed` is a share below 1 or a number of
+    items. Wrong options raise `TypeError` or `ValueError` where the function is declared.
+    """
     if network and fresh is None and cache is None:
         raise ValueError('network=True reads what no key can hold. Say how long a result stays good: fresh="1h", or cache=True or False.')
     options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
@@ -363,7 +384,15 @@ def check(
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Callable[[Callable[P, R]], Check[P, R]]:
-    """Make a function judge a table: it returns the offending rows, a bool, `CheckResult`, or asserts."""
+    """Make a function judge a table before it is published.
+
+    It returns the offending rows, which are kept and shown, or a bool, or `tarn.CheckResult`, or it
+    asserts. With `severity="warn"` a failure is reported and nothing is stopped.
+
+        @tarn.check("orders", severity="warn")
+        def plausible(orders: pd.DataFrame) -> pd.DataFrame:
+            return orders[orders.price > 1000]
+    """
     choice(severity, ("fail", "warn"), "severity")
     if isinstance(of, (Asset, Command)):
         if len(of.outputs) != 1:
