@@ -89,10 +89,13 @@ func (a *app) printMerge(resp *tarnv1.MergeResponse, source, target string, dryR
 	}
 	if len(conflicts) > 0 {
 		what := ui.Count(int64(len(conflicts)), "conflict")
+		look := fmt.Sprintf("tarn diff %s..%s", target, source)
+		if strings.HasPrefix(conflicts[0].Key, "table/") {
+			look += " " + names[0] + " --rows"
+		}
 		e := errConflicts.Errorf("%s: %s is unchanged", what, target).
 			WithDetail("conflicts", conflicts).WithDetail("changes", changes).
-			WithNext(fmt.Sprintf("tarn diff %s..%s", target, source),
-				fmt.Sprintf("tarn merge %s --into %s --prefer %s=source", source, target, names[0]))
+			WithNext(look, fmt.Sprintf("tarn merge %s --into %s --prefer %s=source", source, target, names[0]))
 		return e
 	}
 	doc := map[string]any{
