@@ -121,7 +121,8 @@ type question struct {
 	world  *world
 	values map[string]*value
 	key    memo.Key
-	work   *work // of a check function
+	comps  memo.Components // of a declared check
+	work   *work           // of a check function
 	code   *code
 }
 
@@ -171,7 +172,7 @@ func (f *Flow) ask(ctx context.Context, w *world, r rule) (*question, error) {
 	for _, name := range r.reads() {
 		comps.Inputs = append(comps.Inputs, memo.InputID{Param: name, Kind: string(manifest.InTable), Identity: q.values[name].identity()})
 	}
-	q.key = comps.Key()
+	q.key, q.comps = comps.Key(), comps
 	return q, nil
 }
 
@@ -223,11 +224,11 @@ func (f *Flow) find(ctx context.Context, run string, q *question) (*memo.Fragmen
 		o := a.invoke(ctx, []*invocation{&q.work.items[0]})[0]
 		return o.fragment, o.err
 	}
-	return f.findDeclared(ctx, q)
+	return f.findDeclared(ctx, run, q)
 }
 
 // findDeclared counts offenders first; their rows are made only when there are any.
-func (f *Flow) findDeclared(ctx context.Context, q *question) (*memo.Fragment, error) {
+func (f *Flow) findDeclared(ctx context.Context, run string, q *question) (*memo.Fragment, error) {
 	frag := &memo.Fragment{Key: q.key, Check: &memo.Verdict{Passed: true}, Created: now()}
 	began := time.Now()
 	n, err := f.countRows(ctx, q)
@@ -248,8 +249,29 @@ func (f *Flow) findDeclared(ctx context.Context, q *question) (*memo.Fragment, e
 		frag.Tables = []memo.Table{t}
 	}
 	frag.Usage.WallSeconds = time.Since(began).Seconds()
+	if frag.Provenance, err = f.recordCheck(ctx, run, q); err != nil {
+		return nil, err
+	}
 	kept, _, err := f.memo.Remember(ctx, frag)
 	return kept, err
+}
+
+// recordCheck says how an answer came about.
+func (f *Flow) recordCheck(ctx context.Context, run string, q *question) (lake.Hash, error) {
+	b := f.lake.Begin(ctx)
+	defer b.Discard()
+	p := memo.Provenance{Kind: memo.ByCheck, Run: run, Time: now(), Key: q.key, Components: &q.comps, Statement: q.text()}
+	for _, name := range q.reads() {
+		p.Inputs = append(p.Inputs, q.values[name].source(name))
+	}
+	h, err := memo.PutProvenance(ctx, b, p)
+	if err == nil {
+		err = b.Flush(ctx)
+	}
+	if err != nil {
+		return lake.Hash{}, fmt.Errorf("record check %s of %s: %w", q.text(), q.table, err)
+	}
+	return h, nil
 }
 
 // checkError says which check the engine could not run; a typo in a condition is the user's.

@@ -259,6 +259,7 @@ func (f *Flow) putOffenders(ctx context.Context, tx *lake.Tx, js []judgement) er
 		if err != nil {
 			return fmt.Errorf("keep the offending rows of %s: %w", j.text(), err)
 		}
+		e.Location.Provenance = j.fragment.Provenance
 		tx.Put(tableKey(name), e)
 	}
 	return nil

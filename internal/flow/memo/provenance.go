@@ -15,6 +15,7 @@ const (
 	ByStep   = "step"
 	ByImport = "import"
 	ByWrite  = "write"
+	ByCheck  = "check"
 )
 
 // Provenance says how data came about. It is immutable and lives as long as the data.
