@@ -145,10 +145,10 @@ func handover(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		waits = append(waits, c.ms)
-		private += max(0, c.after-c.before)
-		table = c.bytes
-		for f := range strings.SplitSeq(c.tables, ",") {
+		waits = append(waits, c.MS)
+		private += max(0, c.After-c.Before)
+		table = c.Bytes
+		for f := range strings.SplitSeq(c.Tables, ",") {
 			if f != "" {
 				files[f] = true
 			}
@@ -169,40 +169,26 @@ func handover(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// childReport is what a child says about itself.
-type childReport struct {
-	ms, before, after, bytes float64
-	tables                   string
+// childRow is what a child says about itself.
+type childRow struct {
+	MS, Before, After, Bytes float64
+	Tables                   string
 }
 
-func (b *bench) child(ctx context.Context, dir string, i int) (r childReport, err error) {
+func (b *bench) child(ctx context.Context, dir string, i int) (r childRow, err error) {
 	out, err := b.tarn(ctx, dir, "table", "head", fmt.Sprintf("child_%d", i), "--json")
 	if err != nil {
 		return r, err
 	}
-	var head struct {
-		Columns []struct{ Name string }
-		Rows    [][]any
-	}
+	var head struct{ Rows []childRow }
 	if err := json.Unmarshal(out, &head); err != nil {
 		return r, err
 	}
 	if len(head.Rows) != 1 {
 		return r, fmt.Errorf("child %d has no row: %s", i, out)
 	}
-	for j, c := range head.Columns {
-		switch v := head.Rows[0][j].(type) {
-		case float64:
-			if field := map[string]*float64{"ms": &r.ms, "before": &r.before, "after": &r.after, "bytes": &r.bytes}[c.Name]; field != nil {
-				*field = v
-			}
-		case string:
-			if c.Name == "tables" {
-				r.tables = v
-			}
-		}
-	}
-	if r.bytes == 0 || r.tables == "" {
+	r = head.Rows[0]
+	if r.Bytes == 0 || r.Tables == "" {
 		return r, fmt.Errorf("child %d did not map its table: %s", i, out)
 	}
 	return r, nil
