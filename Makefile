@@ -23,7 +23,7 @@ test: build ## Run every test
 	@tools/setup dev
 	go vet -tags fault ./...
 	gotestsum --format pkgname-and-test-fails -- -tags fault -timeout 20m ./...
-	pytest -q $(PYTHON_DIR)
+	pytest -q -rs $(PYTHON_DIR)
 
 check: ## What to run before a commit: vet, the rules of the house, fast tests
 	@tools/setup dev
@@ -37,10 +37,11 @@ race: ## Run the Go unit tests of what is concurrent under the race detector
 bench: build ## Run all benchmarks on less data; each prints its figure and a ratio
 	go run ./bench -short all
 
-generate: ## Write generated files again: API, error table
+generate: ## Write generated files again: API, error table, Python reference
 	@tools/setup dev
 	cd api/proto && buf generate
 	go generate ./...
+	python $(PYTHON_DIR)/reference.py
 
 lint: ## Check form and types of Go, Python and the API
 	@tools/setup dev

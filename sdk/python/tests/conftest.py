@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
     for name in ("TARN_URL", "TARN_TOKEN", "TARN_BRANCH", "TARN_PROJECT"):
         os.environ.pop(name, None)
     os.environ.update(TARN_HOME=str(base / "home"), TARN_BIN=BINARY, XDG_RUNTIME_DIR=str(base))
-    os.environ.setdefault("TARN_CACHE", str(base / "cache"))
+    os.environ.setdefault("TARN_CACHE", str(Path(__file__).resolve().parents[3] / ".cache" / "tarn"))  # packages are fetched once
 
     def make(name: str) -> Path:
         folder = base / name

@@ -59,6 +59,7 @@ def test_another_python(python: str, discover: Callable[..., Dict[str, Any]], ru
     here, there = discover(files), discover(files, python=python)
     assert there["errors"] == []
     assert here["functions"] == there["functions"]  # keys must not depend on who looked
+    (tmp_path / "files").mkdir()
     done = run(PIPELINE, "notes", python=python, packages=False, output_dir=str(tmp_path / "files"), outputs=[], params={"text": "y"})
     assert done.code == 0, (done.messages, done.stderr)
     assert (tmp_path / "files" / "a.txt").read_text() == "y"

@@ -160,8 +160,6 @@ def _polars_pieces(values: Iterator[Any], owner: str) -> Iterator[Any]:
     """What a function yields, as polars frames: dicts that follow each other become one."""
     import polars as pl
 
-    are_dicts: bool
-    group: Iterator[Any]
     for are_dicts, group in itertools.groupby(values, lambda v: isinstance(v, dict)):
         if are_dicts:
             try:
@@ -170,10 +168,10 @@ def _polars_pieces(values: Iterator[Any], owner: str) -> Iterator[Any]:
                 raise ResultError(f"{owner} returned rows that do not fit together: {error}") from None
             continue
         for value in group:
-            if isinstance(value, list) and is_rows(value):
-                yield from _polars_pieces(iter(value), owner)
-            elif _is(value, "polars", "DataFrame", "LazyFrame"):
+            if _is(value, "polars", "DataFrame", "LazyFrame"):
                 yield value.lazy().collect()
+            elif isinstance(value, list) and is_rows(value):
+                yield from _polars_pieces(iter(value), owner)
             else:
                 raise ResultError(f"{owner} yielded {_kind(value)}. Accepted: {ACCEPTED}.")
 
