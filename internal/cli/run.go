@@ -328,15 +328,15 @@ func stepSeconds(st *tarnv1.RunStep) float64 {
 func (a *app) runSummary(run *tarnv1.Run) {
 	var rows [][]string
 	for _, o := range run.GetOutputs() {
-		what := "rows"
+		what := "row"
 		if o.GetKind() == "folder" {
-			what = "files"
+			what = "file"
 		}
 		note := "unchanged"
 		if o.GetChanged() {
 			note = change(o.GetRows() - o.GetBefore())
 		}
-		rows = append(rows, []string{o.GetName(), fmt.Sprintf("%s %s", thousands(o.GetRows()), what), note})
+		rows = append(rows, []string{o.GetName(), ui.Count(o.GetRows(), what), note})
 	}
 	if len(rows) > 0 && run.GetRerunOf() == "" && run.GetState() == "succeeded" {
 		a.err.Table(columns("asset", ">size", "change"), rows)

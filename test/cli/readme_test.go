@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The tour of README.md does what it says, line by line, in a home of its own.
+func TestReadmeTour(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("fetches packages")
+	}
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, tour, ok := strings.Cut(string(text), "\n## Five minutes\n")
+	if !ok {
+		t.Fatal("README.md has no tour")
+	}
+	tour, _, _ = strings.Cut(tour, "\n## ")
+	script := "set -ex\n"
+	for i, part := range strings.Split(tour, "```\n") {
+		if i%2 == 1 {
+			script += part
+		}
+	}
+	if strings.Count(script, "\ntarn run\n") < 4 {
+		t.Fatalf("the blocks of the tour were not found:\n%s", script)
+	}
+	// Sockets have short paths: a test's own folder is too deep for one.
+	runtime, err := os.MkdirTemp("", "tarn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(runtime) })
+	dir := t.TempDir()
+	env := append(os.Environ(), "TARN_HOME="+filepath.Join(dir, "home"), "TARN_CACHE="+filepath.Join(dir, "cache"), "XDG_RUNTIME_DIR="+runtime, "TARN_URL=", "TARN_BRANCH=")
+	t.Cleanup(func() {
+		stop := exec.Command("tarn", "server", "stop")
+		stop.Env, stop.Dir = env, dir
+		if out, err := stop.CombinedOutput(); err != nil {
+			t.Errorf("stop the server: %s", out)
+		}
+	})
+	c := exec.Command("bash", "-c", script)
+	c.Env, c.Dir = env, dir
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{
+		"nothing changed: everything was up to date on main",
+		"4 rows added, 4 rows removed from main to dev",
+		"unique(origin) failed on busiest: 8 of 8 rows. dev is unchanged.",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the tour does not say %q:\n%s", want, out)
+		}
+	}
+}
