@@ -51,7 +51,7 @@ func (a *attempt) command(ctx context.Context, scratch string, invs []*invocatio
 		return nil, err
 	}
 	got := map[string]*produced{"": {tables: map[string]string{}}}
-	if err := a.execute(ctx, b, argv, env, got); err != nil {
+	if err := a.execute(ctx, b, argv, env, got, nil); err != nil {
 		return nil, err
 	}
 	p := got[""]

@@ -223,7 +223,7 @@ func clip(s string) string {
 func atItem(got map[string]*produced) string {
 	first := ""
 	for id, p := range got {
-		if id != "" && p.err == nil && len(p.tables) == 0 && (first == "" || id < first) {
+		if id != "" && p.err == nil && !p.ended && len(p.tables) == 0 && (first == "" || id < first) {
 			first = id
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +43,7 @@ type attempt struct {
 	emit  func(Event)
 	level string
 	asked demand
+	done  map[string]outcome // items that were taken over while others still ran
 }
 
 // outcome is what became of one item.
@@ -61,10 +63,12 @@ type produced struct {
 	err    error
 	// classes are the user's exception and its bases.
 	classes []string
+	ended   bool // before the others of its interpreter did
 }
 
 // invoke runs items and makes their results durable. It has one outcome for each.
 func (a *attempt) invoke(ctx context.Context, invs []*invocation) []outcome {
+	a.done = map[string]outcome{}
 	scratch, err := a.scratch()
 	if err != nil {
 		return failAll(invs, err)
@@ -79,12 +83,16 @@ func (a *attempt) invoke(ctx context.Context, invs []*invocation) []outcome {
 	default:
 		got, err = a.python(ctx, scratch, invs)
 	}
-	if err != nil {
-		return failAll(invs, err)
-	}
 	out := make([]outcome, len(invs))
 	for i, inv := range invs {
-		out[i] = a.takeOver(ctx, inv, got[inv.id])
+		switch o, done := a.done[inv.id]; {
+		case done:
+			out[i] = o
+		case err != nil:
+			out[i] = outcome{inv: inv, err: err}
+		default:
+			out[i] = a.takeOver(ctx, inv, got[inv.id])
+		}
 	}
 	return out
 }
@@ -313,7 +321,14 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 		env[k] = v
 	}
 	argv := []string{view.Interpreter, "-S", "-B", "-m", "tarn._runner"}
-	return got, a.execute(ctx, b, argv, env, got)
+	return got, a.execute(ctx, b, argv, env, got, func(m message) {
+		i := slices.IndexFunc(invs, func(inv *invocation) bool { return inv.id == m.Item })
+		if p := got[m.Item]; i >= 0 && p.err == nil {
+			p.usage, p.ended = m.Usage, true
+			// What has ended counts, also when the others are canceled.
+			a.done[m.Item] = a.takeOver(context.WithoutCancel(ctx), invs[i], p)
+		}
+	})
 }
 
 // pyContext is the part of the context that all items share.
@@ -398,10 +413,12 @@ type message struct {
 	Reason    string          `json:"reason"`
 	Traceback string          `json:"traceback"`
 	Value     json.RawMessage `json:"value"`
+	Usage     memo.Usage      `json:"usage"` // of an item that has ended
 }
 
-// execute runs a command in b and sorts what it reports to the items in got.
-func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[string]string, got map[string]*produced) error {
+// execute runs a command in b and sorts what it reports to the items in got. ended is called for each item
+// that ends before the command does; nil for a command that has none.
+func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[string]string, got map[string]*produced, ended func(message)) error {
 	var mu sync.Mutex
 	closed := false
 	host := func(inside string) string { // results lie in the out mount
@@ -422,6 +439,10 @@ func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[st
 			mu.Lock()
 			defer mu.Unlock()
 			closed = closed || m.Type == "closed"
+			if m.Type == "ended" && ended != nil {
+				ended(m)
+				return
+			}
 			a.message(m, got[m.Item], host)
 		},
 	})
@@ -502,6 +523,9 @@ func (a *attempt) settle(exit runtime.Exit, got map[string]*produced, closed boo
 		err = errRunner.Errorf("%s ended as %q", fn.Name, exit.Reason)
 	}
 	for _, p := range got {
+		if p.ended {
+			continue
+		}
 		p.usage = memo.Usage{WallSeconds: usage.WallSeconds / float64(len(got)), CPUSeconds: usage.CPUSeconds / float64(len(got)), PeakBytes: usage.PeakBytes}
 		if p.err == nil && err != nil && !complete(fn, p) {
 			p.err = err

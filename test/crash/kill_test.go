@@ -223,6 +223,30 @@ func TestKilledServerKeepsFinishedItems(t *testing.T) {
 	}
 }
 
+// An item that has ended counts, also when the server dies while its neighbours still run.
+func TestKilledServerKeepsEndedItemsOfAStep(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	items(h)
+	h.close()
+	h.write("pipeline.py", strings.ReplaceAll(h.read("pipeline.py"), "while os.path", "while text.name in '2367' and os.path"))
+	r := h.start("", "run", "--json")
+	var check struct{ Checked struct{ Fragments int } }
+	h.await("some items to end", func() bool {
+		h.document(&check, "fsck")
+		return check.Checked.Fragments > 0
+	})
+	h.kill(h.server())
+	r.end()
+	h.document(&check, "fsck")
+	before := len(h.ran())
+	h.open()
+	h.finishes()
+	if again, want := len(h.ran())-before, itemCount-check.Checked.Fragments; again != want {
+		t.Errorf("%d items ran again, want %d", again, want)
+	}
+}
+
 func TestKilledStep(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

@@ -107,6 +107,15 @@ func (h *house) write(name, text string) {
 	}
 }
 
+func (h *house) read(name string) string {
+	h.t.Helper()
+	b, err := os.ReadFile(filepath.Join(h.project, name))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(b)
+}
+
 // result is what a command said.
 type result struct {
 	args   []string

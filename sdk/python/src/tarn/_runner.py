@@ -20,6 +20,7 @@ import pickle
 import random
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -103,6 +104,7 @@ class Runner:
     def _fork(self, context: Mapping[str, Any], messages: Messages) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
+        began = time.monotonic()
         pid = os.fork()
         if pid == 0:
             code = RUNNER
@@ -110,8 +112,13 @@ class Runner:
                 code = self.invoke(context, messages)
             finally:
                 _leave(code)
-        _, status = os.waitpid(pid, 0)
+        _, status, used = os.wait4(pid, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (OK, USER):
+            if os.WEXITSTATUS(status) == OK:
+                cpu = used.ru_utime + used.ru_stime
+                peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+                usage = {"wall_seconds": time.monotonic() - began, "cpu_seconds": cpu, "peak_bytes": peak}
+                messages.send("ended", usage=usage)
             return os.WEXITSTATUS(status)
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
         text = f"the process of this item ended by {how} before it finished"
