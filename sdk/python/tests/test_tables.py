@@ -127,6 +127,24 @@ def test_errors_say_what_to_do(client: tarn.Client) -> None:
     with pytest.raises(tarn.errors.InvalidArgumentError, match="timeout=0"):
         client.query("select 1", timeout=0)
 
+    t = client.table("orders")
+    for refused, said in (
+        (lambda: client.table("").to_arrow(), "must not be empty"),
+        (lambda: client.table("orders", columns=[]).to_arrow(), "chooses nothing"),
+        (lambda: client.query("select $x", params={"x": object()}), "a parameter cannot be"),
+        (lambda: client.query("select $x"), "has no value"),
+    ):
+        with pytest.raises(tarn.errors.InvalidArgumentError, match=said):
+            refused()
+    assert client.table("orders", columns="id").to_dicts() == t.to_dicts()
+    numpy = pytest.importorskip("numpy")
+    assert client.query("select $x + 1 as x", params={"x": numpy.int64(3)}).to_dicts() == [{"x": 4}]
+    result = client.query("from orders")
+    assert result.to_dicts() == [{"id": 1}]
+    for again in (result.to_dicts, result.to_polars, result.batches):
+        with pytest.raises(ValueError, match="read once"):
+            again()
+
     def broken() -> Iterator[Any]:
         yield {"id": 2}
         raise KeyError("mine")

@@ -10,6 +10,7 @@ import time
 from typing import Any, AsyncGenerator, AsyncIterator, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 from tarn import _frames, _home, _ops, _wire, errors
+from tarn._declare import strings
 from tarn._result import Batches, Result
 from tarn._types import Answer, Change, Commit, Entry, LogLine, Merge, Plan, Ref, RunState, Source, TableInfo, TableVersion, Written
 
@@ -173,7 +174,7 @@ class AsyncClient:
 
     def table(self, name: str, *, ref: Optional[str] = None, columns: Optional[Iterable[str]] = None, where: Optional[str] = None) -> AsyncTable:
         """One table, to read or to write. `columns` and `where` choose what is read."""
-        return AsyncTable(self, name, ref, None if columns is None else list(columns), where)
+        return AsyncTable(self, name, ref, None if columns is None else list(strings(columns, "columns")), where)
 
     async def resolve(self, ref: Optional[str] = None) -> Commit:
         """The commit that a ref names."""

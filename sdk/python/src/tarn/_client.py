@@ -12,6 +12,7 @@ import time
 from typing import Any, Dict, Generator, Iterable, Iterator, List, Mapping, Optional, Union
 
 from tarn import _frames, _home, _ops, _wire, errors
+from tarn._declare import strings
 from tarn._result import Messages, Pieces, Result
 from tarn._types import Answer, Change, Commit, Entry, LogLine, Merge, Plan, Ref, RunState, Source, TableInfo, TableVersion, Written
 
@@ -193,7 +194,7 @@ class Client:
 
     def table(self, name: str, *, ref: Optional[str] = None, columns: Optional[Iterable[str]] = None, where: Optional[str] = None) -> Table:
         """One table, to read or to write. `columns` and `where` choose what is read."""
-        return Table(self, name, ref, None if columns is None else list(columns), where)
+        return Table(self, name, ref, None if columns is None else list(strings(columns, "columns")), where)
 
     def resolve(self, ref: Optional[str] = None) -> Commit:
         """The commit that a ref names."""

@@ -224,12 +224,16 @@ def ipc_stream(file: str) -> Iterator[bytes]:
 def query(scope: Scope, sql: str, ref: Optional[str], into: Optional[str], params: Optional[Mapping[str, Any]], message: str, timeout: Optional[float]) -> Call:
     if not isinstance(sql, str):
         raise errors.InvalidArgumentError(f"query({sql!r}): a statement is text.", reason="client.statement")
-    request = {"write": write(scope, into, message), "sql": sql, "ref": ref or scope.ref, "paramsJson": json.dumps(dict(params or {}), default=str)}
+    request = {"write": write(scope, into, message), "sql": sql, "ref": ref or scope.ref, "paramsJson": json.dumps(dict(params or {}), default=plain)}
     return Call("QueryService/Query", request, list, streams=True, timeout=_wire.limit(timeout))
 
 
-def select(name: str, columns: Optional[Iterable[str]], where: Optional[str]) -> str:
+def select(name: str, columns: Optional[List[str]], where: Optional[str]) -> str:
     """The statement that reads a table."""
+    if not name:
+        raise errors.InvalidArgumentError("the name of a table must not be empty.", reason="client.table")
+    if columns is not None and not columns:
+        raise errors.InvalidArgumentError(f"columns=[] chooses nothing of {name}.", reason="client.columns")
     chosen = "*" if columns is None else ", ".join(map(quote, columns))
     return f"SELECT {chosen} FROM {'.'.join(map(quote, name.split('.')))}" + (f" WHERE ({where})" if where else "")
 
@@ -252,9 +256,20 @@ def run_spec(
     }  # fmt: skip
 
 
+def plain(value: Any) -> Any:
+    """A parameter's value in JSON; numpy's numbers are numbers."""
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if type(value).__name__ in ("Decimal", "UUID"):
+        return str(value)
+    raise errors.InvalidArgumentError(f"a parameter cannot be {value!r}: pass text, a number, a bool, None, a time, or a list of those.", reason="client.param")
+
+
 def typed(value: Any) -> str:
     """A run parameter as one would type it."""
-    return value if isinstance(value, str) else value.isoformat() if hasattr(value, "isoformat") else json.dumps(value)
+    return value if isinstance(value, str) else value.isoformat() if hasattr(value, "isoformat") else json.dumps(value, default=plain)
 
 
 def start_run(spec: Mapping[str, Any], id: str) -> Call:

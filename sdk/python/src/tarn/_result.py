@@ -72,12 +72,19 @@ class Result:
 
     def __init__(self, messages: Iterator[Mapping[str, Any]]) -> None:
         self._pieces = Pieces(messages)
+        self._taken = False
+
+    def _rows(self) -> Pieces:
+        if self._taken or self._pieces.closed:
+            raise ValueError("the rows of a result are read once. Keep what to_arrow() and its like return.")
+        self._taken = True
+        return self._pieces
 
     def batches(self) -> Any:
         """The rows as a `pyarrow.RecordBatchReader`, as they arrive."""
         import pyarrow as pa
 
-        return pa.ipc.open_stream(io.BufferedReader(self._pieces, 1 << 20))
+        return pa.ipc.open_stream(io.BufferedReader(self._rows(), 1 << 20))
 
     def to_arrow(self) -> Any:
         """The rows as a `pyarrow.Table`."""
@@ -94,7 +101,7 @@ class Result:
         """The rows as a polars frame; pyarrow is not needed."""
         import polars as pl
 
-        return pl.read_ipc_stream(io.BytesIO(self._pieces.readall()))
+        return pl.read_ipc_stream(io.BytesIO(self._rows().readall()))
 
     def to_dicts(self) -> Any:
         """The rows as a list of dicts."""

@@ -10,3 +10,7 @@ from tarn._errors_gen import UserCodeError
 
 class RunFailed(UserCodeError):
     """A run did not succeed. `details` has the run's id, its state and the failed steps."""
+
+
+for _kind in (Error, *CODES.values()):
+    _kind.__module__ = __name__  # as tracebacks show it
