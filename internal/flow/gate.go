@@ -262,7 +262,14 @@ func (f *Flow) recordCheck(ctx context.Context, run string, q *question) (lake.H
 	defer b.Discard()
 	p := memo.Provenance{Kind: memo.ByCheck, Run: run, Time: now(), Key: q.key, Components: &q.comps, Statement: q.text()}
 	for _, name := range q.reads() {
-		p.Inputs = append(p.Inputs, q.values[name].source(name))
+		in := q.values[name].source(name)
+		// What is judged is not published yet, and may never be: its own record may not be there.
+		if there, err := f.lake.Has(ctx, lake.TypeRecord, in.Provenance); err != nil {
+			return lake.Hash{}, err
+		} else if !there {
+			in.Provenance = lake.Hash{}
+		}
+		p.Inputs = append(p.Inputs, in)
 	}
 	h, err := memo.PutProvenance(ctx, b, p)
 	if err == nil {

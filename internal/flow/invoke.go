@@ -496,6 +496,15 @@ func userError(m message) error {
 	return err
 }
 
+// roomFor is a memory limit as people write one, half as much again as peak or more.
+func roomFor(peak int64) string {
+	limit := int64(64 << 20)
+	for limit < peak+peak/2 {
+		limit *= 2
+	}
+	return strings.ReplaceAll(bytesText(limit), " ", "")
+}
+
 // settle gives every item that reported neither result nor error the reason why.
 func (a *attempt) settle(exit runtime.Exit, got map[string]*produced, closed bool) error {
 	usage := memo.Usage{WallSeconds: exit.Usage.Wall.Seconds(), CPUSeconds: exit.Usage.CPU.Seconds(), PeakBytes: exit.Usage.PeakMemoryBytes}
@@ -504,7 +513,7 @@ func (a *attempt) settle(exit runtime.Exit, got map[string]*produced, closed boo
 	switch exit.Reason {
 	case runtime.OutOfMemory:
 		err = errMemory.Errorf("%s used %s, its limit%s. resources=tarn.Resources(memory=\"%s\")%s.", fn.Name, bytesText(usage.PeakBytes),
-			atItem(got), bytesText(2*usage.PeakBytes), batchHint(fn))
+			atItem(got), roomFor(usage.PeakBytes), batchHint(fn))
 	case runtime.TimedOut:
 		err = errTimeout.Errorf("%s ran longer than %s%s. timeout=... allows more.", fn.Name, seconds(fn.Options.Timeout), atItem(got))
 	case runtime.DiskFull:

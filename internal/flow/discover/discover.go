@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -21,6 +22,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/project"
+	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/runtime"
 )
 
@@ -211,7 +213,7 @@ func (d *Discoverer) sql(ctx context.Context, f project.SnapshotFile, src []byte
 	}
 	info, err := d.SQL.AnalyzeSelect(ctx, f.Path, string(src))
 	if err != nil {
-		if !found && errdef.CodeOf(err) == errdef.InvalidArgument {
+		if !found && errdef.CodeOf(err) == errdef.InvalidArgument && !errors.Is(err, query.ErrTemplate) {
 			return nil, nil
 		}
 		return nil, err

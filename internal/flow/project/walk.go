@@ -121,6 +121,9 @@ func skipFolder(abs, name string) bool {
 	if strings.HasPrefix(name, ".") || name == "__pycache__" || name == "node_modules" {
 		return true
 	}
+	if b, err := os.ReadFile(filepath.Join(abs, "format")); err == nil && bytes.HasPrefix(b, []byte("tarn-home")) {
+		return true // a store that somebody keeps beside the code
+	}
 	_, err := os.Lstat(filepath.Join(abs, "pyvenv.cfg"))
 	return err == nil
 }
