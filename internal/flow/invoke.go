@@ -129,6 +129,9 @@ func (a *attempt) sql(ctx context.Context, scratch string, key memo.Key) (map[st
 	job.Sinks = []query.Sink{{Kind: query.SinkArrow, Path: path}}
 	began := time.Now()
 	res, err := a.f.Engine.Run(ctx, job, nil)
+	if errdef.CodeOf(err) == errdef.InvalidArgument { // the statement is the user's code
+		return nil, ErrUserCode.Errorf("%s: %w", fn.File, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", fn.File, err)
 	}

@@ -247,6 +247,26 @@ func sqlHash(src []byte) string {
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
+var selects = []string{"select", "with", "from", "values", "("}
+
+// startsSelect reports whether the first word of a text, comments aside, begins a query: then a mistake
+// in it is the user's, and no other tool's SQL.
+func startsSelect(src []byte) bool {
+	text := string(src)
+	for {
+		text = strings.TrimSpace(text)
+		switch {
+		case strings.HasPrefix(text, "--"):
+			_, text, _ = strings.Cut(text, "\n")
+		case strings.HasPrefix(text, "/*"):
+			_, text, _ = strings.Cut(text, "*/")
+		default:
+			text = strings.ToLower(text)
+			return slices.ContainsFunc(selects, func(w string) bool { return strings.HasPrefix(text, w) })
+		}
+	}
+}
+
 // sqlName is how a query names a table: name, or name@ref.
 func sqlName(t SQLTable) string {
 	if t.Ref != "" {
