@@ -131,8 +131,10 @@ func (f *Flow) Recover(ctx context.Context) error {
 		if run.State.Final() || run.Session == f.Session.Key() {
 			continue
 		}
-		run.State, run.Ended = RunFailed, now()
-		run.Error = ErrStopping.Errorf("the server was killed before the run ended; what had finished is kept").WithNext("tarn run")
+		msg, err := f.settleDead(ctx, run)
+		if err != nil {
+			return err
+		}
 		lv := f.newLive(run, nil)
 		steps, err := f.runs.steps(ctx, run.ID)
 		if err != nil {
@@ -150,12 +152,53 @@ func (f *Flow) Recover(ctx context.Context) error {
 			}
 			lv.seq = e.Seq
 		}
-		lv.emit(Event{Type: "run", State: string(RunFailed), Message: run.Error.Message})
+		lv.emit(Event{Type: "run", State: string(run.State), Message: msg})
 		if err := lv.saveLocked(ctx, nil); err != nil {
 			return err
 		}
 	}
 	return f.prune(ctx, now())
+}
+
+// settleDead ends a run whose server was killed: as succeeded, if its commit became visible before.
+func (f *Flow) settleDead(ctx context.Context, run *Run) (message string, err error) {
+	run.Ended = now()
+	if run.State == RunPublishing && run.Into != "" {
+		commit, err := f.publishedBy(ctx, run)
+		if err != nil {
+			return "", err
+		}
+		if !commit.IsZero() {
+			run.State, run.Commit, run.Error = RunSucceeded, commit, nil
+			return "", nil
+		}
+	}
+	run.State = RunFailed
+	run.Error = ErrStopping.Errorf("the server was killed before the run ended; what had finished is kept").WithNext("tarn run")
+	return run.Error.Message, nil
+}
+
+// publishedBy is the commit that a run made on its target, or zero.
+func (f *Flow) publishedBy(ctx context.Context, run *Run) (lake.Hash, error) {
+	head, err := f.lake.Branch(ctx, run.Into)
+	if errdef.CodeOf(err) == errdef.NotFound {
+		return lake.Hash{}, nil
+	}
+	if err != nil {
+		return lake.Hash{}, err
+	}
+	for c, err := range f.lake.Log(ctx, head.Commit, lake.LogOptions{}) {
+		if err != nil {
+			return lake.Hash{}, fmt.Errorf("look for the commit of run %s: %w", run.ID, err)
+		}
+		if c.Run == run.ID {
+			return c.ID, nil
+		}
+		if c.Time.Before(run.Created) {
+			break // commits of the run are younger
+		}
+	}
+	return lake.Hash{}, nil
 }
 
 func (f *Flow) fence() []meta.Condition { return []meta.Condition{f.Session.Condition()} }

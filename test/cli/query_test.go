@@ -2,17 +2,19 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // endless is a query that runs for hours and needs no memory.
@@ -51,6 +53,8 @@ func (p *place) engines() []int {
 // busy waits until an engine child has used processor time, and returns its process id.
 func (p *place) busy() int {
 	p.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
 	deadline := time.Now().Add(30 * time.Second)
 	for time.Now().Before(deadline) {
 		for _, pid := range p.engines() {
@@ -64,13 +68,38 @@ func (p *place) busy() int {
 				return pid
 			}
 		}
-		time.Sleep(5 * time.Millisecond) // there is no signal for processor time
+		<-tick.C // there is no signal for processor time
 	}
 	p.t.Fatal("no engine became busy")
 	return 0
 }
 
-func gone(pid int) bool { return syscall.Kill(pid, 0) == syscall.ESRCH }
+// awaitGone waits until one of several processes has ended. The kernel says so by their descriptors.
+func awaitGone(t *testing.T, pids ...int) {
+	t.Helper()
+	var polls []unix.PollFd
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		polls = append(polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	}
+	for {
+		n, err := unix.Poll(polls, int((10 * time.Second).Milliseconds()))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			t.Fatalf("an engine runs on for nobody: %v (%v)", pids, err)
+		}
+		return
+	}
+}
 
 func TestEndlessQueryIsCanceled(t *testing.T) {
 	t.Parallel()
@@ -89,9 +118,7 @@ func TestEndlessQueryIsCanceled(t *testing.T) {
 	if code := exitCode(t, c.Wait()); code != 130 || !strings.Contains(stderr.String(), "canceled") {
 		t.Errorf("exit %d: %s", code, &stderr)
 	}
-	for !gone(pid) && time.Since(start) < 10*time.Second {
-		time.Sleep(5 * time.Millisecond)
-	}
+	awaitGone(t, pid)
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("the engine was gone %v after Ctrl-C", took)
 	}
@@ -112,11 +139,7 @@ func TestKilledClientEndsItsQuery(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = c.Wait() // killed
-	for start := time.Now(); !gone(pid); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > 5*time.Second {
-			t.Fatal("the engine runs on for nobody")
-		}
-	}
+	awaitGone(t, pid)
 }
 
 func TestKilledEngine(t *testing.T) {
@@ -254,9 +277,5 @@ func TestReaderThatStopsEndsTheQuery(t *testing.T) {
 	if err := c.Wait(); err == nil {
 		t.Error("the command ended well")
 	}
-	for start := time.Now(); !slices.ContainsFunc(all, gone); time.Sleep(5 * time.Millisecond) {
-		if time.Since(start) > 5*time.Second {
-			t.Fatalf("an engine runs on for nobody: %v", all)
-		}
-	}
+	awaitGone(t, all...)
 }
