@@ -23,7 +23,7 @@ func TestShowsOrder(t *testing.T) {
 		"SELECT sum(i * 1e3) FROM t":                                      true,
 		"SELECT sum(i::DOUBLE) FROM t":                                    true,
 		"SELECT sum(CASE WHEN i > 1 THEN x END) FROM t":                   true,
-		"SELECT sum(mixed) FROM t":                                         true,
+		"SELECT sum(mixed) FROM t":                                        true,
 		"WITH c AS (SELECT x AS hidden FROM t) SELECT sum(hidden) FROM c": true,
 		"SELECT * FROM (SELECT i, sum(x) AS s FROM t GROUP BY i)":         true,
 		"SELECT i FROM t LIMIT 3":                                         true,
