@@ -139,16 +139,14 @@ func TestPlan(t *testing.T) {
 // first is the commit that a history begins with.
 func first(t testing.TB, l *lake.Lake) lake.Hash {
 	t.Helper()
-	var id lake.Hash
 	c, err := l.Resolve(t.Context(), "main")
-	for ; err == nil && len(c.Parents) > 0; c, err = l.Commit(t.Context(), c.Parents[0]) {
-		id = c.ID
+	for err == nil && len(c.Parents) > 0 {
+		c, err = l.Commit(t.Context(), c.Parents[0])
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	id = c.ID
-	return id
+	return c.ID
 }
 
 func TestProvenance(t *testing.T) {
