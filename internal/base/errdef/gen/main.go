@@ -52,7 +52,7 @@ Programs look at code and reason. The message may change.
 |---|---|---|---|---|---|---|
 `)
 	for _, r := range errdef.Table {
-		fmt.Fprintf(&b, "| `%s` | %s | %d | %s | %d | %s | `tarn.%s` |\n", r.Name, r.Text, r.HTTP, r.GRPC, r.Exit, r.Retry, r.Python)
+		fmt.Fprintf(&b, "| `%s` | %s | %d | %s | %d | %s | `tarn.errors.%s` |\n", r.Name, r.Text, r.HTTP, r.GRPC, r.Exit, r.Retry, r.Python)
 	}
 	b.WriteString(`
 Other exit codes of the CLI: 0 is success, 3 is success in part (what failed is listed). 2 is never used on
