@@ -505,7 +505,7 @@ func roomFor(peak int64) string {
 	for limit < peak+peak/2 {
 		limit *= 2
 	}
-	return strings.ReplaceAll(bytesText(limit), " ", "")
+	return strings.NewReplacer(" ", "", ".0", "").Replace(bytesText(limit))
 }
 
 // settle gives every item that reported neither result nor error the reason why.
