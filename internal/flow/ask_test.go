@@ -265,6 +265,28 @@ func TestItems(t *testing.T) {
 	}
 }
 
+// Items that fail within what is allowed are left out, whichever they are, and only they run the next time.
+func TestItemsAllowedToFail(t *testing.T) {
+	t.Parallel()
+	bad := strings.NewReplacer("@tarn.asset", "@tarn.asset(allow_failed=3)", "    (out", "    assert text.name[0] not in 'bcg'\n    (out").Replace(items)
+	p := newPlace(t, "pipeline.py", bad)
+	p.putFiles("raw/a.txt", "a", "raw/b.txt", "b", "raw/c.txt", "c", "raw/d.txt", "d", "raw/e.txt", "e", "raw/f.txt", "f", "raw/g.txt", "g")
+	o := p.succeeds("upper:succeeded")
+	if got := p.files("upper/"); !cmp.Equal(got, []string{"upper/a.txt", "upper/d.txt", "upper/e.txt", "upper/f.txt"}) {
+		t.Errorf("files %v", got)
+	}
+	if st := o.steps["upper"]; st.Failed != 3 || st.FailedAt != "raw/b.txt" {
+		t.Errorf("%+v", st)
+	}
+	if st := p.succeeds("upper:succeeded").steps["upper"]; st.Failed != 3 || st.Reused != 4 {
+		t.Errorf("once more: %+v", st)
+	}
+	p.write("pipeline.py", strings.Replace(bad, "allow_failed=3", "allow_failed=2", 1))
+	p.fails("run.user_code")
+	p.write("pipeline.py", strings.Replace(bad, "allow_failed=3", "allow_failed=0.5", 1))
+	p.succeeds("upper:succeeded")
+}
+
 func (p *place) files(folder string) (out []string) {
 	p.t.Helper()
 	c, err := p.lake.Resolve(context.Background(), "main")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -233,6 +234,8 @@ func (lv *live) runSteps(ctx context.Context, p *plan, b *lake.Batch) (map[strin
 		} else if err := st.transition(StepWaiting, now()); err != nil {
 			lv.mu.Unlock()
 			return nil, err
+		} else { // nothing of the round before counts twice
+			lv.steps[n.Name] = &Step{Run: st.Run, Name: st.Name, State: st.State}
 		}
 	}
 	lv.mu.Unlock()
@@ -468,10 +471,16 @@ func (lv *live) giveUp(wk *work, failed []outcome) error {
 	lv.steps[fn.Name].Failed = len(failed)
 	lv.steps[fn.Name].FailedAt = failed[0].inv.id
 	lv.mu.Unlock()
-	if float64(len(failed)) <= fn.Options.AllowFailed*float64(len(wk.items)) {
+	allowed := fn.Options.AllowFailed
+	if allowed < 1 { // a share; else a number
+		allowed *= float64(len(wk.items))
+	}
+	if float64(len(failed)) <= allowed {
+		left := map[string]bool{} // by id: the outcomes point into the slice that shrinks
 		for _, o := range failed {
-			wk.items = slices.DeleteFunc(wk.items, func(inv invocation) bool { return inv.id == o.inv.id })
+			left[o.inv.id] = true
 		}
+		wk.items = slices.DeleteFunc(wk.items, func(inv invocation) bool { return left[inv.id] })
 		return nil
 	}
 	err := failed[0].err
@@ -642,23 +651,27 @@ func (lv *live) finish(ctx context.Context, state RunState) error {
 	b := lv.f.lake.Begin(ctx)
 	defer b.Discard()
 	lv.mu.Lock()
-	steps := make([]*Step, 0, len(lv.steps))
+	steps := slices.Collect(maps.Keys(lv.steps))
 	logged := len(lv.logs) > 0
-	for _, st := range lv.steps {
-		steps = append(steps, st)
-	}
 	lv.mu.Unlock()
 	var errs []error
+	sealed := map[string]*lake.FileRef{}
 	if logged {
-		for _, st := range steps {
-			ref, err := lv.sealLog(ctx, b, st.Name)
+		for _, name := range steps {
+			ref, err := lv.sealLog(ctx, b, name)
 			errs = append(errs, err)
-			st.Log = ref
+			sealed[name] = ref
 		}
-		errs = append(errs, b.Flush(ctx))
+		if err := b.Flush(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("store logs: %w", err))
+			clear(sealed) // a row names only what is durable
+		}
 	}
 	lv.mu.Lock()
 	defer lv.mu.Unlock()
+	for name, ref := range sealed {
+		lv.steps[name].Log = ref
+	}
 	for _, st := range lv.steps {
 		if !st.State.Final() {
 			st.State, st.Ended = StepCanceled, now()

@@ -170,6 +170,28 @@ func (p *place) run(r flow.Request) outcome {
 	return p.wait(run.ID)
 }
 
+// startUntil starts a run and waits until one of its steps prints line.
+func (p *place) startUntil(line string) *flow.Run {
+	p.t.Helper()
+	run, _, err := p.Start(context.Background(), p.request())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for e, err := range p.Events(context.Background(), run.ID, 0) {
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if e.Type == "log" && e.Message == line {
+			return run
+		}
+		if e.Type == "step" && e.State == string(flow.StepFailed) {
+			p.t.Fatal(e.Message)
+		}
+	}
+	p.t.Fatalf("run %s ended without printing %q", run.ID, line)
+	return nil
+}
+
 func (p *place) wait(id string) outcome {
 	p.t.Helper()
 	ctx := context.Background()

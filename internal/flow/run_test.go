@@ -3,8 +3,11 @@ package flow_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -223,21 +226,7 @@ func TestRerunVerdicts(t *testing.T) {
 func TestCancelEndsTheStep(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, "slow.sh", "# tarn: outputs = { slow = \"csv\" }\necho ready\nexec sleep 600\n")
-	run, _, err := p.Start(t.Context(), p.request())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for e, err := range p.Events(t.Context(), run.ID, 0) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.Type == "log" && e.Message == "ready" {
-			break
-		}
-		if e.Type == "step" && e.State == string(flow.StepFailed) {
-			t.Fatal(e.Message)
-		}
-	}
+	run := p.startUntil("ready")
 	if a, err := p.Why(t.Context(), p.dir, "main", run.ID+"/slow"); err != nil || !strings.HasPrefix(a.Sentence, run.ID+"/slow runs since ") {
 		t.Errorf("why: %+v, %v", a, err)
 	}
@@ -289,6 +278,34 @@ func TestRacingRunsBothLand(t *testing.T) {
 		if _, ok := p.entry("main", name); !ok {
 			t.Errorf("%s did not land", name)
 		}
+	}
+}
+
+// A table that somebody else publishes while a run makes it sends the run back to plan on the new head.
+// What the run made stays, and is counted once.
+func TestReplan(t *testing.T) {
+	t.Parallel()
+	gate := filepath.Join(t.TempDir(), "gate")
+	if err := syscall.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const script = "# tarn: outputs = { slow = \"csv\" }\necho ready\n%s\nprintf 'x\\n%d\\n' > $TARN_OUT_SLOW\n"
+	p := newPlace(t, "slow.sh", fmt.Sprintf(script, "read go < "+gate, 1), "sum.sql", "SELECT x FROM slow\n")
+	run := p.startUntil("ready")
+	p.write("slow.sh", fmt.Sprintf(script, "", 2))
+	p.succeeds("slow:succeeded sum:succeeded")
+	if err := os.WriteFile(gate, []byte("go\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := p.wait(run.ID)
+	if o.State != flow.RunSucceeded || o.Replans != 1 || o.states() != "slow:cached sum:cached" {
+		t.Fatalf("%s %v after %d re-plans: %s", o.State, o.Error, o.Replans, o.states())
+	}
+	if st := o.steps["slow"]; st.Rows != 1 || len(st.Keys) != 1 {
+		t.Errorf("%d rows, keys %v", st.Rows, st.Keys)
+	}
+	if e, _ := p.entry("main", "slow"); e.Location.Rows != 1 || o.Commit != p.head() {
+		t.Errorf("%d rows", e.Location.Rows)
 	}
 }
 
