@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/BurntSushi/toml"
 
@@ -67,7 +68,7 @@ func LoadConfig(dir string) (Config, error) {
 		if errors.As(err, &pe) {
 			return c, ErrConfig.Errorf("tarn.toml:%d: %s", pe.Position.Line, pe.Message)
 		}
-		return c, ErrConfig.Errorf("tarn.toml: %w", err)
+		return c, ErrConfig.Errorf("tarn.toml: %s", strings.TrimPrefix(err.Error(), "toml: "))
 	}
 	if extra := md.Undecoded(); len(extra) > 0 {
 		return c, ErrConfig.Errorf("tarn.toml: unknown key %s. Known: project.name, protected, env.NAME.{python,packages,vars,build}, table.NAME.{checks,warn,key}, index.url", extra[0])

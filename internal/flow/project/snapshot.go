@@ -3,14 +3,17 @@ package project
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/zeebo/blake3"
 
@@ -101,6 +104,9 @@ func (s *Snapshot) candidates(glob string) []File {
 }
 
 func (f *Folder) add(s *Snapshot, file File) error {
+	if !utf8.ValidString(file.Path) {
+		return errdef.Newf(errdef.InvalidArgument, "project.name", "the name of %q is not UTF-8. Rename the file", file.Path)
+	}
 	hash, mention, err := f.hash(file)
 	if err != nil {
 		return err
@@ -132,14 +138,22 @@ func (s *Snapshot) file(p string) *SnapshotFile {
 }
 
 // Match reports whether a slash-separated path matches a glob: * and ? within one component, ** over
-// any number of them.
+// any number of them, and at the end over one or more. A path matches itself, whatever it is called:
+// code that opens "data[1].csv" means that file.
 func Match(glob, p string) bool {
-	return matchParts(strings.Split(path.Clean(glob), "/"), strings.Split(p, "/"))
+	glob = path.Clean(glob)
+	return glob == p || matchParts(strings.Split(glob, "/"), strings.Split(p, "/"))
 }
 
 func matchParts(glob, p []string) bool {
 	for len(glob) > 0 {
 		if glob[0] == "**" {
+			for len(glob) > 1 && glob[1] == "**" {
+				glob = glob[1:] // each one more would multiply the ways to try
+			}
+			if len(glob) == 1 {
+				return len(p) > 0
+			}
 			for i := 0; i <= len(p); i++ {
 				if matchParts(glob[1:], p[i:]) {
 					return true
@@ -205,6 +219,9 @@ func LoadSnapshot(ctx context.Context, l *lake.Lake, id lake.Hash, root string) 
 	s := &Snapshot{}
 	refs := map[string]lake.FileRef{}
 	for _, f := range rec.Files {
+		if !filepath.IsLocal(f.Path) {
+			return "", errdef.Newf(errdef.DataLoss, "project.snapshot", "snapshot %s has a file outside of the project: %q", id, f.Path)
+		}
 		s.Files = append(s.Files, SnapshotFile{Path: f.Path, Hash: f.Hash, Size: f.Ref.Size})
 		refs[f.Path] = f.Ref
 	}
@@ -256,6 +273,9 @@ func layOut(dst string, file SnapshotFile, open func(SnapshotFile) (io.ReadClose
 		return fmt.Errorf("lay out %s: %w", file.Path, err)
 	}
 	r, err := open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrChanged.Errorf("%s was removed while it was read; run again", file.Path)
+	}
 	if err != nil {
 		return fmt.Errorf("lay out %s: %w", file.Path, err)
 	}

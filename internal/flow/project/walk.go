@@ -22,7 +22,6 @@ import (
 	"syscall"
 	"time"
 
-	ignore "github.com/sabhiram/go-gitignore"
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 
@@ -83,9 +82,7 @@ func (f *Folder) Files(ctx context.Context) ([]File, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	w.group = g
-	if err := w.dir(ctx, "", nil); err != nil {
-		return nil, err
-	}
+	g.Go(func() error { return w.dir(ctx, "", nil) })
 	if err := g.Wait(); err != nil {
 		return nil, fmt.Errorf("read project folder %s: %w", f.dir, err)
 	}
@@ -98,23 +95,6 @@ type walker struct {
 	group *errgroup.Group
 	mu    sync.Mutex
 	files []File
-}
-
-// rules are the .gitignore files that hold in a folder, outermost first.
-type rules []rule
-
-type rule struct {
-	base string // folder of the .gitignore, relative to the root
-	ign  *ignore.GitIgnore
-}
-
-func (rs rules) ignored(rel string) bool {
-	for _, r := range rs {
-		if r.ign.MatchesPath(strings.TrimPrefix(strings.TrimPrefix(rel, r.base), "/")) {
-			return true
-		}
-	}
-	return false
 }
 
 func skipFolder(abs, name string) bool {
@@ -141,15 +121,15 @@ func (w *walker) dir(ctx context.Context, rel string, rs rules) error {
 		return err
 	}
 	if b, err := os.ReadFile(filepath.Join(abs, ".gitignore")); err == nil {
-		rs = append(slices.Clone(rs), rule{base: rel, ign: ignore.CompileIgnoreLines(strings.Split(string(b), "\n")...)})
+		rs = append(slices.Clone(rs), readRules(rel, b)...)
 	}
 	var here []File
 	for _, e := range entries {
 		p := path.Join(rel, e.Name())
 		switch {
-		case strings.HasPrefix(e.Name(), "."), rs.ignored(p):
+		case strings.HasPrefix(e.Name(), "."), rs.ignored(p, e.IsDir()):
 		case e.IsDir():
-			if skipFolder(filepath.Join(abs, e.Name()), e.Name()) || rs.ignored(p+"/") {
+			if skipFolder(filepath.Join(abs, e.Name()), e.Name()) {
 				continue
 			}
 			sub := func() error { return w.dir(ctx, p, rs) }
