@@ -131,20 +131,20 @@ func (g *Graph) unknownTable(n *Node, in manifest.Input, ex Existing) error {
 	if in.Ref != "" {
 		return ErrUnknownInput.Errorf("%s reads '%s@%s' (%s:%d), which is not there.", n.Name, in.Table, in.Ref, n.File, line(n, in))
 	}
+	there = slices.Sorted(slices.Values(there))
 	candidates := slices.Clone(there)
 	for out := range g.makes {
 		if !slices.Contains(candidates, out) {
 			candidates = append(candidates, out)
 		}
 	}
-	slices.Sort(there)
 	return ErrUnknownInput.Errorf("%s reads '%s' (%s:%d). %sTables on %s: %s.", n.Name, in.Table, n.File, line(n, in),
 		manifest.DidYouMean(in.Table, candidates), ref, manifest.List(there)).WithDetail("table", in.Table)
 }
 
 // folderOf is the asset whose output folder a glob looks into, or nil.
 func (g *Graph) folderOf(glob string) *Node {
-	first, _, _ := strings.Cut(glob, "/")
+	first, _, _ := strings.Cut(path.Clean(glob), "/")
 	if n := g.byName[first]; n != nil && n.Kind == manifest.Asset && n.WritesFiles() {
 		return n
 	}
@@ -257,9 +257,6 @@ func (g *Graph) one(s string, changed func(*Node) (bool, error)) ([]*Node, error
 			out = append(out, n)
 		}
 	}
-	if len(out) == 0 && name != "changed" {
-		return nil, g.unknownSelection(s, name)
-	}
 	base := slices.Clone(out)
 	for _, n := range base {
 		if up {
@@ -268,6 +265,10 @@ func (g *Graph) one(s string, changed func(*Node) (bool, error)) ([]*Node, error
 		if down {
 			out = append(out, reach(n, func(n *Node) []*Node { return n.Children })...)
 		}
+	}
+	// A check alone is nothing to run: it runs when what it judges is published.
+	if name != "changed" && !slices.ContainsFunc(out, func(n *Node) bool { return n.Kind == manifest.Asset }) {
+		return nil, g.unknownSelection(s, name)
 	}
 	return out, nil
 }
