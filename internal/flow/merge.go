@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/apache/arrow-go/v18/arrow"
+
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/catalog/dataver"
@@ -155,12 +157,18 @@ func (f *Flow) sumTable(ctx context.Context, merged prolly.Map, name string, e *
 	return nil
 }
 
+// noColumns is the schema of a result that had no rows to take columns from. It adds nothing to a table.
+var noColumns = catalog.Fingerprint(arrow.NewSchema(nil, nil))
+
 // slotPaths are the Arrow files of a table's fragments, and the sum of their rows.
 func (f *Flow) slotPaths(table string, parts []slot) (paths []string, sum dataver.Sum, err error) {
 	for _, s := range parts {
 		t := s.table(table)
 		if t == nil {
 			return nil, sum, errdef.Newf(errdef.Internal, "run.slots", "a fragment has no table %s", table)
+		}
+		if t.Schema == noColumns && t.Sum.Rows == 0 {
+			continue
 		}
 		p, err := f.local(t.Blob)
 		if err != nil {

@@ -230,9 +230,16 @@ func (f *Flow) assembleTable(ctx context.Context, w *world, wk *work, out *assem
 	if err != nil {
 		return err
 	}
-	entry, err := f.writeTable(ctx, fn, name, prev, paths, onto)
-	if err != nil {
-		return err
+	var entry lake.Entry
+	switch {
+	case len(paths) > 0:
+		if entry, err = f.writeTable(ctx, fn, name, prev, paths, onto); err != nil {
+			return err
+		}
+	case onto: // nothing was added
+		entry = *prev
+	default:
+		return errResult.Errorf("%s returned no rows, and a list has no columns of its own. Return a DataFrame or pa.Table with its columns.", fn.Name)
 	}
 	entry.Location.Slots, entry.Location.Provenance = root, prov
 	entry.Location.Data = map[string]string{modeData: string(fn.Mode)}

@@ -61,7 +61,6 @@ def test_every_format_in_and_out(run: Start, table: Any, form: str, check: str) 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("return []", {}),
         ("return [{'a': 1}, {'b': 'x'}]", {"a": [1, None], "b": [None, "x"]}),
         ("yield {'a': None}\n  yield {'a': 2, 'b': 1.5}", {"a": [None, 2], "b": [None, 1.5]}),
         ("import pandas as pd\n  yield pd.DataFrame({'a': [1]})\n  yield pd.DataFrame({'a': [1.5], 'b': ['x']})", {"a": [1.0, 1.5], "b": [None, "x"]}),
@@ -75,7 +74,8 @@ def test_every_format_in_and_out(run: Start, table: Any, form: str, check: str) 
         ("import polars as pl\n  return pl.LazyFrame({'a': ['é', None]})", {"a": ["é", None]}),
         ("import duckdb\n  return duckdb.sql('select 1 as a')", {"a": [1]}),
         ("yield [{'a': 1}]\n  yield [{'a': 2}]", {"a": [1, 2]}),
-        ("yield from ()", {}),
+        ("import pandas as pd\n  return pd.DataFrame({'a': []}, dtype='int64')", {"a": []}),
+        ("import pyarrow as pa\n  yield pa.table({'a': pa.array([], 'int64')})", {"a": []}),
     ],
 )
 def test_results(run: Start, body: str, expected: Dict[str, List[Any]]) -> None:
@@ -233,8 +233,51 @@ def test_undeclared_file_read_by_the_import(run: Start) -> None:
     assert result(run(source, "clean", files={"data/x.csv": "1"}, local_files=["data/x.csv"])).to_pydict() == {"a": ["1"]}
 
 
+def test_undeclared_file_of_the_folder_it_came_from(run: Start, tmp_path: Path) -> None:
+    """Files that no key names are not in the copy of the project that a function sees."""
+    origin = tmp_path / "origin"
+    for name in ("data/x.csv", ".cache/x.csv", "venv/lib/x.csv", "store/x.csv", "venv/pyvenv.cfg", "store/format", "store/meta.db"):
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (origin / name).write_text("a\n1\n")
+    (tmp_path / "link").symlink_to(origin)
+    text = 'clean read data/x.csv, which is not in its key. Write its name as a literal, or declare tarn.local("data/*.csv").'
+    rows = "return [{'a': 1}]"
+    readers = (
+        "import os.path; open(os.path.join('data', 'x' + '.csv'))",
+        "import os.path; open(os.path.join(b'data', b'x.csv'))",
+        f"open({str(origin / 'data' / 'x.csv')!r}).read()",
+        f"open({str(tmp_path / 'link' / 'data' / 'x.csv')!r}).read()",
+        f"open({str(origin)!r} + '/./data/../data/x.csv').read()",
+        "import polars; polars.read_csv('data' + '/x.csv')",
+        "import pyarrow.csv; pyarrow.csv.read_csv('data' + '/x.csv')",
+        "import pandas; pandas.read_csv('data' + '/x.csv')",
+    )
+    for given in (origin, tmp_path / "link"):
+        for reader in readers:
+            if str(tmp_path / "link") in reader and given == origin:
+                continue  # another name than the project goes by
+            for source in (f"@tarn.asset\ndef clean():\n  {reader}\n  {rows}\n", f"{reader}\n@tarn.asset\ndef clean(): {rows}\n"):
+                done = run(HEAD + source, "clean", project_origin=str(given))
+                assert (done.error["message"], done.error["reason"]) == (text, "runner.undeclared_file"), (given, source)
+    for name in (".cache/x.csv", "venv/lib/x.csv", "store/x.csv"):
+        assert run(f"{HEAD}@tarn.asset\ndef clean():\n  open({str(origin / name)!r}).read()\n  {rows}\n", "clean", project_origin=str(origin)).code == 0, name
+    other = run(f"{HEAD}@tarn.asset\ndef clean(): open('data/y.csv')\n", "clean", project_origin=str(origin))
+    assert (other.error["class"], other.error["reason"]) == ("FileNotFoundError", None)
+
+
+@pytest.mark.parametrize("body", ["return []", "yield from ()", "yield []", "return iter(())"])
+def test_no_rows_and_no_columns(run: Start, body: str) -> None:
+    source = f"{HEAD}@tarn.asset\ndef f():\n  {body}\n"
+    done = run(source, "f")
+    assert done.error["message"] == "f returned no rows, and a list has no columns of its own. Return a DataFrame or pa.Table with its columns."
+    assert done.error["reason"] == "runner.return_type"
+    assert result(run(source.replace("asset", "asset(mode='append')", 1), "f")).num_columns == 0
+    frame = run(f"{HEAD}import pandas as pd\n@tarn.asset\ndef f(): return pd.DataFrame()\n", "f")
+    assert frame.error["message"] == "f returned a DataFrame without columns. A table needs at least one."
+
+
 def test_exit_handlers_run(run: Start) -> None:
-    done = run("import atexit, tarn\natexit.register(print, 'late')\n@tarn.asset\ndef f(): return []\n", "f")
+    done = run("import atexit, tarn\natexit.register(print, 'late')\n@tarn.asset\ndef f(): return [{'a': 1}]\n", "f")
     assert (done.code, done.stdout) == (0, "late\n")
 
 

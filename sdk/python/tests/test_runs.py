@@ -147,3 +147,39 @@ def test_polars_is_enough_for_a_function(client: tarn.Client, server: Callable[[
     assert c.table("lazy").to_polars().select("i", "j", "s").rows() == [(2, 4, None)]
     assert c.table("dicts").to_dicts() == [{"n": 3, "s": "long enough to be no inline string"}]
     assert c.table("pieces").to_polars()["i"].sort(nulls_last=True).to_list() == [1, 1, 2, 9, None]
+
+
+def test_items_and_additions_without_rows(client: tarn.Client) -> None:
+    folder = Path(client._folder or "")
+    write_files(
+        folder,
+        {
+            "sparse.py": """
+            import tarn
+            from pathlib import Path
+            from typing import Annotated
+
+            @tarn.asset
+            def found(text: Annotated[Path, tarn.files("texts/*.txt", each=True)]) -> list[dict]:
+                return [{"name": text.name, "word": w} for w in text.read_text().split()]
+
+            @tarn.asset(mode="append")
+            def arrived(n: int = 1) -> list[dict]:
+                return [{"n": i} for i in range(n)]
+            """
+        },
+    )
+    try:
+        client.branches.create("sparse")
+        c = client.at("sparse")
+        for name, text in {"a": "", "b": "x y", "c": ""}.items():
+            c.files.put(f"texts/{name}.txt", text.encode())
+        assert c.run(select=["found", "arrived"]).wait(timeout=60).state == "succeeded"
+        assert c.query("select count(*) as n from found").to_dicts() == [{"n": 2}]
+        assert c.run(select=["arrived"], params={"n": 0}).wait(timeout=60).state == "succeeded"
+        assert c.query("select count(*) as n from arrived").to_dicts() == [{"n": 1}]
+        c.files.put("texts/b.txt", b"")
+        with pytest.raises(tarn.RunFailed, match=r"found returned no rows, and a list has no columns of its own\. Return a DataFrame"):
+            c.run(select=["found"]).wait(timeout=60)
+    finally:
+        (folder / "sparse.py").unlink()

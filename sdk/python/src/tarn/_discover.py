@@ -89,6 +89,8 @@ class Discovery:
         if isinstance(error, SystemExit):
             return "SystemExit: the file ends the interpreter while it is imported. Put that under: if __name__ == '__main__'."
         text = f"{type(error).__name__}: {error}"
+        if isinstance(error, FileNotFoundError):
+            return f"{text}. The project's files are not there while it is imported: open them inside the function that needs them."
         found = re.search(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'", str(error))
         maker = getattr(_function, found[1], None) or getattr(_declare, found[1], None) if found else None
         if found and maker is not None and "Did you mean" not in text:

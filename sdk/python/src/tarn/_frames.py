@@ -21,6 +21,7 @@ class Written(NamedTuple):
 
     rows: int
     bytes: int
+    columns: int
 
 
 class ResultError(TypeError):
@@ -145,7 +146,7 @@ def write(value: Any, path: str, owner: str) -> Written:
         value = value.collect()
     if _is(value, "polars", "DataFrame") and not has("pyarrow"):
         value.write_ipc(path, compression="uncompressed", compat_level=_oldest())
-        return Written(value.height, os.path.getsize(path))
+        return Written(value.height, os.path.getsize(path), value.width)
     if not has("pyarrow"):
         if isinstance(value, (list, tuple, Iterator)):
             import polars as pl
@@ -305,7 +306,7 @@ class _Writer:
         finally:
             if self.writer is not None:
                 self.writer.close()
-        return Written(self.rows, os.path.getsize(self.path))
+        return Written(self.rows, os.path.getsize(self.path), len(self.schema.names))
 
     def add(self, table: Any) -> None:
         import pyarrow as pa

@@ -18,6 +18,7 @@ import json
 import os
 import pickle
 import random
+import re
 import sys
 import threading
 import time
@@ -44,6 +45,8 @@ class Runner:
         self.messages = messages
         self.entry = context["entry"]
         self.project = Project(context["project"])
+        origin = context.get("project_origin") or ""
+        self.origins = sorted({os.path.abspath(origin), os.path.realpath(origin)}) if origin else []
         self.declared = None if context.get("local_files") is None else set(context["local_files"])
         self.seen: Dict[str, None] = {}
         self.undeclared: Dict[str, None] = {}
@@ -224,7 +227,13 @@ class Runner:
         else:
             values = {outputs[0]["name"]: result}
         for output in outputs:
-            written = _frames.write(values[output["name"]], output["path"], self.decl.name)
+            value = values[output["name"]]
+            written = _frames.write(value, output["path"], self.decl.name)
+            # An item may have nothing to say, and so may what is put onto a table that is there.
+            if written.columns == 0 and messages.item is None and getattr(getattr(self.decl, "output", None), "mode", "replace") == "replace":
+                if _frames.is_frame(value):
+                    raise _frames.ResultError(f"{self.decl.name} returned a {type(value).__name__} without columns. A table needs at least one.")
+                raise _frames.ResultError(f"{self.decl.name} returned no rows, and a list has no columns of its own. Return a DataFrame or pa.Table with its columns.")
             messages.send("output", name=output["name"], rows=written.rows, bytes=written.bytes, path=output["path"])
 
     def _judge(self, result: Any, context: Mapping[str, Any], messages: Messages) -> None:
@@ -280,10 +289,10 @@ class Runner:
             reason, message = "runner.module_missing", f"ModuleNotFoundError: {self._explain(error.name, 'imported', '')}"
         elif isinstance(error, UndeclaredFileError):
             reason = "runner.undeclared_file"
-        elif isinstance(error, FileNotFoundError) and isinstance(error.filename, str) and not os.path.isabs(error.filename):
-            name = os.path.normpath(error.filename).replace(os.sep, "/")
-            if os.path.isfile(os.path.join(self.project.root, name)):
-                reason, message = "runner.undeclared_file", self._undeclared_text(name)
+        elif isinstance(error, FileNotFoundError):
+            undeclared = self._not_found(error)
+            if undeclared is not None:
+                reason, message = "runner.undeclared_file", self._undeclared_text(undeclared)
         elif isinstance(error, SystemExit):
             message = f"the function ended the interpreter with {error.code!r}"
         elif isinstance(error, MemoryError):
@@ -320,13 +329,50 @@ class Runner:
             name = os.fsdecode(file) if not isinstance(file, int) else ""
         except TypeError:
             return
-        if not name or name.endswith((".py", ".pyc")) or (isinstance(mode, str) and mode[:1] in "wax") or not self.project.owns(name) or not os.path.isfile(name):
+        if not name or name.endswith((".py", ".pyc")) or (isinstance(mode, str) and mode[:1] in "wax"):
             return
-        relative = self.project.relative(name)
-        self.seen[relative] = None
-        if self.declared is not None and relative not in self.declared:
-            self.undeclared[relative] = None
-            raise UndeclaredFileError(self._undeclared_text(relative))
+        if self.project.owns(name) and os.path.isfile(name):
+            relative = self.project.relative(name)
+            self.seen[relative] = None
+            if self.declared is None or relative in self.declared:
+                return
+        else:
+            found = self._in_origin(name) if os.path.isabs(name) else None
+            if found is None:
+                return
+            relative = found
+        self.undeclared[relative] = None
+        raise UndeclaredFileError(self._undeclared_text(relative))
+
+    def _in_origin(self, name: str) -> Optional[str]:
+        """What the user calls a file of the folder that the project was copied from; None for any other.
+        An environment or a store that lies in that folder is no part of the project."""
+        path = os.path.abspath(name)
+        for origin in self.origins:
+            if not path.startswith(origin + os.sep) or not os.path.isfile(path):
+                continue
+            if any(path.startswith(os.path.abspath(p) + os.sep) for p in (os.getcwd(), self.project.root, sys.base_prefix, *sys.path) if p):
+                return None
+            relative = os.path.relpath(path, origin).replace(os.sep, "/")
+            folders = relative.split("/")[:-1]
+            if any(f.startswith(".") or f in ("__pycache__", "node_modules") for f in folders):
+                return None
+            inside = [os.path.join(origin, *folders[: i + 1]) for i in range(len(folders))]
+            return None if any(map(_is_apart, inside)) else relative
+        return None
+
+    def _not_found(self, error: FileNotFoundError) -> Optional[str]:
+        """The project file that could not be found from the working folder. Readers that are no Python say
+        its name in the message alone."""
+        named: List[str] = [os.fsdecode(error.filename)] if isinstance(error.filename, (str, bytes)) else re.split(r"['\"\s]+", str(error))
+        for name in filter(None, named):
+            if not os.path.isabs(name) and os.path.isfile(os.path.join(self.project.root, name)):
+                return os.path.normpath(name).replace(os.sep, "/")
+            for origin in self.origins:
+                found = self._in_origin(os.path.join(origin, name))
+                if found is not None:
+                    return found
+        return None
 
     def _undeclared_text(self, name: str) -> str:
         folder, dot, ending = name.rpartition("/")[0], *name.rpartition(".")[1:]
@@ -377,6 +423,11 @@ def seed(text: str) -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed(_SEED & 0xFFFFFFFF)
+
+
+def _is_apart(folder: str) -> bool:
+    """Whether a folder is an environment, or a store of Tarn's. Called while a file is opened, so it opens none."""
+    return os.path.exists(os.path.join(folder, "pyvenv.cfg")) or all(os.path.isfile(os.path.join(folder, f)) for f in ("format", "meta.db"))
 
 
 def _needed(value: Any, what: str) -> Any:
