@@ -256,18 +256,26 @@ func (f *Flow) findDeclared(ctx context.Context, run string, q *question) (*memo
 	return kept, err
 }
 
+// judgedSource is a table as a check read it. What is judged is not published yet, and may never be: its own
+// record may not be there.
+func (f *Flow) judgedSource(ctx context.Context, v *value, param string) (memo.Source, error) {
+	in := v.source(param)
+	there, err := f.lake.Has(ctx, lake.TypeRecord, in.Provenance)
+	if err == nil && !there {
+		in.Provenance = lake.Hash{}
+	}
+	return in, err
+}
+
 // recordCheck says how an answer came about.
 func (f *Flow) recordCheck(ctx context.Context, run string, q *question) (lake.Hash, error) {
 	b := f.lake.Begin(ctx)
 	defer b.Discard()
 	p := memo.Provenance{Kind: memo.ByCheck, Run: run, Time: now(), Key: q.key, Components: &q.comps, Statement: q.text()}
 	for _, name := range q.reads() {
-		in := q.values[name].source(name)
-		// What is judged is not published yet, and may never be: its own record may not be there.
-		if there, err := f.lake.Has(ctx, lake.TypeRecord, in.Provenance); err != nil {
+		in, err := f.judgedSource(ctx, q.values[name], name)
+		if err != nil {
 			return lake.Hash{}, err
-		} else if !there {
-			in.Provenance = lake.Hash{}
 		}
 		p.Inputs = append(p.Inputs, in)
 	}
@@ -346,6 +354,7 @@ func (f *Flow) judge(ctx context.Context, run string, w *world, rules []rule, di
 	if err != nil {
 		return nil, nil, err
 	}
+	taken := map[string]bool{}
 	for _, q := range qs {
 		frag, err := f.answer(ctx, q)
 		if err == nil && frag == nil && work {
@@ -358,7 +367,16 @@ func (f *Flow) judge(ctx context.Context, run string, w *world, rules []rule, di
 			missing = append(missing, q)
 			continue
 		}
-		results = append(results, judgement{question: q, fragment: frag})
+		j := judgement{question: q, fragment: frag}
+		if !frag.Check.Passed && frag.Table(offendersTable) != nil {
+			first := offenderNamespace + "." + check.NameOf(q.text())
+			j.kept = first
+			for n := 2; taken[j.kept]; n++ { // one condition on two tables, say
+				j.kept = fmt.Sprintf("%s_%d", first, n)
+			}
+			taken[j.kept] = true
+		}
+		results = append(results, j)
 	}
 	return results, missing, nil
 }
@@ -367,18 +385,15 @@ func (f *Flow) judge(ctx context.Context, run string, w *world, rules []rule, di
 type judgement struct {
 	*question
 	fragment *memo.Fragment
+	kept     string // table that keeps the offenders, "" if there is none
 }
 
 func (j judgement) result() CheckResult {
 	v := j.fragment.Check
-	r := CheckResult{
+	return CheckResult{
 		Table: j.table, Check: j.text(), Severity: string(j.severity), Passed: v.Passed, Message: v.Message,
-		Offenders: v.Offenders, Rows: j.values[j.table].rows,
+		Offenders: v.Offenders, Rows: j.values[j.table].rows, Kept: j.kept,
 	}
-	if !v.Passed && j.fragment.Table(offendersTable) != nil {
-		r.Kept = offenderNamespace + "." + check.NameOf(j.text())
-	}
-	return r
 }
 
 // blocking are the judgements that stop a publish.

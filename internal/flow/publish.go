@@ -246,21 +246,19 @@ func (f *Flow) keepOffenders(ctx context.Context, g *gate) error {
 
 func (f *Flow) putOffenders(ctx context.Context, tx *lake.Tx, js []judgement) error {
 	for _, j := range js {
-		t := j.fragment.Table(offendersTable)
-		if j.fragment.Check.Passed || t == nil {
+		if j.kept == "" {
 			continue
 		}
-		path, err := f.local(t.Blob)
+		path, err := f.local(j.fragment.Table(offendersTable).Blob)
 		if err != nil {
 			return err
 		}
-		name := offenderNamespace + "." + j.result().Kept[len(offenderNamespace)+1:]
-		e, err := f.writeRows(ctx, name, nil, []string{path})
+		e, err := f.writeRows(ctx, j.kept, nil, []string{path})
 		if err != nil {
 			return fmt.Errorf("keep the offending rows of %s: %w", j.text(), err)
 		}
 		e.Location.Provenance = j.fragment.Provenance
-		tx.Put(tableKey(name), e)
+		tx.Put(tableKey(j.kept), e)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 
+	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/check"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/query"
@@ -71,6 +72,9 @@ func (f *Flow) resultTree(ctx context.Context, run *Run) (lake.Tree, error) {
 		commit, err := f.lake.Resolve(ctx, runBranch+run.ID)
 		if err == nil {
 			return f.lake.Tree(commit.Tree), nil
+		}
+		if errdef.CodeOf(err) != errdef.NotFound {
+			return lake.Tree{}, err
 		}
 		id = run.Base // everything was reused
 	}

@@ -264,7 +264,13 @@ func (a *attempt) provenance(ctx context.Context, b *lake.Batch, inv *invocation
 	for _, in := range fn.Inputs {
 		switch in.Kind {
 		case manifest.InTable:
-			p.Inputs = append(p.Inputs, a.work.tables[in.Param].source(in.Param))
+			src := a.work.tables[in.Param].source(in.Param)
+			if fn.Kind == manifest.Check {
+				if src, err = a.f.judgedSource(ctx, a.work.tables[in.Param], in.Param); err != nil {
+					return lake.Hash{}, err
+				}
+			}
+			p.Inputs = append(p.Inputs, src)
 		case manifest.InFiles:
 			files := a.work.files[in.Param]
 			if in.Each != "" || in.GroupBy != "" {

@@ -129,6 +129,20 @@ func TestCheckGatesPublish(t *testing.T) {
 	wantError(t, err, "table.not_found", "no table 'numbres' on main. Did you mean numbers? Tables on main: numbers.")
 }
 
+// One condition on two tables keeps the offenders of both.
+func TestOffendersOfTwoTables(t *testing.T) {
+	t.Parallel()
+	const pairs = "-- tarn: checks = [\"unique(kind)\"]\nSELECT range // 2 AS kind FROM range(%d)\n"
+	p := newPlace(t, "a.sql", fmt.Sprintf(pairs, 4), "b.sql", fmt.Sprintf(pairs, 6))
+	o := p.fails("check.failed")
+	for i, want := range []int64{4, 6} {
+		name := []string{"checks.unique_kind", "checks.unique_kind_2"}[i]
+		if e, ok := p.entry("run/"+o.ID, name); !ok || e.Location.Rows != want || o.Checks[i].Kept != name {
+			t.Errorf("%s: %v, %d rows, want %d; %+v", name, ok, e.Location.Rows, want, o.Checks[i])
+		}
+	}
+}
+
 func TestSameIDAttaches(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, "numbers.sql", numbers)
