@@ -208,7 +208,6 @@ type pyContext struct {
 	Packages []string                   `json:"allowed_packages"`
 	EnvName  string                     `json:"env_name"`
 	Local    []string                   `json:"local_files"`
-	Origin   string                     `json:"project_origin"`
 	*pyItem  `json:",omitempty"`        // the one invocation, or:
 	Items    []pyItem                   `json:"items,omitempty"` // a fork for each
 }
@@ -230,7 +229,6 @@ type pyInput struct {
 	Paths   []pyPath `json:"paths,omitempty"`
 	Each    bool     `json:"each,omitempty"`
 	GroupBy string   `json:"group_by,omitempty"`
-	Value   string   `json:"value,omitempty"`
 }
 
 type pyPath struct {
@@ -340,7 +338,7 @@ func (a *attempt) pyContext(b *box) pyContext {
 	pc := pyContext{
 		Version: 1, Run: a.run, Step: fn.Name, Attempt: a.n, Project: b.Path("project"), Params: a.work.params,
 		Entry:   pyEntry{File: fn.File, Module: fn.Module, Qualname: fn.Qualname, Kind: string(fn.Kind)},
-		EnvName: fn.Name, Origin: a.code.dir, Packages: append([]string{}, a.work.env.asked...), Local: []string{},
+		EnvName: fn.Name, Packages: append([]string{}, a.work.env.asked...), Local: []string{},
 	}
 	for _, nv := range a.work.common.Files {
 		pc.Local = append(pc.Local, nv.Name)
@@ -400,23 +398,21 @@ func writeJSON(path string, v any) error {
 
 // message is one line on the message descriptor.
 type message struct {
-	Type      string          `json:"type"`
-	Item      string          `json:"item"`
-	Name      string          `json:"name"`
-	Path      string          `json:"path"`
-	Level     string          `json:"level"`
-	Message   string          `json:"message"`
-	Done      int             `json:"done"`
-	Total     int             `json:"total"`
-	Passed    bool            `json:"passed"`
-	Offenders int64           `json:"offenders"`
-	OffPath   string          `json:"offenders_path"`
-	Class     string          `json:"class"`
-	Bases     []string        `json:"bases"`
-	Reason    string          `json:"reason"`
-	Traceback string          `json:"traceback"`
-	Value     json.RawMessage `json:"value"`
-	Usage     memo.Usage      `json:"usage"` // of an item that has ended
+	Type      string     `json:"type"`
+	Item      string     `json:"item"`
+	Name      string     `json:"name"`
+	Path      string     `json:"path"`
+	Message   string     `json:"message"`
+	Done      int        `json:"done"`
+	Total     int        `json:"total"`
+	Passed    bool       `json:"passed"`
+	Offenders int64      `json:"offenders"`
+	OffPath   string     `json:"offenders_path"`
+	Class     string     `json:"class"`
+	Bases     []string   `json:"bases"`
+	Reason    string     `json:"reason"`
+	Traceback string     `json:"traceback"`
+	Usage     memo.Usage `json:"usage"` // of an item that has ended
 }
 
 // execute runs a command in b and sorts what it reports to the items in got. ended is called for each item
