@@ -11,7 +11,9 @@ package check
 
 import (
 	"fmt"
+	"math"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -32,8 +34,8 @@ type Check struct {
 }
 
 var (
-	clock = regexp.MustCompile(`(?i)\b(now|today|current_date|current_timestamp|random|uuid)\b`)
-	call  = regexp.MustCompile(`^\s*([a-z_]+)\s*\((.*)\)\s*$`)
+	clock = regexp.MustCompile(`(?i)\b(now|today|age|get_current_\w+|(current|local|transaction)_?(date|time|timestamp|localtime|localtimestamp)|random|(gen_random_)?uuid(v4|v7)?)\b`)
+	call  = regexp.MustCompile(`(?is)^\s*([a-z_]+)\s*\((.*)\)\s*$`)
 	word  = regexp.MustCompile(`[^A-Za-z0-9]+`)
 )
 
@@ -49,13 +51,17 @@ func Parse(table, text string) (Check, error) {
 	from := Quote(table)
 	if m := call.FindStringSubmatch(text); m != nil && balanced(m[2]) {
 		args := splitArgs(m[2])
-		if build, ok := builders[m[1]]; ok {
+		if build, ok := builders[strings.ToLower(m[1])]; ok {
 			if err := build(&c, from, args); err != nil {
 				return c, ErrSyntax.Errorf("check %s of %s: %w", text, table, err)
 			}
 			c.finish()
 			return c, nil
 		}
+	}
+	if !balanced(text) {
+		// "a) OR (b" would change what IS NOT TRUE is about.
+		return c, ErrSyntax.Errorf("check %s of %s: a bracket or a quote is not closed", text, table)
 	}
 	c.Offender = fmt.Sprintf("SELECT * FROM %s WHERE (%s) IS NOT TRUE", from, text)
 	c.Volatile = clock.MatchString(text)
@@ -76,8 +82,8 @@ func NameOf(text string) string {
 	if len(n) > most {
 		n = strings.TrimRight(n[:most], "_")
 	}
-	if n == "" {
-		return "check"
+	if n == "" || n[0] >= '0' && n[0] <= '9' {
+		n = strings.TrimRight("check_"+n, "_") // a name that needs no quotes
 	}
 	return n
 }
@@ -109,7 +115,7 @@ var builders = map[string]func(c *Check, from string, args []string) error{
 			return fmt.Errorf("write references(column, table.column)")
 		}
 		table, col, ok := cutLast(args[1], ".")
-		if !ok || table == "" || col == "" {
+		if table, col = unquote(table), unquote(col); !ok || args[0] == "" || table == "" || col == "" {
 			return fmt.Errorf("write references(column, table.column)")
 		}
 		c.Reads = []string{table}
@@ -122,23 +128,29 @@ var builders = map[string]func(c *Check, from string, args []string) error{
 			return fmt.Errorf("write rows(min, max), rows(min) or rows(, max)")
 		}
 		var conds []string
-		for i, op := range []string{"<", ">"} {
-			if i < len(args) && args[i] != "" {
-				var n int64
-				if _, err := fmt.Sscanf(args[i], "%d", &n); err != nil {
-					return fmt.Errorf("%q is no number", args[i])
-				}
-				conds = append(conds, fmt.Sprintf("count(*) %s %d", op, n))
+		bounds := []int64{0, math.MaxInt64}
+		for i, a := range args {
+			if a == "" {
+				continue
 			}
+			n, err := strconv.ParseInt(strings.ReplaceAll(a, "_", ""), 10, 64)
+			if err != nil || n < 0 {
+				return fmt.Errorf("%q is no number of rows", a)
+			}
+			bounds[i] = n
+			conds = append(conds, fmt.Sprintf("count(*) %c %d", "<>"[i], n))
 		}
 		if len(conds) == 0 {
-			return fmt.Errorf("write rows(min, max)")
+			return fmt.Errorf("write rows(min, max), rows(min) or rows(, max)")
+		}
+		if bounds[0] > bounds[1] {
+			return fmt.Errorf("no table has at least %d and at most %d rows", bounds[0], bounds[1])
 		}
 		c.Offender = fmt.Sprintf("SELECT count(*) AS rows FROM %s HAVING %s", from, strings.Join(conds, " OR "))
 		return nil
 	},
 	"fresh": func(c *Check, from string, args []string) error {
-		if len(args) != 2 {
+		if len(args) != 2 || args[0] == "" || args[1] == "" {
 			return fmt.Errorf("write fresh(column, '1 day')")
 		}
 		c.Volatile = true
@@ -168,11 +180,7 @@ func splitArgs(s string) []string {
 	depth, start := 0, 0
 	var quote rune
 	add := func(part string) {
-		part = strings.TrimSpace(part)
-		if len(part) > 1 && part[0] == '"' && part[len(part)-1] == '"' {
-			part = strings.ReplaceAll(part[1:len(part)-1], `""`, `"`)
-		}
-		args = append(args, part)
+		args = append(args, unquote(strings.TrimSpace(part)))
 	}
 	for i, r := range s {
 		switch {
@@ -195,6 +203,18 @@ func splitArgs(s string) []string {
 		add(rest)
 	}
 	return args
+}
+
+// unquote takes the quotes off one quoted name; "a"."b" is two.
+func unquote(s string) string {
+	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
+		return s
+	}
+	inner := s[1 : len(s)-1]
+	if strings.Contains(strings.ReplaceAll(inner, `""`, ""), `"`) {
+		return s
+	}
+	return strings.ReplaceAll(inner, `""`, `"`)
 }
 
 // balanced reports whether the brackets in s close: "unique(a) AND not_null(b)" is no call of unique.
