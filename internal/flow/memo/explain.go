@@ -2,12 +2,13 @@ package memo
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // Explain says in one phrase what differs between the components of an earlier result and those of
 // now: "code changed: pipeline.delays", "input flights changed". It is "" when nothing does.
-// inputName turns a parameter into what the user calls it.
+// inputName turns a parameter into what the user calls it. Of which item they are is no difference.
 func Explain(before, now Components, inputName func(param string) string) string {
 	var why []string
 	if d := diffCode(before.Code, now.Code); d != "" || before.Entry != now.Entry {
@@ -28,7 +29,7 @@ func Explain(before, now Components, inputName func(param string) string) string
 	for _, d := range diffNamed(before.Params, now.Params) {
 		why = append(why, "parameter "+d)
 	}
-	if strings.Join(before.Secrets, ",") != strings.Join(now.Secrets, ",") {
+	if !slices.Equal(slices.Sorted(slices.Values(before.Secrets)), slices.Sorted(slices.Values(now.Secrets))) {
 		why = append(why, "secrets changed")
 	}
 	why = append(why, diffInputs(before.Inputs, now.Inputs, inputName)...)
@@ -107,18 +108,27 @@ func diffNamed(before, now []NameValue) []string {
 }
 
 func diffInputs(before, now []InputID, inputName func(string) string) []string {
-	old := map[string]string{}
+	old := map[string]InputID{}
 	for _, in := range before {
-		old[in.Param] = in.Identity
+		old[in.Param] = in
 	}
 	var out []string
 	for _, in := range now {
-		switch v, ok := old[in.Param]; {
+		switch was, ok := old[in.Param]; {
 		case !ok:
 			out = append(out, "input "+inputName(in.Param)+" is new")
-		case v != in.Identity:
+		case was != in:
 			out = append(out, "input "+inputName(in.Param)+" changed")
 		}
+		delete(old, in.Param)
+	}
+	for _, in := range before {
+		if _, gone := old[in.Param]; gone {
+			out = append(out, "input "+inputName(in.Param)+" is gone")
+		}
+	}
+	if len(out) == 0 && !slices.Equal(before, now) {
+		out = append(out, "the order of inputs changed")
 	}
 	return out
 }
