@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// commandTree is `tarn help --json`: what programs (completions, docs, agents) know of the CLI.
+// commandTree is `tarn help --json`: what programs (completions, documents) know of the CLI.
 type commandTree struct {
 	Name     string           `json:"name"`
 	Usage    string           `json:"usage"`
