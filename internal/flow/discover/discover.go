@@ -201,8 +201,8 @@ func tail(b []byte) string {
 	return strings.TrimSpace(string(b))
 }
 
-// sql reads a .sql file: nil when it has no tarn header and is not one SELECT, so that other SQL may lie
-// in the folder.
+// sql reads a .sql file: nil when it has no tarn header and does not begin a query, so that other SQL may
+// lie in the folder.
 func (d *Discoverer) sql(ctx context.Context, f project.SnapshotFile, src []byte) (*manifest.Function, error) {
 	h, desc, line, found, err := readHeader(f.Path, src)
 	if err != nil {
@@ -213,7 +213,7 @@ func (d *Discoverer) sql(ctx context.Context, f project.SnapshotFile, src []byte
 	}
 	info, err := d.SQL.AnalyzeSelect(ctx, f.Path, string(src))
 	if err != nil {
-		if !found && errdef.CodeOf(err) == errdef.InvalidArgument && !errors.Is(err, query.ErrTemplate) {
+		if !found && errdef.CodeOf(err) == errdef.InvalidArgument && !errors.Is(err, query.ErrTemplate) && !startsSelect(src) {
 			return nil, nil
 		}
 		return nil, err
@@ -252,7 +252,7 @@ var selects = []string{"select", "with", "from", "values", "("}
 // startsSelect reports whether the first word of a text, comments aside, begins a query: then a mistake
 // in it is the user's, and no other tool's SQL.
 func startsSelect(src []byte) bool {
-	text := string(src)
+	text := strings.TrimPrefix(string(src), byteOrderMark)
 	for {
 		text = strings.TrimSpace(text)
 		switch {

@@ -1,7 +1,6 @@
 package discover
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -50,16 +49,19 @@ var headerKeys = []string{
 	"owners", "timeout", "retry", "network", "fresh", "cache", "secrets", "memory", "cpu", "concurrency",
 }
 
+// byteOrderMark begins text files of some editors.
+const byteOrderMark = "\ufeff"
+
 var commentMarks = []string{"--", "#", "//"}
 
 // readHeader collects the tarn lines among a file's leading comments. found is false when there is none.
 // The first comment without "tarn:" is the description.
 func readHeader(file string, src []byte) (h header, description string, line int, found bool, err error) {
-	sc := bufio.NewScanner(bytes.NewReader(src))
-	sc.Buffer(nil, 1<<20)
-	for n := 1; sc.Scan(); n++ {
-		text := strings.TrimSpace(sc.Text())
-		if text == "" || strings.HasPrefix(text, "#!") {
+	n := 0
+	for raw := range bytes.Lines(bytes.TrimPrefix(src, []byte(byteOrderMark))) {
+		n++
+		text := strings.TrimSpace(string(raw))
+		if text == "" || strings.HasPrefix(text, "#!") || text == "<?php" {
 			continue
 		}
 		body, ok := comment(text)
@@ -164,11 +166,15 @@ func (h header) function(file, description string, line int) (manifest.Function,
 
 func (h header) params(f *manifest.Function) error {
 	for name, v := range h.Params {
+		kind := paramType(v)
+		if at, ok := v.(time.Time); ok {
+			kind, v = timeParam(at)
+		}
 		b, err := json.Marshal(v)
 		if err != nil {
 			return ErrHeader.Errorf("%s:%d: parameter %s: %w", f.File, f.Line, name, err)
 		}
-		f.Params = append(f.Params, manifest.Param{Name: name, Type: paramType(v), Default: b})
+		f.Params = append(f.Params, manifest.Param{Name: name, Type: kind, Default: b})
 	}
 	slices.SortFunc(f.Params, func(a, b manifest.Param) int { return strings.Compare(a.Name, b.Name) })
 	return nil
@@ -184,8 +190,20 @@ func paramType(v any) string {
 		return "bool"
 	case string:
 		return "str"
-	case time.Time:
-		return "datetime"
 	}
 	return "json"
+}
+
+// timeParam tells a date from a time, and leaves out the zone where none is written: TOML's own is that of
+// this machine, and the same code must mean the same elsewhere.
+func timeParam(at time.Time) (kind, text string) {
+	switch at.Location().String() { // names that toml gives to what has no zone
+	case "date-local":
+		return "date", at.Format(time.DateOnly)
+	case "time-local":
+		return "str", at.Format("15:04:05.999999999")
+	case "datetime-local":
+		return "datetime", at.Format("2006-01-02T15:04:05.999999999")
+	}
+	return "datetime", at.Format(time.RFC3339Nano)
 }
