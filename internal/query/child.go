@@ -21,6 +21,7 @@ type child struct {
 	stdout *os.File
 	answer *os.File
 	decode *json.Decoder
+	folder string // where it may spill; removed when the process is gone
 
 	closing sync.Once
 	stderr  *tail
@@ -94,6 +95,9 @@ func (c *child) close() {
 		<-c.ended
 		c.stdout.Close()
 		c.answer.Close()
+		if c.folder != "" {
+			_ = os.RemoveAll(c.folder) // the engine's folder is emptied at the next start
+		}
 	})
 }
 

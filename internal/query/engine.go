@@ -96,14 +96,11 @@ func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, er
 		if job, err = e.limited(job); err != nil {
 			return true, err
 		}
-		if job.TempDir != "" {
-			defer os.RemoveAll(job.TempDir)
-		}
+		c.folder = job.TempDir
 		if stdout == nil {
 			stdout = io.Discard
 		}
 		result, err = c.do(ctx, job, stdout)
-		c.close() // before its folder is removed
 		return false, err
 	})
 	return result, err
@@ -189,7 +186,11 @@ func (e *Engine) withChild(ctx context.Context, slots chan struct{}, fn func(con
 		}
 		reusable, err := fn(ctx, c)
 		if !reusable || !e.keep(c) {
-			c.close()
+			e.work.Add(1)
+			go func() { // nobody waits for a process that has answered: freeing its memory takes milliseconds
+				defer e.work.Done()
+				c.close()
+			}()
 			e.refill()
 		}
 		if !again || !errors.Is(err, errUnsent) { // a spare that was killed while it waited

@@ -59,6 +59,12 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 		if err != nil {
 			result.Error = query.NewFailure(classify(err))
 		}
+		if c, ok := stdout.(io.Closer); ok && !job.Analyze {
+			err := c.Close() // the reader need not wait for the end of the process
+			if err != nil && result.Error == nil {
+				result.Error = query.NewFailure(fmt.Errorf("end the stream: %w", err))
+			}
+		}
 		if err := answers.Encode(result); err != nil {
 			fmt.Fprintf(os.Stderr, "engine: write result: %v\n", err)
 			return 1

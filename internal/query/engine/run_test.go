@@ -331,6 +331,9 @@ func TestSpill(t *testing.T) {
 	if err != nil || result.Rows != 4_000_000 {
 		t.Errorf("got %+v, %v", result.Rows, err)
 	}
+	if err := e.Close(); err != nil { // waits for the process, and what it held
+		t.Error(err)
+	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
