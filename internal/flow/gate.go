@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,6 +79,9 @@ func (f *Flow) rulesAt(ctx context.Context, t lake.Tree) ([]rule, Rules, error) 
 	add := func(table string, texts []string, sev manifest.Severity) error {
 		for _, text := range texts {
 			c, err := check.Parse(table, text)
+			if err == nil {
+				err = f.addReads(ctx, table, &c)
+			}
 			if err != nil {
 				return err
 			}
@@ -103,6 +107,29 @@ func (f *Flow) rulesAt(ctx context.Context, t lake.Tree) ([]rule, Rules, error) 
 	}
 	slices.SortStableFunc(out, func(a, b rule) int { return strings.Compare(a.table+"\x00"+a.text(), b.table+"\x00"+b.text()) })
 	return out, rules, nil
+}
+
+// subquery finds conditions that may read a table of their own. Most do not, and need no look by the engine.
+var subquery = regexp.MustCompile(`(?i)\b(from|table)\b`)
+
+// addReads adds the tables that subqueries of a condition read: what the check says depends on them, too.
+func (f *Flow) addReads(ctx context.Context, table string, c *check.Check) error {
+	if !subquery.MatchString(c.Text) {
+		return nil
+	}
+	an, err := f.Engine.Analyze(ctx, "", c.Offender)
+	if errdef.CodeOf(err) == errdef.InvalidArgument {
+		return nil // who asks the check says what is wrong with it
+	}
+	if err != nil {
+		return fmt.Errorf("check %s of %s: %w", c.Text, table, err)
+	}
+	for _, t := range an.Tables {
+		if name := t.Name.String(); tableKey(name) != tableKey(table) && !slices.Contains(c.Reads, name) {
+			c.Reads = append(c.Reads, name)
+		}
+	}
+	return nil
 }
 
 // judged is the table a check function is of: it names a table, or an asset.

@@ -129,6 +129,21 @@ func TestCheckGatesPublish(t *testing.T) {
 	wantError(t, err, "table.not_found", "no table 'numbres' on main. Did you mean numbers? Tables on main: numbers.")
 }
 
+// A condition that reads another table is asked again when that one changes.
+func TestConditionWithSubquery(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "kinds.sql", "SELECT range AS kind FROM range(3)\n",
+		"numbers.sql", "-- tarn: checks = [\"kind in (select kind from kinds)\"]\n"+numbers)
+	p.succeeds("kinds:succeeded numbers:succeeded")
+	p.write("kinds.sql", "SELECT range AS kind FROM range(2)\n")
+	p.fails("check.failed")
+	p.write("numbers.sql", "-- tarn: checks = [\"kind in (select kind from kindz)\"]\n"+numbers)
+	o := p.fails("graph.unknown_input")
+	if !strings.Contains(o.Error.Message, "kindz") {
+		t.Error(o.Error)
+	}
+}
+
 // One condition on two tables keeps the offenders of both.
 func TestOffendersOfTwoTables(t *testing.T) {
 	t.Parallel()
