@@ -212,11 +212,13 @@ func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 func seconds(s float64) string { return time.Duration(s * float64(time.Second)).String() }
 
+// clip makes a text fit into an event: short enough, and UTF-8, as the API wants it. User code prints any bytes.
 func clip(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= maxEventText {
 		return s
 	}
-	return s[:maxEventText] + "..."
+	return strings.ToValidUTF8(s[:maxEventText], "") + "..."
 }
 
 // atItem names the first item that had not finished.

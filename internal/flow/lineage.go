@@ -85,7 +85,8 @@ func (f *Flow) Provenance(ctx context.Context, ref, word string, forward bool) (
 		return f.forward(ctx, tree, t)
 	}
 	w := &ancestry{f: f, seen: map[string]bool{}}
-	return w.nodes, w.visit(ctx, t.key, t.entry.Version, "", t.entry.Location.Provenance, &w.nodes)
+	err = w.visit(ctx, t.key, t.entry.Version, "", t.entry.Location.Provenance)
+	return w.nodes, err
 }
 
 type ancestry struct {
@@ -94,7 +95,7 @@ type ancestry struct {
 	nodes []ProvenanceNode
 }
 
-func (w *ancestry) visit(ctx context.Context, key, version, commit string, id lake.Hash, out *[]ProvenanceNode) error {
+func (w *ancestry) visit(ctx context.Context, key, version, commit string, id lake.Hash) error {
 	if w.seen[key+"\x00"+id.String()] {
 		return nil
 	}
@@ -105,14 +106,14 @@ func (w *ancestry) visit(ctx context.Context, key, version, commit string, id la
 	}
 	n := ProvenanceNode{Name: lake.DisplayKey(key), Version: version, Commit: commit, Kind: "unknown"}
 	if p == nil {
-		*out = append(*out, n)
+		w.nodes = append(w.nodes, n)
 		return nil
 	}
 	n.fill(p)
-	*out = append(*out, n)
+	w.nodes = append(w.nodes, n)
 	for _, in := range p.Inputs {
 		v, _, _ := strings.Cut(in.Identity, " ")
-		if err := w.visit(ctx, in.Key, v, in.Commit, in.Provenance, out); err != nil {
+		if err := w.visit(ctx, in.Key, v, in.Commit, in.Provenance); err != nil {
 			return err
 		}
 	}

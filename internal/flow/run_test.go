@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
@@ -249,6 +250,31 @@ func TestRerunVerdicts(t *testing.T) {
 		if !strings.HasPrefix(got[name], want) {
 			t.Errorf("%s: %s, want %s", name, got[name], want)
 		}
+	}
+}
+
+// What user code prints may be any bytes, also where a long line is cut.
+func TestOutputBecomesText(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "loud.sh", "# tarn: outputs = { loud = \"csv\" }\nprintf '\\377x\\n'\nprintf 'x'\nprintf '\\303\\274%.0s' $(seq 9000)\necho\nprintf 'x\\n1\\n' > $TARN_OUT_LOUD\n")
+	o := p.succeeds("loud:succeeded")
+	var lines []string
+	for l, err := range p.Logs(t.Context(), o.ID, "loud", false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, l.Message)
+		if !utf8.ValidString(l.Message) {
+			t.Errorf("%q", l.Message)
+		}
+	}
+	for _, e := range o.events {
+		if !utf8.ValidString(e.Message) {
+			t.Errorf("event %q", e.Message)
+		}
+	}
+	if len(lines) < 2 || lines[0] != "\uFFFDx" || !strings.HasPrefix(lines[1], "xüüü") {
+		t.Errorf("%q", lines)
 	}
 }
 
