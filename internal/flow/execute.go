@@ -176,6 +176,9 @@ func (e *replanError) Error() string { return e.why }
 
 // round executes every step once on one base, and publishes.
 func (lv *live) round(ctx context.Context, p *plan, b *lake.Batch) error {
+	if err := lv.f.precheck(ctx, p); err != nil {
+		return err
+	}
 	results, err := lv.runSteps(ctx, p, b)
 	if err != nil {
 		return err
