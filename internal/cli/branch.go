@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
@@ -22,10 +25,11 @@ func (a *app) branchCommand() *cobra.Command {
 }
 
 func (a *app) branchListCommand() *cobra.Command {
-	return codes(&cobra.Command{
+	var all bool
+	c := codes(&cobra.Command{
 		Use:     "ls",
 		Short:   "List branches; * marks the current one",
-		Example: "  tarn branch ls",
+		Example: "  tarn branch ls\n  tarn branch ls --all",
 		Args:    args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			t, err := a.reach(c.Context())
@@ -36,10 +40,15 @@ func (a *app) branchListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.printRefs("branches", resp.GetBranches(), t.branch)
+			shown := slices.DeleteFunc(resp.GetBranches(), func(r *tarnv1.Ref) bool {
+				return !all && r.GetName() != t.branch && strings.HasPrefix(r.GetName(), "run/")
+			})
+			a.printRefs("branches", shown, t.branch)
 			return nil
 		},
 	}, errdef.FailedPrecondition)
+	c.Flags().BoolVar(&all, "all", false, "list what runs have kept too: run/ID")
+	return c
 }
 
 // printRefs prints branches or tags under the document's key.

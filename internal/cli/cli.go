@@ -50,6 +50,7 @@ type app struct {
 	project string // --project
 
 	client *client.Client
+	said   []string // steps whose progress was told
 }
 
 func (a *app) main(ctx context.Context, args []string) int {

@@ -127,6 +127,9 @@ func changed(c *tarnv1.Change) *tarnv1.Entry {
 func changeLine(out ui.Out, c *tarnv1.Change) string {
 	e := changed(c)
 	name := e.GetKind() + " " + ui.Clean(e.GetName())
+	if e.GetKind() == "folder" {
+		name += "/"
+	}
 	switch changeDocument(c).Change {
 	case "added":
 		return out.Good("+ "+name) + "  " + amount(e)
@@ -140,8 +143,11 @@ func changeLine(out ui.Out, c *tarnv1.Change) string {
 }
 
 func amount(e *tarnv1.Entry) string {
-	if e.GetKind() == "table" {
+	switch e.GetKind() {
+	case "table":
 		return ui.Count(e.GetRows(), "row")
+	case "folder":
+		return ui.Count(e.GetRows(), "file")
 	}
 	return ui.Size(e.GetSize())
 }

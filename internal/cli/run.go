@@ -174,6 +174,7 @@ func (a *app) stream(ctx context.Context, t target, run *tarnv1.Run) (*tarnv1.Ru
 		return nil, err
 	}
 	defer s.Close() //nolint:errcheck // the stream has ended, or its error is returned
+	defer a.err.Settle()
 	var last *tarnv1.Run
 	for s.Receive() {
 		if r := s.Msg().GetRun(); r != nil {
@@ -203,6 +204,11 @@ func (a *app) event(e *tarnv1.RunEvent) {
 		return
 	}
 	o := a.err
+	if e.GetType() == "progress" {
+		a.progress(e)
+		return
+	}
+	o.Settle()
 	switch e.GetType() {
 	case "log":
 		o.Printf("%s %s\n", o.Dim(fmt.Sprintf("%12s |", clipRight(e.GetStep(), 12))), ui.Clean(e.GetMessage()))
@@ -220,6 +226,24 @@ func (a *app) event(e *tarnv1.RunEvent) {
 		if e.GetState() == "replan" {
 			o.Printf("%s\n", o.Warn(ui.Clean(e.GetMessage())+": planning again"))
 		}
+	}
+}
+
+// progress shows what a run is at: a line that the next one takes the place of, where somebody looks;
+// elsewhere one line for each step.
+func (a *app) progress(e *tarnv1.RunEvent) {
+	text := ui.Clean(firstLine(e.GetMessage()))
+	if e.GetStep() != "" {
+		text = strings.TrimRight(e.GetStep()+": "+text, ": ")
+	}
+	switch {
+	case a.err.Terminal && e.GetTotal() > 0:
+		a.err.Busy(fmt.Sprintf("%s %s of %s", text, thousands(int64(e.GetDone())), thousands(int64(e.GetTotal()))))
+	case a.err.Terminal:
+		a.err.Busy(text)
+	case e.GetMessage() != "" && !slices.Contains(a.said, e.GetStep()):
+		a.said = append(a.said, e.GetStep())
+		a.note("%s", text)
 	}
 }
 

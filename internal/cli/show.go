@@ -92,8 +92,11 @@ func (a *app) showEntry(resp *tarnv1.ShowResponse, made *tarnv1.ProvenanceNode) 
 	e := resp.GetEntry()
 	a.out.Printf("%s %s\n", resp.GetKind(), a.out.Bold(ui.Clean(e.GetName())))
 	a.out.Printf("version  %s\n", e.GetVersion())
-	if e.GetKind() == "table" {
+	switch e.GetKind() {
+	case "table":
 		a.out.Printf("rows     %d\n", e.GetRows())
+	case "folder":
+		a.out.Printf("files    %d\n", e.GetRows())
 	}
 	a.out.Printf("size     %s\n", ui.Size(e.GetSize()))
 	for _, name := range slices.Sorted(maps.Keys(e.GetProperties())) {

@@ -52,7 +52,7 @@ func (f *Flow) Debug(ctx context.Context, r DebugRequest) (*Debugging, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := f.ready(ctx, c, got, run.Ref, []string{"+" + judgedBy(c.manifest, r.Step)}, demand{run: run.ID})
+	p, err := f.ready(ctx, c, got, run.Ref, []string{"+" + judgedBy(c.manifest, r.Step)}, demand{run: run.ID, say: unheard})
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ type live struct {
 	steps  map[string]*Step
 	seq    int64
 	past   []Event // what is not a log line; bounded by the number of steps
+	busy   Event   // the latest progress
 	subs   map[chan Event]bool
 	logs   map[string]*stepLog
 	unsent []meta.Write
@@ -60,6 +61,7 @@ func (lv *live) emitLocked(e Event) {
 	case "log":
 		lv.logLocked(e)
 	case "progress": // the next one supersedes it
+		lv.busy = e
 	default:
 		lv.past = append(lv.past, e)
 		if b, err := json.Marshal(e); err == nil { // plain strings and numbers
@@ -135,6 +137,9 @@ func (lv *live) subscribe(ctx context.Context, after int64) iter.Seq2[Event, err
 				if e.Seq > after {
 					past = append(past, e)
 				}
+			}
+			if lv.busy.Seq > after && lv.busy.Seq == lv.seq { // what the run is at right now
+				past = append(past, lv.busy)
 			}
 			lv.subs[ch] = true
 			lv.mu.Unlock()

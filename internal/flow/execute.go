@@ -68,7 +68,7 @@ func (f *Flow) ready(ctx context.Context, c *code, base lake.Commit, ref string,
 			return nil, err
 		}
 	}
-	p.envs, err = f.environmentsOf(ctx, c, p.nodes)
+	p.envs, err = f.environmentsOf(ctx, c, p.nodes, d.say)
 	return p, err
 }
 
@@ -138,7 +138,7 @@ func (lv *live) walk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d := demand{run: run.ID, params: run.Params, noCache: run.NoCache, apart: run.RerunOf != ""}
+	d := demand{run: run.ID, params: run.Params, noCache: run.NoCache, apart: run.RerunOf != "", say: func(msg string) { lv.emit(Event{Type: "progress", Message: msg}) }}
 	const most = 8
 	for range most {
 		p, err := f.ready(ctx, c, base, run.Ref, run.Select, d)

@@ -208,6 +208,7 @@ type pyContext struct {
 	Packages []string                   `json:"allowed_packages"`
 	EnvName  string                     `json:"env_name"`
 	Local    []string                   `json:"local_files"`
+	Origin   string                     `json:"project_origin"` // to know files that the project has and the key does not
 	*pyItem  `json:",omitempty"`        // the one invocation, or:
 	Items    []pyItem                   `json:"items,omitempty"` // a fork for each
 }
@@ -338,7 +339,7 @@ func (a *attempt) pyContext(b *box) pyContext {
 	pc := pyContext{
 		Version: 1, Run: a.run, Step: fn.Name, Attempt: a.n, Project: b.Path("project"), Params: a.work.params,
 		Entry:   pyEntry{File: fn.File, Module: fn.Module, Qualname: fn.Qualname, Kind: string(fn.Kind)},
-		EnvName: fn.Name, Packages: append([]string{}, a.work.env.asked...), Local: []string{},
+		EnvName: fn.Name, Origin: a.code.dir, Packages: append([]string{}, a.work.env.asked...), Local: []string{},
 	}
 	for _, nv := range a.work.common.Files {
 		pc.Local = append(pc.Local, nv.Name)

@@ -164,9 +164,10 @@ type environment struct {
 	lock  image.Lock
 }
 
-// environmentsOf resolves the environments of the Python functions among nodes, by function name.
-func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node) (map[string]environment, error) {
-	var names []string
+// environmentsOf resolves the environments of the Python functions among nodes, by function name. say is
+// told what takes long.
+func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node, say func(string)) (map[string]environment, error) {
+	var names, unknown []string
 	var specs []image.Spec
 	out := map[string]environment{}
 	for _, n := range nodes {
@@ -185,9 +186,15 @@ func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node)
 			spec = image.WithArrow(spec)
 		}
 		names, specs = append(names, n.Name), append(specs, spec)
+		if _, ok, err := f.Images.Locked(c.dir, spec); err == nil && !ok && len(spec.Packages) > 0 { // Resolve meets the error again
+			unknown = append(unknown, n.Name)
+		}
 	}
 	if len(specs) == 0 {
 		return out, nil
+	}
+	if len(unknown) > 0 {
+		say("resolving packages of " + manifest.List(unknown))
 	}
 	locks, err := f.Images.Resolve(ctx, c.dir, specs)
 	if err != nil {

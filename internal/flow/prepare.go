@@ -63,9 +63,13 @@ func (w *work) reused() (n int) {
 type demand struct {
 	run     string
 	params  map[string]string
-	noCache bool // what has a result is made again, and the new one counts from then on
-	apart   bool // a rerun: results are compared, and never remembered
+	noCache bool         // what has a result is made again, and the new one counts from then on
+	apart   bool         // a rerun: results are compared, and never remembered
+	say     func(string) // tells whoever waits what takes long
 }
+
+// unheard is for calls whose answer has no place for what takes long.
+func unheard(string) {}
 
 // prepare resolves a step's inputs in w, computes its items' keys and looks them up. A nil value of an
 // input means that a parent has not run yet.

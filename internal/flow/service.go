@@ -336,7 +336,7 @@ func (f *Flow) Plan(ctx context.Context, r Request) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	p, err := f.ready(ctx, c, base, r.Ref, r.Select, demand{params: r.Params, noCache: r.NoCache})
+	p, err := f.ready(ctx, c, base, r.Ref, r.Select, demand{params: r.Params, noCache: r.NoCache, say: unheard})
 	if err != nil {
 		return Plan{}, err
 	}

@@ -65,7 +65,11 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 		}
 	}()
 	if len(view.Lock.Packages) > 0 {
-		progress(fmt.Sprintf("installing %d packages for Python %s", len(view.Lock.Packages), view.Lock.Python))
+		noun := "packages"
+		if len(view.Lock.Packages) == 1 {
+			noun = "package"
+		}
+		progress(fmt.Sprintf("installing %d %s for Python %s", len(view.Lock.Packages), noun, view.Lock.Python))
 		if err := s.install(ctx, view, staging, view.Lock.Packages, progress); err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ func (l *Lake) openHistory(ctx context.Context) error {
 	}
 	batch := l.Begin(ctx)
 	defer batch.Discard()
-	root := newCommit(nil, Hash{}, CommitInfo{Author: "tarn", Message: "an empty lake"}, time.Now())
+	root := newCommit(nil, Hash{}, CommitInfo{Author: "tarn", Message: "Begin project"}, time.Now())
 	if root.ID, err = batch.Put(ctx, TypeCommit, encodeCommit(root)); err != nil {
 		return err
 	}

@@ -367,7 +367,7 @@ func TestLog(t *testing.T) {
 		opt  lake.LogOptions
 		want string
 	}{
-		{lake.LogOptions{}, "b=, M, x/z=1, a=2, b=1, a=1 x/y=1, an empty lake"},
+		{lake.LogOptions{}, "b=, M, x/z=1, a=2, b=1, a=1 x/y=1, Begin project"},
 		{lake.LogOptions{Limit: 2}, "b=, M"},
 		{lake.LogOptions{Key: lake.FileKey("a")}, "a=2, a=1 x/y=1"},
 		{lake.LogOptions{Key: lake.FileKey("b")}, "b=, b=1"},

@@ -309,6 +309,9 @@ func listFolder(ctx context.Context, tree lake.Tree, prefix string, send func(*t
 				return err
 			}
 			name, _, isFolder := strings.Cut(ke.Key[len(prefix):], "/")
+			if !isFolder && ke.Entry.Kind == lake.KindFolder { // what an asset keeps of its folder as a whole
+				continue
+			}
 			if !isFolder {
 				if err := send(toEntry(ke.Key, ke.Entry)); err != nil {
 					return err
@@ -362,6 +365,15 @@ func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*t
 					return err
 				}
 				gone[ke.Key] = true
+			}
+			if sel.folder == "" || sel.folder == lake.FilePrefix {
+				continue
+			}
+			whole := strings.TrimSuffix(sel.folder, "/")
+			if e, found, err := tree.Get(ctx, whole); err != nil {
+				return err
+			} else if found && e.Kind == lake.KindFolder { // the asset has made nothing, then
+				tx.Delete(whole)
 			}
 		}
 		for key := range gone {

@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 )
@@ -222,7 +223,11 @@ func (s *historyService) Log(ctx context.Context, req *tarnv1.LogRequest, out *c
 				return err
 			}
 		}
-		return noEntry(ctx, p.Lake.Tree(c.Tree), "", "table or file", name, ref)
+		missing := noEntry(ctx, p.Lake.Tree(c.Tree), "", "table or file", name, ref)
+		if _, err := p.Lake.Resolve(ctx, name); err == nil { // a branch, given where a table is expected
+			missing = errdef.As(missing).WithNext("tarn log --ref " + name)
+		}
+		return missing
 	})
 }
 

@@ -26,7 +26,7 @@ type selection struct {
 func selectFiles(ctx context.Context, tree lake.Tree, pattern, ref string) (selection, error) {
 	name := norm.NFC.String(strings.TrimPrefix(strings.TrimPrefix(pattern, "./"), "/"))
 	if name == "" || name == "." {
-		return selection{entries: tree.Scan(ctx, lake.FilePrefix, ""), folder: lake.FilePrefix}, nil
+		return selection{entries: files(tree.Scan(ctx, lake.FilePrefix, "")), folder: lake.FilePrefix}, nil
 	}
 	trimmed := strings.TrimSuffix(name, "/")
 	key := lake.FileKey(trimmed)
@@ -36,7 +36,7 @@ func selectFiles(ctx context.Context, tree lake.Tree, pattern, ref string) (sele
 		if err != nil {
 			return selection{}, err
 		}
-		if found && trimmed == name {
+		if found && trimmed == name && e.Kind != lake.KindFolder {
 			return selection{entries: single(lake.KeyEntry{Key: key, Entry: e}), one: true, strip: parent(name)}, nil
 		}
 		folder, err := anyUnder(ctx, tree, key+"/")
@@ -48,7 +48,7 @@ func selectFiles(ctx context.Context, tree lake.Tree, pattern, ref string) (sele
 			if trimmed != name {
 				strip = name
 			}
-			return selection{entries: tree.Scan(ctx, key+"/", ""), folder: key + "/", strip: strip}, nil
+			return selection{entries: files(tree.Scan(ctx, key+"/", "")), folder: key + "/", strip: strip}, nil
 		}
 	}
 	if strings.ContainsAny(name, "*?[{") {
@@ -70,7 +70,7 @@ func selectGlob(ctx context.Context, tree lake.Tree, glob, ref string) (selectio
 		prefix, strip = lake.FileKey(base)+"/", base+"/"
 	}
 	entries := func(yield func(lake.KeyEntry, error) bool) {
-		for ke, err := range tree.Scan(ctx, prefix, "") {
+		for ke, err := range files(tree.Scan(ctx, prefix, "")) {
 			if err == nil && !doublestar.MatchUnvalidated(glob, lake.DisplayKey(ke.Key)) {
 				continue
 			}
@@ -83,6 +83,20 @@ func selectGlob(ctx context.Context, tree lake.Tree, glob, ref string) (selectio
 		return selection{entries: entries, strip: strip}, err
 	}
 	return selection{}, errNoEntry.Errorf("no file on %s matches %s", ref, glob)
+}
+
+// files leaves out what an asset keeps of its folder as a whole.
+func files(all iter.Seq2[lake.KeyEntry, error]) iter.Seq2[lake.KeyEntry, error] {
+	return func(yield func(lake.KeyEntry, error) bool) {
+		for ke, err := range all {
+			if err == nil && ke.Entry.Kind == lake.KindFolder {
+				continue
+			}
+			if !yield(ke, err) {
+				return
+			}
+		}
+	}
 }
 
 func single(ke lake.KeyEntry) iter.Seq2[lake.KeyEntry, error] {

@@ -54,6 +54,8 @@ func TestReadmeTour(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, want := range []string{
+		"\nresolving packages of flights\n",
+		"\nflights: installing 1 package for Python 3.",
 		"nothing changed: everything was up to date on main",
 		"4 rows added, 4 rows removed from main to dev",
 		"unique(origin) failed on busiest: 8 of 8 rows. dev is unchanged.",

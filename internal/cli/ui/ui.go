@@ -154,6 +154,18 @@ func Clean(s string) string {
 	return s
 }
 
+// Busy shows what is under way on a line that does not stay: Settle, or the next one, takes it away.
+func (o Out) Busy(text string) {
+	o.Printf("\r\x1b[K%s\r", o.Dim(runewidth.Truncate(text, o.Width()-1, "…")))
+}
+
+// Settle clears the line for what stays.
+func (o Out) Settle() {
+	if o.Terminal {
+		o.Printf("\x1b[K")
+	}
+}
+
 // Progress shows how much of total bytes is done; it shows nothing where nobody looks. Total < 0 means
 // unknown.
 func (o Out) Progress(total int64, what string) *Bar {
