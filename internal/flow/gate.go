@@ -12,6 +12,7 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/dustin/go-humanize"
 	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -442,7 +443,7 @@ func checkFailure(branch, run string, failed []judgement) error {
 		line := fmt.Sprintf("%s failed on %s", r.Check, r.Table)
 		switch {
 		case r.Offenders > 0:
-			line += fmt.Sprintf(": %s of %s rows.", thousands(r.Offenders), thousands(r.Rows))
+			line += fmt.Sprintf(": %s of %s rows.", humanize.Comma(r.Offenders), humanize.Comma(r.Rows))
 		case r.Message != "":
 			line += ": " + strings.TrimSuffix(r.Message, ".") + "."
 		default:
@@ -457,12 +458,4 @@ func checkFailure(branch, run string, failed []judgement) error {
 		}
 	}
 	return err
-}
-
-func thousands(n int64) string {
-	s := strconv.FormatInt(n, 10)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }

@@ -87,15 +87,24 @@ func (f *Flow) TableSource(ctx context.Context, t lake.Tree, ref string, name qu
 	return query.Source{Parquet: scan}, nil
 }
 
+// tempDir makes a new folder on scratch, among those of its kind.
+func (f *Flow) tempDir(kind, pattern string) (string, error) {
+	root := f.scratch(kind)
+	err := os.MkdirAll(root, 0o700)
+	if err == nil {
+		root, err = os.MkdirTemp(root, pattern)
+	}
+	if err != nil {
+		return "", fmt.Errorf("make scratch folder: %w", err)
+	}
+	return root, nil
+}
+
 // runToArrow runs a job into an Arrow file on scratch; done removes it.
 func (f *Flow) runToArrow(ctx context.Context, job query.Job) (path string, done func(), err error) {
-	root := f.scratch("steps")
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return "", nil, fmt.Errorf("make scratch folder: %w", err)
-	}
-	dir, err := os.MkdirTemp(root, "q-*")
+	dir, err := f.tempDir("steps", "q-*")
 	if err != nil {
-		return "", nil, fmt.Errorf("make scratch folder: %w", err)
+		return "", nil, err
 	}
 	done = func() { _ = os.RemoveAll(dir) } // scratch is emptied at the next start anyway
 	path = filepath.Join(dir, "out.arrow")

@@ -176,12 +176,9 @@ func (s *statement) run(ctx context.Context, head lake.Commit) error {
 		return err
 	}
 	s.read = snap.read
-	if err := os.MkdirAll(f.scratch("tables"), 0o700); err != nil {
-		return fmt.Errorf("make scratch folder: %w", err)
-	}
-	dir, err := os.MkdirTemp(f.scratch("tables"), "q-*")
+	dir, err := f.tempDir("tables", "q-*")
 	if err != nil {
-		return fmt.Errorf("make scratch folder: %w", err)
+		return err
 	}
 	s.dirs = append(s.dirs, dir)
 	name := tableNameOf(w.Target)

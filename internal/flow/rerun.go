@@ -7,6 +7,7 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/dustin/go-humanize"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/check"
@@ -107,10 +108,10 @@ func (f *Flow) compareTable(ctx context.Context, v *value, was *lake.Entry) (Ver
 		return out, err
 	}
 	if rounded == 0 {
-		out.Verdict, out.Detail = verdictNoise, fmt.Sprintf("%s rows differ in the last digits of floating-point numbers", thousands(exact))
+		out.Verdict, out.Detail = verdictNoise, fmt.Sprintf("%s rows differ in the last digits of floating-point numbers", humanize.Comma(exact))
 		return out, nil
 	}
-	out.Verdict, out.Detail = verdictDifferent, fmt.Sprintf("%s rows of %s differ", thousands(rounded), thousands(v.rows))
+	out.Verdict, out.Detail = verdictDifferent, fmt.Sprintf("%s rows of %s differ", humanize.Comma(rounded), humanize.Comma(v.rows))
 	return out, nil
 }
 

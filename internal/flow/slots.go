@@ -285,12 +285,9 @@ func (f *Flow) writeTable(ctx context.Context, fn *manifest.Function, name strin
 
 // withTableDir writes Arrow files as data files into a scratch folder that lasts for the call of use.
 func (f *Flow) withTableDir(ctx context.Context, name string, prev *lake.Entry, onto bool, paths []string, use func(w catalog.Written) (lake.Entry, error)) (lake.Entry, error) {
-	if err := os.MkdirAll(f.scratch("tables"), 0o700); err != nil {
-		return lake.Entry{}, fmt.Errorf("make scratch folder: %w", err)
-	}
-	dir, err := os.MkdirTemp(f.scratch("tables"), "t-*")
+	dir, err := f.tempDir("tables", "t-*")
 	if err != nil {
-		return lake.Entry{}, fmt.Errorf("make scratch folder: %w", err)
+		return lake.Entry{}, err
 	}
 	defer os.RemoveAll(dir)
 	layout, err := f.tables.Layout(ctx, name, prev, onto)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 
+	"github.com/dustin/go-humanize"
+
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/catalog/dataver"
@@ -150,7 +152,7 @@ func (f *Flow) sumTable(ctx context.Context, merged prolly.Map, name string, e *
 		return err
 	}
 	if !fold && next.Version != sum.String() {
-		return errdef.Newf(errdef.DataLoss, "run.sum", "merging %s gave %s rows with another sum than its fragments have", name, thousands(next.Location.Rows))
+		return errdef.Newf(errdef.DataLoss, "run.sum", "merging %s gave %s rows with another sum than its fragments have", name, humanize.Comma(next.Location.Rows))
 	}
 	*e = next
 	e.Location.Slots, e.Location.Provenance, e.Location.Data = slots, prov, data

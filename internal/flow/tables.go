@@ -120,12 +120,9 @@ func (f *Flow) tryTableRows(ctx context.Context, w TableWrite, lay layRows, prov
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(f.scratch("tables"), 0o700); err != nil {
-		return nil, fmt.Errorf("make scratch folder: %w", err)
-	}
-	dir, err := os.MkdirTemp(f.scratch("tables"), "w-*")
+	dir, err := f.tempDir("tables", "w-*")
 	if err != nil {
-		return nil, fmt.Errorf("make scratch folder: %w", err)
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	layout, err := f.tables.Layout(ctx, w.Table, prev, prev != nil && w.Mode != ReplaceRows)

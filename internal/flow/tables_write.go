@@ -30,12 +30,9 @@ func (f *Flow) WriteRows(ctx context.Context, w TableWrite, in io.Reader) (*Tabl
 	if w.Info.Message == "" {
 		w.Info.Message = "Write " + w.Table
 	}
-	if err := os.MkdirAll(f.scratch("tables"), 0o700); err != nil {
-		return nil, fmt.Errorf("make scratch folder: %w", err)
-	}
-	dir, err := os.MkdirTemp(f.scratch("tables"), "rows-*")
+	dir, err := f.tempDir("tables", "rows-*")
 	if err != nil {
-		return nil, fmt.Errorf("make scratch folder: %w", err)
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "rows.arrow")
