@@ -95,7 +95,12 @@ func wire(e *errdef.Error) error {
 
 // detail is an error as a message.
 func detail(e *errdef.Error) *tarnv1.ErrorDetail {
-	out := &tarnv1.ErrorDetail{Code: e.Code.String(), Reason: e.Reason, Message: e.Message, Next: e.Next}
+	// A name or what a process printed may be no UTF-8, and such a detail could not be sent.
+	text := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+	out := &tarnv1.ErrorDetail{Code: e.Code.String(), Reason: e.Reason, Message: text(e.Message)}
+	for _, next := range e.Next {
+		out.Next = append(out.Next, text(next))
+	}
 	if len(e.Details) > 0 {
 		// Marshalling the whole error replaces details that do not marshal.
 		var whole struct {
