@@ -276,22 +276,27 @@ func parseParam(p manifest.Param, text string) (json.RawMessage, error) {
 		}
 		return nil, fmt.Errorf("want true or false")
 	case "int":
-		var n json.Number
-		if err := json.Unmarshal([]byte(text), &n); err != nil || strings.ContainsAny(n.String(), ".eE") {
-			return nil, fmt.Errorf("want a whole number")
+		if n, ok := numberOf(text); ok && !strings.ContainsAny(text, ".eE") {
+			return n, nil
 		}
-		return json.RawMessage(n.String()), nil
+		return nil, fmt.Errorf("want a whole number")
 	case "float":
-		var n json.Number
-		if err := json.Unmarshal([]byte(text), &n); err != nil {
-			return nil, fmt.Errorf("want a number")
+		if n, ok := numberOf(text); ok {
+			return n, nil
 		}
-		return json.RawMessage(n.String()), nil
+		return nil, fmt.Errorf("want a number")
 	}
 	if !json.Valid([]byte(text)) {
 		return nil, fmt.Errorf("want JSON")
 	}
 	return canonicalJSON(json.RawMessage(text))
+}
+
+// numberOf is a number of JSON: a json.Number would also be made of null and of a number in quotes.
+func numberOf(text string) (json.RawMessage, bool) {
+	text = strings.TrimSpace(text)
+	starts := strings.IndexAny(text, "-0123456789") == 0
+	return json.RawMessage(text), starts && json.Valid([]byte(text))
 }
 
 // canonicalJSON writes a value so that equal values have equal text: keys sorted, no spaces.

@@ -83,7 +83,9 @@ func (f *Flow) Publish(ctx context.Context, p Publication) (Published, error) {
 		}
 		switch {
 		case err == nil:
-			return Published{Commit: commit, Changed: commit.ID != head, Checks: g.results()}, nil
+			changed := commit.ID != head
+			g.keepWarned(ctx, changed && !p.DryRun)
+			return Published{Commit: commit, Changed: changed, Checks: g.results()}, nil
 		case errors.Is(err, errMissing):
 			for _, q := range g.missing {
 				if _, err := f.find(ctx, run, q); err != nil {
@@ -242,6 +244,24 @@ func (f *Flow) keepOffenders(ctx context.Context, g *gate) error {
 	return f.onRunBranch(ctx, g.run, g.p.Branch, "Offending rows of failed checks", func(ctx context.Context, tx *lake.Tx) error {
 		return f.putOffenders(ctx, tx, g.judged)
 	})
+}
+
+// keepWarned keeps the offenders of checks that only warn. What is published stays so when that fails: then
+// the results name no table, as they do when nothing was published.
+func (g *gate) keepWarned(ctx context.Context, published bool) {
+	if !slices.ContainsFunc(g.judged, func(j judgement) bool { return j.kept != "" }) {
+		return
+	}
+	if published {
+		err := g.f.keepOffenders(ctx, g)
+		if err == nil {
+			return
+		}
+		g.f.Log.Warn("keep offending rows", "run", g.run, "err", err)
+	}
+	for i := range g.judged {
+		g.judged[i].kept = ""
+	}
 }
 
 func (f *Flow) putOffenders(ctx context.Context, tx *lake.Tx, js []judgement) error {
