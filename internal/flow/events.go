@@ -28,7 +28,7 @@ type live struct {
 	steps  map[string]*Step
 	seq    int64
 	past   []Event // what is not a log line; bounded by the number of steps
-	busy   Event   // the latest progress
+	busy   Event   // the latest progress of a step
 	subs   map[chan Event]bool
 	logs   map[string]*stepLog
 	unsent []meta.Write
@@ -57,10 +57,10 @@ func (lv *live) emit(e Event) {
 func (lv *live) emitLocked(e Event) {
 	lv.seq++
 	e.Seq, e.Time, e.Run, e.Message = lv.seq, now(), lv.run.ID, clip(e.Message)
-	switch e.Type {
-	case "log":
+	switch {
+	case e.Type == "log":
 		lv.logLocked(e)
-	case "progress": // the next one supersedes it
+	case e.Type == "progress" && e.Step != "": // the next one supersedes it
 		lv.busy = e
 	default:
 		lv.past = append(lv.past, e)

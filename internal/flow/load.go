@@ -182,11 +182,13 @@ func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node,
 			spec.Name = n.Name
 		}
 		out[n.Name] = environment{asked: spec.Packages}
+		needs := len(spec.Packages) > 0
 		if len(n.Outputs) > 0 || len(n.Tables()) > 0 || n.CheckOf != "" {
 			spec = image.WithArrow(spec)
+			needs = true
 		}
 		names, specs = append(names, n.Name), append(specs, spec)
-		if _, ok, err := f.Images.Locked(c.dir, spec); err == nil && !ok && len(spec.Packages) > 0 { // Resolve meets the error again
+		if _, ok, err := f.Images.Locked(c.dir, spec); err == nil && !ok && needs { // Resolve meets the error again
 			unknown = append(unknown, n.Name)
 		}
 	}

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -34,6 +36,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		RequireExplicitExec: false,
 		RequireUniqueNames:  true,
+		Deadline:            time.Now().Add(2 * patience), // a script that hangs names the command that does
 		Setup: func(env *testscript.Env) error {
 			// Sockets have short paths: the work folder of a script is too deep for one.
 			run, err := os.MkdirTemp("", "tarn")
@@ -51,7 +54,10 @@ func TestScripts(t *testing.T) {
 			}
 			vars := env.Vars
 			env.Defer(func() {
-				stop := exec.Command(tarn, "server", "stop")
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				defer cancel()
+				stop := exec.CommandContext(ctx, tarn, "server", "stop")
+				stop.WaitDelay = 10 * time.Second
 				stop.Env = append(vars, "TARN_URL=")
 				if out, err := stop.CombinedOutput(); err != nil {
 					env.T().Log("stop the server: ", string(out))
@@ -136,5 +142,7 @@ func killed(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("no server has held %s", h.Dir)
 	}
 	ts.Check(syscall.Kill(holder.PID, syscall.SIGKILL))
-	ts.Check(h.AwaitFree(context.Background()))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, errors.New("the killed server holds its home"))
+	defer cancel()
+	ts.Check(h.AwaitFree(ctx))
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"tarn.dev/tarn/internal/system/home"
 )
@@ -41,8 +42,27 @@ func newPlace(t *testing.T) *place {
 
 func (p *place) command(args ...string) *exec.Cmd {
 	// On PATH, where this binary is called tarn: the server and its children find themselves by name.
-	c := exec.Command("tarn", args...)
+	c := bounded(p.t, "tarn", args...)
 	c.Dir, c.Env = p.dir, p.env
+	return c
+}
+
+// patience is longer than any command here takes on a busy machine.
+const patience = 3 * time.Minute
+
+// bounded is a command that fails the test instead of keeping it forever, also while something that it
+// left behind holds its output open.
+func bounded(t *testing.T, name string, args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(context.Background(), patience) // t.Context ends before cleanups run
+	t.Cleanup(cancel)
+	c := exec.CommandContext(ctx, name, args...)
+	c.WaitDelay = 10 * time.Second
+	c.Cancel = func() error {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			t.Errorf("%s %s has not ended after %s", name, strings.Join(args, " "), patience)
+		}
+		return c.Process.Kill()
+	}
 	return c
 }
 

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,13 +40,13 @@ func TestReadmeTour(t *testing.T) {
 	dir := t.TempDir()
 	env := append(os.Environ(), "TARN_HOME="+filepath.Join(dir, "home"), "TARN_CACHE="+filepath.Join(dir, "cache"), "XDG_RUNTIME_DIR="+runtime, "TARN_URL=", "TARN_BRANCH=")
 	t.Cleanup(func() {
-		stop := exec.Command("tarn", "server", "stop")
+		stop := bounded(t, "tarn", "server", "stop")
 		stop.Env, stop.Dir = env, dir
 		if out, err := stop.CombinedOutput(); err != nil {
 			t.Errorf("stop the server: %s", out)
 		}
 	})
-	c := exec.Command("bash", "-c", script)
+	c := bounded(t, "bash", "-c", script)
 	c.Env, c.Dir = env, dir
 	out, err := c.CombinedOutput()
 	if err != nil {
@@ -55,7 +54,6 @@ func TestReadmeTour(t *testing.T) {
 	}
 	for _, want := range []string{
 		"\nresolving packages of flights\n",
-		"\nflights: installing 1 package for Python 3.",
 		"nothing changed: everything was up to date on main",
 		"4 rows added, 4 rows removed from main to dev",
 		"unique(origin) failed on busiest: 8 of 8 rows. dev is unchanged.",

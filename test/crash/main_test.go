@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"tarn.dev/tarn/internal/system/home"
 )
@@ -162,9 +163,21 @@ func (r result) failure(t *testing.T) failure {
 	return failure{}
 }
 
+// patience is longer than anything here takes on a busy machine.
+const patience = 3 * time.Minute
+
 // command prepares a command in the project's folder. A server that it starts gets fault.
 func (h *house) command(fault string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(h.t.Context(), tarn, args...)
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	h.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, tarn, args...)
+	cmd.WaitDelay = 10 * time.Second // something that it left behind may hold its output open
+	cmd.Cancel = func() error {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			h.t.Errorf("tarn %s has not ended after %s", strings.Join(args, " "), patience)
+		}
+		return cmd.Process.Kill()
+	}
 	cmd.Dir, cmd.Env = h.project, append(h.env, "TARN_FAULT="+fault)
 	return cmd
 }
@@ -232,7 +245,9 @@ func (h *house) gone() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if err := at.AwaitFree(context.Background()); err != nil {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), patience, errors.New("a server that should be gone holds its home"))
+	defer cancel()
+	if err := at.AwaitFree(ctx); err != nil {
 		h.t.Fatal(err)
 	}
 }
