@@ -45,7 +45,8 @@ func (f *Flow) bind(ctx context.Context, wk *work) error {
 	if err != nil {
 		return err
 	}
-	job.Describe = true
+	// Not Describe: the types of parameters are known only when values are bound.
+	job.SQL = "SELECT * FROM (\n" + job.SQL + "\n) LIMIT 0"
 	if _, err := f.Engine.Run(ctx, job, nil); err != nil {
 		return fmt.Errorf("%s: %w", fn.File, err)
 	}

@@ -18,6 +18,6 @@ func TestMisspeltColumnRunsNothing(t *testing.T) {
 	if len(o.steps) != 0 {
 		t.Errorf("steps ran: %s", o.states())
 	}
-	p.write("wrong.sql", "SELECT id FROM numbers\n")
+	p.write("wrong.sql", "-- tarn: params = { day = 1 }\nSELECT i % 4 AS k, $day::INT AS day FROM range($day, $day + 2) t(i) -- end\n;\n")
 	p.succeeds("numbers:cached other:succeeded wrong:succeeded")
 }
