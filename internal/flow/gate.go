@@ -32,6 +32,9 @@ const offenderNamespace = "checks"
 
 // checkDeclared reads every check that a function declares, before anything runs.
 func (f *Flow) checkDeclared(n *graph.Node) error {
+	if what := unbuilt(n.Function); what != "" {
+		return errdef.Newf(errdef.NotImplemented, "run.option", "%s:%d: %s is not there yet, and %s would not do what it says without it", n.File, n.Line, what, n.Name)
+	}
 	for _, text := range slices.Concat(n.Checks, n.Warn) {
 		if len(n.Outputs) == 0 {
 			return check.ErrSyntax.Errorf("%s:%d: %s makes files and no table, so the check %q has nothing to judge", n.File, n.Line, n.Name, text)
@@ -41,6 +44,39 @@ func (f *Flow) checkDeclared(n *graph.Node) error {
 		}
 	}
 	return nil
+}
+
+// unbuilt names an option that a function declares and nothing here honours, "" for none: running without it
+// would be wrong in silence.
+func unbuilt(fn *manifest.Function) string {
+	declared := func(raw []byte) bool { return len(raw) > 0 && string(raw) != "null" }
+	switch o := fn.Options; {
+	case declared(fn.Partitions):
+		return "partitions="
+	case declared(fn.Items):
+		return "tarn.cross, join or union of items"
+	case len(o.Secrets) > 0:
+		return "secrets="
+	case o.Isolate != "":
+		return "isolate="
+	case o.Isolation == "serializable":
+		return `isolation="serializable"`
+	case o.Resources != nil && o.Resources.GPU != "":
+		return "gpu="
+	}
+	for _, in := range fn.Inputs {
+		switch {
+		case in.Batch > 0:
+			return "batch="
+		case in.Kind == manifest.InPartition:
+			return "tarn.Partition"
+		case in.Kind == manifest.InSecret:
+			return "tarn.secret"
+		case in.Kind == manifest.InTable && (in.Each != "" || in.Rows != ""):
+			return "each= and rows= of a table"
+		}
+	}
+	return ""
 }
 
 // rule is one check that holds on a tree.

@@ -49,8 +49,6 @@ func (in inputsOf) shared(ctx context.Context, wk *work, projectInside string) (
 				pi.Paths = append(pi.Paths, pyPath{Key: p, Path: projectInside + "/" + p})
 			}
 			out = append(out, pi)
-		case decl.Kind == manifest.InSecret:
-			return nil, errdef.Newf(errdef.NotImplemented, "run.secrets", "%s asks for the secret %s; secrets are not there yet", wk.node.Name, decl.Secret)
 		case decl.Kind == manifest.InContext || decl.Kind == manifest.InOutputDir || decl.Kind == manifest.InPartition:
 			out = append(out, pyInput{Param: decl.Param, Kind: string(decl.Kind)})
 		}

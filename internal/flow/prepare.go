@@ -177,9 +177,6 @@ func (f *Flow) inputs(ctx context.Context, w *world, c *code, wk *work) ([]item,
 	for _, in := range n.Inputs {
 		switch in.Kind {
 		case manifest.InTable:
-			if in.Each != "" || in.Rows != "" {
-				return nil, errdef.Newf(errdef.NotImplemented, "run.table_items", "%s:%d: each= and rows= of a table are not there yet; items are files", n.File, n.Line)
-			}
 			v, err := w.table(ctx, in.Table, in.Ref)
 			if err != nil {
 				return nil, err

@@ -89,10 +89,13 @@ type Function struct {
 	CheckOf     string      `json:"check_of,omitempty"`
 	Severity    Severity    `json:"severity,omitempty"`
 	Options     Options     `json:"options"`
-	SQL         string      `json:"sql,omitempty"`     // body, for SQL
-	Command     []string    `json:"command,omitempty"` // argv, for Command
-	OutFormats  Formats     `json:"out_formats,omitempty"`
-	Code        Code        `json:"code"`
+	// Partitions and Items are declared by the SDK already; nothing runs them yet.
+	Partitions json.RawMessage `json:"partitions,omitempty"`
+	Items      json.RawMessage `json:"items,omitempty"`
+	SQL        string          `json:"sql,omitempty"`     // body, for SQL
+	Command    []string        `json:"command,omitempty"` // argv, for Command
+	OutFormats Formats         `json:"out_formats,omitempty"`
+	Code       Code            `json:"code"`
 }
 
 // Formats maps an output of a command to the file format it writes.
