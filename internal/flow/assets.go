@@ -169,7 +169,7 @@ func parentsFirst(all []Asset) []Asset {
 // RemoveAssets takes what assets made, and their definitions, off a branch.
 func (f *Flow) RemoveAssets(ctx context.Context, branch string, info lake.CommitInfo, names []string) (Published, []string, error) {
 	var removed []string
-	pub, err := f.Publish(ctx, Publication{Branch: branch, Info: info, Change: func(ctx context.Context, tx *lake.Tx) error {
+	pub, err := f.Publish(ctx, Publication{Branch: branch, Info: info, Assets: true, Change: func(ctx context.Context, tx *lake.Tx) error {
 		removed = nil // the change may be tried again
 		t := f.lake.Tree(tx.Head.Tree)
 		all, err := f.assetsIn(ctx, t)

@@ -20,7 +20,7 @@ type MergeRequest struct {
 // branches change. The result is there also with conflicts and failed checks.
 func (f *Flow) Merge(ctx context.Context, r MergeRequest) (lake.MergeResult, Published, error) {
 	var result lake.MergeResult
-	pub, err := f.Publish(ctx, Publication{Branch: r.Branch, Info: r.Info, Merge: true, Dir: r.Dir, DryRun: r.DryRun, Change: func(ctx context.Context, tx *lake.Tx) error {
+	pub, err := f.Publish(ctx, Publication{Branch: r.Branch, Info: r.Info, Merge: true, Assets: true, Dir: r.Dir, DryRun: r.DryRun, Change: func(ctx context.Context, tx *lake.Tx) error {
 		opt, err := f.mergeOptions(ctx, tx, r.Dir)
 		if err != nil {
 			return err
@@ -54,7 +54,7 @@ func (f *Flow) mergeOptions(ctx context.Context, tx *lake.Tx, dir string) (lake.
 
 // Revert makes a commit that undoes another one, through the checks.
 func (f *Flow) Revert(ctx context.Context, commit lake.Hash, branch string, info lake.CommitInfo, dir string) (Published, error) {
-	return f.Publish(ctx, Publication{Branch: branch, Info: info, Dir: dir, Change: func(ctx context.Context, tx *lake.Tx) error {
+	return f.Publish(ctx, Publication{Branch: branch, Info: info, Assets: true, Dir: dir, Change: func(ctx context.Context, tx *lake.Tx) error {
 		opt, err := f.mergeOptions(ctx, tx, dir)
 		if err != nil {
 			return err

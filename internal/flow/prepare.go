@@ -242,7 +242,10 @@ func (f *Flow) priorState(ctx context.Context, w *world, wk *work) error {
 	if wk.node.Kind != manifest.Asset {
 		return nil
 	}
-	var err error
+	err := f.refuseClients(ctx, w.tree, wk.node.Function)
+	if err != nil {
+		return err
+	}
 	if wk.state, err = w.entry(ctx, stateKey(wk.node.Function)); err != nil || wk.state == nil || wk.state.Location.Slots.IsZero() {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,6 +27,8 @@ type Publication struct {
 	Info   lake.CommitInfo
 	// Merge allows a protected branch: merging is how those change.
 	Merge bool
+	// Assets allows a change of what assets make: for runs, merges, reverts and removals of assets.
+	Assets bool
 	// Dir is the caller's project folder, whose tarn.toml goes along; "" for none.
 	Dir string
 	// DryRun does everything except for the commit, the checks included.
@@ -144,6 +147,9 @@ func (g *gate) attempt(ctx context.Context, tx *lake.Tx) error {
 	if err != nil || len(differs) == 0 {
 		return err
 	}
+	if err := g.refuseOwned(ctx, before, differs); err != nil {
+		return err
+	}
 	rules, _, err := f.rulesAt(ctx, after)
 	if err != nil {
 		return err
@@ -198,6 +204,23 @@ func (g *gate) refuse(ctx context.Context, head lake.Tree) error {
 	if slices.Contains(protected, g.p.Branch) {
 		return ErrProtected.Errorf("%s is protected: it changes by merges only.", g.p.Branch).
 			WithNext("tarn switch -c dev", fmt.Sprintf("tarn merge dev --into %s", g.p.Branch))
+	}
+	return nil
+}
+
+// refuseOwned stops a client's change of what an asset makes.
+func (g *gate) refuseOwned(ctx context.Context, before lake.Tree, differs map[string]bool) error {
+	if g.p.Assets {
+		return nil
+	}
+	o, err := g.f.owners(ctx, before)
+	if err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(differs)) {
+		if err := o.refuse(key, g.p.Branch); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -330,7 +353,7 @@ func (lv *live) publish(ctx context.Context, p *plan, results map[string]*assemb
 	}
 	base := p.world.tree
 	pub, err := f.Publish(ctx, Publication{
-		Branch: run.Into, Dir: p.code.dir,
+		Branch: run.Into, Dir: p.code.dir, Assets: true,
 		Info: lake.CommitInfo{Author: run.Author, Message: run.message(), Run: run.ID},
 		Change: func(ctx context.Context, tx *lake.Tx) error {
 			if err := f.untouched(ctx, tx, base, entries); err != nil {

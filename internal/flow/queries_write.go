@@ -219,10 +219,8 @@ func (s *statement) admit(ctx context.Context, head lake.Commit, prev *lake.Entr
 			return false, err
 		}
 		return false, NoTable(name, s.r.Into, names)
-	case prev != nil:
-		return false, refuseAsset(name, prev)
 	}
-	return false, nil
+	return false, s.f.refuseOwned(ctx, s.f.lake.Tree(head.Tree), s.r.Into, s.key)
 }
 
 // put edits the tree with the rows.

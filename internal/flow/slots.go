@@ -210,10 +210,6 @@ func (f *Flow) assembleTable(ctx context.Context, w *world, wk *work, out *assem
 	if err != nil {
 		return err
 	}
-	if prev != nil && prev.Location.Slots.IsZero() {
-		return errdef.Newf(errdef.FailedPrecondition, "run.not_an_asset", "the table %s was written by a client, and %s:%d makes an asset of that name. Rename one, or: tarn table rm %s",
-			name, fn.File, fn.Line, name)
-	}
 	all := sortedSlots(now)
 	if len(all) == 0 {
 		if prev != nil {

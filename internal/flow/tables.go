@@ -22,8 +22,6 @@ import (
 
 // Errors of client writes.
 var (
-	// ErrAssetTable refuses a client's write to a table that an asset makes.
-	ErrAssetTable = errdef.New(errdef.FailedPrecondition, "table.asset", "an asset makes the table")
 	// ErrTableName is a name that no table may have.
 	ErrTableName = errdef.New(errdef.InvalidArgument, "table.name", "not a table name")
 	// ErrTableMode is a mode that does not exist, or lacks its key.
@@ -193,21 +191,11 @@ func (f *Flow) writable(ctx context.Context, w TableWrite) (*lake.Entry, error) 
 	if err != nil {
 		return nil, err
 	}
-	e, err := entryAt(ctx, f.lake.Tree(commit.Tree), tableKey(w.Table))
-	if err != nil || e == nil {
+	t := f.lake.Tree(commit.Tree)
+	if err := f.refuseOwned(ctx, t, w.Branch, tableKey(w.Table)); err != nil {
 		return nil, err
 	}
-	return e, refuseAsset(w.Table, e)
-}
-
-// refuseAsset keeps each table to one kind of writer: what a client wrote into an asset's table would be
-// gone with the asset's next run.
-func refuseAsset(name string, e *lake.Entry) error {
-	if e.Location.Slots.IsZero() {
-		return nil
-	}
-	return ErrAssetTable.Errorf("%s is made by an asset, so its rows come from runs only. Write to another table, or change the asset and run it.", name).
-		WithNext("tarn show "+name, "tarn run "+name)
+	return entryAt(ctx, t, tableKey(w.Table))
 }
 
 // stagedTable is rows laid out for one version of a table.
@@ -224,11 +212,6 @@ type stagedTable struct {
 
 // onto is the table's next entry, given the head's.
 func (s *stagedTable) onto(ctx context.Context, head *lake.Entry) (*lake.Entry, error) {
-	if head != nil {
-		if err := refuseAsset(s.w.Table, head); err != nil {
-			return nil, err
-		}
-	}
 	if s.result != nil && sameMetadata(s.last, head) {
 		e := *s.result
 		return &e, nil

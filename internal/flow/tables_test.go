@@ -158,7 +158,7 @@ func TestWriteRowsRefuses(t *testing.T) {
 		in   *bytes.Reader
 		want string
 	}{
-		"asset":      {func(w *flow.TableWrite) { w.Table = "numbers" }, nil, "table.asset"},
+		"asset":      {func(w *flow.TableWrite) { w.Table = "numbers" }, nil, "asset.owned"},
 		"no branch":  {func(w *flow.TableWrite) { w.Branch = "nope" }, nil, "lake.branch_not_found"},
 		"name":       {func(w *flow.TableWrite) { w.Table = "a@b" }, nil, "table.name"},
 		"long name":  {func(w *flow.TableWrite) { w.Table = strings.Repeat("x", 300) }, nil, "lake.invalid_name"},

@@ -50,7 +50,11 @@ func (s *fileService) Put(ctx context.Context, in *connect.ClientStream[tarnv1.P
 	}
 	batch := p.Lake.Begin(ctx)
 	defer batch.Discard()
-	files, size, err := receiveFiles(ctx, batch, in)
+	may, err := p.Flow.Writable(ctx, write.GetInto())
+	if err != nil {
+		return nil, err
+	}
+	files, size, err := receiveFiles(ctx, batch, in, may)
 	if err != nil {
 		return nil, err
 	}
@@ -84,8 +88,8 @@ func putMessage(files map[string]lake.FileRef) string {
 	return "Put nothing"
 }
 
-// receiveFiles stores what a put sends and returns it by path.
-func receiveFiles(ctx context.Context, batch *lake.Batch, in *connect.ClientStream[tarnv1.PutRequest]) (map[string]lake.FileRef, int64, error) {
+// receiveFiles stores what a put sends and returns it by path. may is asked for the key of each before its bytes.
+func receiveFiles(ctx context.Context, batch *lake.Batch, in *connect.ClientStream[tarnv1.PutRequest], may func(key string) error) (map[string]lake.FileRef, int64, error) {
 	files := map[string]lake.FileRef{}
 	size := int64(0)
 	r := &putReader{in: in}
@@ -99,6 +103,9 @@ func receiveFiles(ctx context.Context, batch *lake.Batch, in *connect.ClientStre
 		}
 		if _, twice := files[name]; twice {
 			return nil, 0, errPath.Errorf("the path %s comes twice in one put", name)
+		}
+		if err := may(lake.FileKey(name)); err != nil {
+			return nil, 0, err
 		}
 		r.file = nil
 		ref, err := batch.PutFile(ctx, r)
@@ -365,15 +372,6 @@ func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*t
 					return err
 				}
 				gone[ke.Key] = true
-			}
-			if sel.folder == "" || sel.folder == lake.FilePrefix {
-				continue
-			}
-			whole := strings.TrimSuffix(sel.folder, "/")
-			if e, found, err := tree.Get(ctx, whole); err != nil {
-				return err
-			} else if found && e.Kind == lake.KindFolder { // the asset has made nothing, then
-				tx.Delete(whole)
 			}
 		}
 		for key := range gone {
