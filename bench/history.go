@@ -95,7 +95,7 @@ func (h *historian) newBranch(ctx context.Context) (string, time.Duration, error
 		return "", 0, err
 	}
 	name := fmt.Sprintf("b%d", h.n)
-	d, err := best(1, func() error { _, err := h.lake.CreateBranch(ctx, name, head.ID); return err })
+	d, err := best(1, func() error { _, err := h.lake.CreateBranch(ctx, name, head.ID, ""); return err })
 	return name, d, err
 }
 

@@ -126,7 +126,7 @@ func TestMergeBranches(t *testing.T) {
 		return c
 	}
 	first := put("main", func(*lake.Entry) lake.Entry { return b.create(t, `[{"id":1,"name":"a"},{"id":2,"name":"b"}]`, "id") })
-	if _, err := l.CreateBranch(ctx, "dev", first.ID); err != nil {
+	if _, err := l.CreateBranch(ctx, "dev", first.ID, ""); err != nil {
 		t.Fatal(err)
 	}
 	upsert := func(js string) func(*lake.Entry) lake.Entry {

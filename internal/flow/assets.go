@@ -168,9 +168,7 @@ func parentsFirst(all []Asset) []Asset {
 
 // RemoveAssets takes what assets made, and their definitions, off a branch.
 func (f *Flow) RemoveAssets(ctx context.Context, branch string, info lake.CommitInfo, names []string) (Published, []string, error) {
-	var removed []string
 	pub, err := f.Publish(ctx, Publication{Branch: branch, Info: info, Assets: true, Change: func(ctx context.Context, tx *lake.Tx) error {
-		removed = nil // the change may be tried again
 		t := f.lake.Tree(tx.Head.Tree)
 		all, err := f.assetsIn(ctx, t)
 		if err != nil {
@@ -187,7 +185,6 @@ func (f *Flow) RemoveAssets(ctx context.Context, branch string, info lake.Commit
 			}
 			for _, key := range a.keys {
 				tx.Delete(key)
-				removed = append(removed, lake.DisplayKey(key))
 			}
 			tx.Delete(lake.DefKey(name))
 			for i := range defs { // checks of it have nothing to judge any more
@@ -198,5 +195,15 @@ func (f *Flow) RemoveAssets(ctx context.Context, branch string, info lake.Commit
 		}
 		return nil
 	}})
+	if err != nil {
+		return pub, nil, err
+	}
+	changes, err := f.Changes(ctx, pub)
+	var removed []string
+	for _, c := range changes {
+		if c.After == nil && c.Before.Kind != lake.KindDef {
+			removed = append(removed, lake.DisplayKey(c.Key))
+		}
+	}
 	return pub, removed, err
 }

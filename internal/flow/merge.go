@@ -33,6 +33,9 @@ func (f *Flow) Merge(ctx context.Context, r MergeRequest) (lake.MergeResult, Pub
 		}
 		return lake.ConflictError(r.Branch, result.Conflicts)
 	}})
+	if err == nil && pub.Again {
+		result.Changes, err = f.Changes(ctx, pub)
+	}
 	return result, pub, err
 }
 

@@ -48,7 +48,7 @@ func TestMergeOfItems(t *testing.T) {
 	p := newPlace(t, "pipeline.py", items, "all.sql", "SELECT 1 AS one\n")
 	p.putOn("main", "raw/a.txt", "a")
 	p.on("main")
-	if _, err := p.lake.CreateBranch(t.Context(), "dev", p.head()); err != nil {
+	if _, err := p.lake.CreateBranch(t.Context(), "dev", p.head(), ""); err != nil {
 		t.Fatal(err)
 	}
 	p.putOn("dev", "raw/b.txt", "b")
@@ -74,7 +74,7 @@ func TestMergeOfRunsThatClash(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, "all.sql", "SELECT 1 AS one\n")
 	p.on("main")
-	if _, err := p.lake.CreateBranch(t.Context(), "dev", p.head()); err != nil {
+	if _, err := p.lake.CreateBranch(t.Context(), "dev", p.head(), ""); err != nil {
 		t.Fatal(err)
 	}
 	p.write("all.sql", "SELECT 2 AS one\n")

@@ -26,7 +26,7 @@ func (f *Flow) prune(ctx context.Context, at time.Time) error {
 		}
 	}
 	for _, name := range old {
-		if err := f.lake.DeleteBranch(ctx, name); err != nil {
+		if _, err := f.lake.DeleteBranch(ctx, name, ""); err != nil {
 			return fmt.Errorf("prune run branch %s: %w", name, err)
 		}
 	}

@@ -37,7 +37,7 @@ func TestPruneKeepsWhatIsYoung(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"run/r-aaaaaa", "dev"} {
-		if _, err := l.CreateBranch(ctx, name, head.ID); err != nil {
+		if _, err := l.CreateBranch(ctx, name, head.ID, ""); err != nil {
 			t.Fatal(err)
 		}
 	}

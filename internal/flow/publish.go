@@ -39,9 +39,34 @@ type Publication struct {
 
 // Published is what became of a publication.
 type Published struct {
+	Before  lake.Hash // the head that it found
 	Commit  lake.Commit
 	Changed bool
-	Checks  []CheckResult
+	// Again tells that the request was answered before: nothing was done now, and no check was asked.
+	Again  bool
+	Checks []CheckResult
+}
+
+// answered is what became of an earlier publication with the same request id.
+func (f *Flow) answered(ctx context.Context, branch, request string) (Published, bool, error) {
+	a, ok, err := f.lake.Answered(ctx, branch, request)
+	return Published{Before: a.Before, Commit: a.Commit, Changed: a.Before != a.Commit.ID, Again: ok}, ok, err
+}
+
+// Changes is what a publication changed.
+func (f *Flow) Changes(ctx context.Context, p Published) ([]lake.Change, error) {
+	before, err := f.lake.Commit(ctx, p.Before)
+	if err != nil {
+		return nil, err
+	}
+	var out []lake.Change
+	for c, err := range f.lake.Tree(before.Tree).Diff(ctx, f.lake.Tree(p.Commit.Tree), "") {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
 }
 
 // maxMisses is how often checks run outside the branch's queue before they run inside it, where the
@@ -56,6 +81,11 @@ var errMissing = errors.New("checks have no answer yet")
 func (f *Flow) Publish(ctx context.Context, p Publication) (Published, error) {
 	if f.isRunBranch(p.Branch) && p.Info.Run == "" {
 		return Published{}, ErrProtected.Errorf("%s belongs to a run. Write to another branch: tarn switch -c dev", p.Branch)
+	}
+	if !p.DryRun {
+		if pub, ok, err := f.answered(ctx, p.Branch, p.Info.RequestID); ok || err != nil {
+			return pub, err
+		}
 	}
 	var rules *Rules
 	if p.Dir != "" {
@@ -85,10 +115,13 @@ func (f *Flow) Publish(ctx context.Context, p Publication) (Published, error) {
 			commit, err = f.lake.Update(ctx, p.Branch, p.Info, attempt)
 		}
 		switch {
+		case err == nil && head.IsZero(): // the same request was the one before in the queue
+			pub, _, err := f.answered(ctx, p.Branch, p.Info.RequestID)
+			return pub, err
 		case err == nil:
 			changed := commit.ID != head
 			g.keepWarned(ctx, changed && !p.DryRun)
-			return Published{Commit: commit, Changed: changed, Checks: g.results()}, nil
+			return Published{Before: head, Commit: commit, Changed: changed, Checks: g.results()}, nil
 		case errors.Is(err, errMissing):
 			for _, q := range g.missing {
 				if _, err := f.find(ctx, run, q); err != nil {
@@ -314,7 +347,7 @@ func (f *Flow) onRunBranch(ctx context.Context, run, from, message string, chang
 		if err != nil {
 			return err
 		}
-		if _, err := f.lake.CreateBranch(ctx, branch, head.ID); err != nil && errdef.CodeOf(err) != errdef.AlreadyExists {
+		if _, err := f.lake.CreateBranch(ctx, branch, head.ID, ""); err != nil && errdef.CodeOf(err) != errdef.AlreadyExists {
 			return err
 		}
 	} else if err != nil {

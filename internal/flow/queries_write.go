@@ -40,6 +40,12 @@ func (f *Flow) queryWrite(ctx context.Context, r QueryRequest, an query.Analysis
 	if r.Info.Message == "" {
 		r.Info.Message = writeMessage(an)
 	}
+	if pub, ok, err := f.answered(ctx, r.Into, r.Info.RequestID); ok || err != nil {
+		if err != nil {
+			return QueryResult{}, err
+		}
+		return f.queryWritten(ctx, an, pub.Before, pub)
+	}
 	w := &statement{f: f, r: r, an: an, key: keyOf(target)}
 	defer w.discard()
 	for try := 0; ; try++ {
@@ -95,7 +101,6 @@ func (s *statement) publish(ctx context.Context, inside bool) (QueryResult, erro
 	if err := s.run(ctx, head); err != nil {
 		return QueryResult{}, err
 	}
-	out := QueryResult{Kind: s.an.Kind, Table: s.an.Write.Target.String()}
 	pub, err := f.Publish(ctx, Publication{Branch: s.r.Into, Info: s.r.Info, Dir: s.r.Dir, Change: func(ctx context.Context, tx *lake.Tx) error {
 		is, err := entryAt(ctx, f.lake.Tree(tx.Head.Tree), s.key)
 		if err != nil {
@@ -111,12 +116,20 @@ func (s *statement) publish(ctx context.Context, inside bool) (QueryResult, erro
 		}
 		return s.put(ctx, tx, is)
 	}})
-	out.Commit = s.base
-	out.Written = &TableWritten{Published: pub, Key: s.key}
 	if err != nil {
+		return QueryResult{Kind: s.an.Kind, Table: s.an.Write.Target.String(), Commit: s.base, Written: &TableWritten{Published: pub, Key: s.key}}, err
+	}
+	return f.queryWritten(ctx, s.an, s.base.ID, pub)
+}
+
+// queryWritten is the answer of a write that read base.
+func (f *Flow) queryWritten(ctx context.Context, an query.Analysis, base lake.Hash, pub Published) (QueryResult, error) {
+	out := QueryResult{Kind: an.Kind, Table: an.Write.Target.String()}
+	var err error
+	if out.Commit, err = f.lake.Commit(ctx, base); err != nil {
 		return out, err
 	}
-	out.Written, err = f.tableWritten(ctx, pub, s.key)
+	out.Written, err = f.tableWritten(ctx, pub, keyOf(an.Write.Target))
 	return out, err
 }
 

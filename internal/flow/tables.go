@@ -101,6 +101,13 @@ const maxLayouts = 4
 // writeTableRows publishes rows as one commit. The rows are laid out before the branch's queue, for the
 // table as it is then; when another write changed the table's columns meanwhile, they are laid out again.
 func (f *Flow) writeTableRows(ctx context.Context, w TableWrite, lay layRows, prov func() memo.Provenance) (*TableWritten, error) {
+	// A request that was answered needs no rows: by now they might not even be possible.
+	if pub, ok, err := f.answered(ctx, w.Branch, w.Info.RequestID); ok || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		return f.tableWritten(ctx, pub, tableKey(w.Table))
+	}
 	for try := 1; ; try++ {
 		out, err := f.tryTableRows(ctx, w, lay, prov)
 		if !errors.Is(err, errRelayout) && !errors.Is(err, catalog.ErrMoved) {

@@ -58,7 +58,7 @@ func BenchmarkMillionKeys(b *testing.B) {
 	}
 	create := func(b *testing.B) string {
 		name := next()
-		if _, err := l.CreateBranch(b.Context(), name, head(b, "main").ID); err != nil {
+		if _, err := l.CreateBranch(b.Context(), name, head(b, "main").ID, ""); err != nil {
 			b.Fatal(err)
 		}
 		return name

@@ -56,7 +56,7 @@ func crashChild(ctx context.Context, dir string) error {
 		}
 		fmt.Println("commit", c.ID)
 		name := fmt.Sprintf("dev%d", i)
-		if _, err := l.CreateBranch(ctx, name, c.ID); err != nil {
+		if _, err := l.CreateBranch(ctx, name, c.ID, ""); err != nil {
 			return err
 		}
 		fmt.Println("branch", name)

@@ -28,7 +28,7 @@ func ExampleLake_Update() {
 
 	main, err := l.Resolve(ctx, "main")
 	check(err)
-	_, err = l.CreateBranch(ctx, "dev", main.ID)
+	_, err = l.CreateBranch(ctx, "dev", main.ID, "")
 	check(err)
 	dev, err := l.Update(ctx, "dev", lake.CommitInfo{Author: "ann", Message: "greet"}, func(ctx context.Context, tx *lake.Tx) error {
 		ref, err := tx.Batch().PutFile(ctx, strings.NewReader("hello"))

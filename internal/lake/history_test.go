@@ -72,7 +72,7 @@ func resolve(t *testing.T, l *lake.Lake, ref string) lake.Commit {
 
 func branch(t *testing.T, l *lake.Lake, name, from string) {
 	t.Helper()
-	if _, err := l.CreateBranch(t.Context(), name, resolve(t, l, from).ID); err != nil {
+	if _, err := l.CreateBranch(t.Context(), name, resolve(t, l, from).ID, ""); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -130,7 +130,7 @@ func TestResolve(t *testing.T) {
 	two := put(t, l, "main", "a=2")
 	branch(t, l, "dev/x", "main~1")
 	side := put(t, l, "dev/x", "b=1")
-	if _, err := l.CreateTag(t.Context(), "v1", one.ID); err != nil {
+	if _, err := l.CreateTag(t.Context(), "v1", one.ID, ""); err != nil {
 		t.Fatal(err)
 	}
 	_, merged, err := l.Merge(t.Context(), side.ID, "main", lake.CommitInfo{}, lake.MergeOptions{}, nil, false)

@@ -57,10 +57,20 @@ type moveRow struct {
 
 // requestRow is what an idempotent request has come to.
 type requestRow struct {
-	Branch string    `json:"branch"`
+	Did    string    `json:"did,omitempty"` // one of the constants below; an update when empty
+	Branch string    `json:"branch"`        // or tag
+	Before Hash      `json:"before,omitzero"`
 	Commit Hash      `json:"commit"`
 	Time   time.Time `json:"time"`
 }
+
+const (
+	didUpdate       = ""
+	didCreateBranch = "create branch"
+	didDeleteBranch = "delete branch"
+	didCreateTag    = "create tag"
+	didDeleteTag    = "delete tag"
+)
 
 // Rows of the history. A ref's name is the tail of its key as it is, so that refs list in order; in
 // the reflog it is one escaped part, because the time follows.
@@ -187,41 +197,74 @@ func (l *Lake) refNotFound(ctx context.Context, sentinel *errdef.Error, what, na
 	return sentinel.Errorf("%s Branches: %s.", text, some(names))
 }
 
-// CreateBranch makes a branch that names the commit from.
-func (l *Lake) CreateBranch(ctx context.Context, name string, from Hash) (Ref, error) {
-	ref, value, err := l.newRef(ctx, name, from)
-	if err != nil {
-		return Ref{}, err
-	}
-	log, err := json.Marshal(moveRow{Commit: from, Why: "create"})
-	if err != nil {
-		return Ref{}, err
-	}
-	if err := fault.Point("lake.branch.create.before_txn"); err != nil {
-		return Ref{}, err
-	}
-	_, err = l.rows.Txn(ctx,
-		[]meta.Condition{meta.Absent(l.branchKey(name)), meta.Absent(l.tagKey(name)), meta.Exists(l.commitKey(from.String()))},
-		[]meta.Write{meta.Set(l.branchKey(name), value), meta.Set(l.moveKey(name, ref.Time), log)})
+// CreateBranch makes a branch that names the commit from. With a request id it is done once: the same
+// request again returns the same branch.
+func (l *Lake) CreateBranch(ctx context.Context, name string, from Hash, request string) (Ref, error) {
+	ref, err := l.changeRef(ctx, request, didCreateBranch, name, func() (Ref, []meta.Condition, []meta.Write, error) {
+		ref, value, err := l.newRef(ctx, name, from)
+		if err != nil {
+			return Ref{}, nil, nil, err
+		}
+		log, err := json.Marshal(moveRow{Commit: from, Why: "create"})
+		if err != nil {
+			return Ref{}, nil, nil, err
+		}
+		return ref, l.free(name, from), []meta.Write{meta.Set(l.branchKey(name), value), meta.Set(l.moveKey(name, ref.Time), log)},
+			fault.Point("lake.branch.create.before_txn")
+	})
 	if err != nil {
 		return Ref{}, l.taken(name, err)
 	}
 	return ref, fault.Point("lake.branch.create.after_txn")
 }
 
-// CreateTag makes a tag that names the commit for good.
-func (l *Lake) CreateTag(ctx context.Context, name string, commit Hash) (Ref, error) {
-	ref, value, err := l.newRef(ctx, name, commit)
-	if err != nil {
-		return Ref{}, err
-	}
-	_, err = l.rows.Txn(ctx,
-		[]meta.Condition{meta.Absent(l.tagKey(name)), meta.Absent(l.branchKey(name)), meta.Exists(l.commitKey(commit.String()))},
-		[]meta.Write{meta.Set(l.tagKey(name), value)})
+// CreateTag makes a tag that names the commit for good; with a request id, once.
+func (l *Lake) CreateTag(ctx context.Context, name string, commit Hash, request string) (Ref, error) {
+	ref, err := l.changeRef(ctx, request, didCreateTag, name, func() (Ref, []meta.Condition, []meta.Write, error) {
+		ref, value, err := l.newRef(ctx, name, commit)
+		return ref, l.free(name, commit), []meta.Write{meta.Set(l.tagKey(name), value)}, err
+	})
 	if err != nil {
 		return Ref{}, l.taken(name, err)
 	}
 	return ref, nil
+}
+
+// changeRef makes, changes or removes one ref in a transaction that prepare makes up; of a request that
+// was answered before, it returns the answer.
+func (l *Lake) changeRef(ctx context.Context, request, did, name string, prepare func() (Ref, []meta.Condition, []meta.Write, error)) (Ref, error) {
+	if err := (CommitInfo{RequestID: request}).check(); err != nil {
+		return Ref{}, err
+	}
+	for {
+		if r, ok, err := l.request(ctx, request, did, name); ok || err != nil {
+			return Ref{Name: name, Commit: r.Commit, Time: r.Time}, err
+		}
+		ref, conditions, writes, err := prepare()
+		if err != nil {
+			return Ref{}, err
+		}
+		if request != "" {
+			once, row, err := l.requestRows(request, requestRow{Did: did, Branch: name, Commit: ref.Commit, Time: ref.Time})
+			if err != nil {
+				return Ref{}, err
+			}
+			conditions, writes = append(conditions, once), append(writes, row)
+		}
+		_, err = l.rows.Txn(ctx, conditions, writes)
+		if request == "" || !errors.Is(err, meta.ErrConditionFailed) {
+			return ref, err
+		}
+		// The same request, sent twice at once, may have broken any of the conditions.
+		if _, ok, asked := l.request(ctx, request, did, name); !ok || asked != nil {
+			return ref, errors.Join(err, asked)
+		}
+	}
+}
+
+// free are the conditions of a new ref.
+func (l *Lake) free(name string, commit Hash) []meta.Condition {
+	return []meta.Condition{meta.Absent(l.branchKey(name)), meta.Absent(l.tagKey(name)), meta.Exists(l.commitKey(commit.String()))}
 }
 
 func (l *Lake) newRef(ctx context.Context, name string, commit Hash) (Ref, []byte, error) {
@@ -255,39 +298,49 @@ func (l *Lake) taken(name string, err error) error {
 	return err
 }
 
-// DeleteBranch removes a branch; its commits stay. An update that is under way on it fails with
-// ErrBranchNotFound.
-func (l *Lake) DeleteBranch(ctx context.Context, name string) error {
+// DeleteBranch removes a branch and returns what it was; its commits stay. With a request id it is done
+// once. An update that is under way on it fails with ErrBranchNotFound.
+func (l *Lake) DeleteBranch(ctx context.Context, name, request string) (Ref, error) {
 	if name == MainBranch {
-		return ErrMainBranch
+		return Ref{}, ErrMainBranch
 	}
 	for {
-		ref, version, err := l.branch(ctx, name)
-		if err != nil {
-			return err
-		}
-		log, err := json.Marshal(moveRow{Why: "delete"})
-		if err != nil {
-			return err
-		}
-		_, err = l.rows.Txn(ctx, []meta.Condition{meta.At(l.branchKey(name), version)},
-			[]meta.Write{meta.Delete(l.branchKey(name)), meta.Set(l.moveKey(name, after(ref.Time)), log)})
-		if !errors.Is(err, meta.ErrConditionFailed) {
-			return err
+		ref, err := l.changeRef(ctx, request, didDeleteBranch, name, func() (Ref, []meta.Condition, []meta.Write, error) {
+			ref, version, err := l.branch(ctx, name)
+			if err != nil {
+				return Ref{}, nil, nil, err
+			}
+			log, err := json.Marshal(moveRow{Why: "delete"})
+			return ref, []meta.Condition{meta.At(l.branchKey(name), version)},
+				[]meta.Write{meta.Delete(l.branchKey(name)), meta.Set(l.moveKey(name, after(ref.Time)), log)}, err
+		})
+		if !errors.Is(err, meta.ErrConditionFailed) { // else it moved
+			return ref, err
 		}
 	}
 }
 
-// DeleteTag removes a tag; its commit stays.
-func (l *Lake) DeleteTag(ctx context.Context, name string) error {
-	if err := CheckRefName(name); err != nil {
-		return err
+// DeleteTag removes a tag and returns what it was; its commit stays. With a request id it is done once.
+func (l *Lake) DeleteTag(ctx context.Context, name, request string) (Ref, error) {
+	for {
+		ref, err := l.changeRef(ctx, request, didDeleteTag, name, func() (Ref, []meta.Condition, []meta.Write, error) {
+			if err := CheckRefName(name); err != nil {
+				return Ref{}, nil, nil, err
+			}
+			row, err := l.rows.Get(ctx, l.tagKey(name))
+			if errors.Is(err, meta.ErrNotFound) {
+				err = l.refNotFound(ctx, ErrTagNotFound, "tag", name, l.Tags)
+			}
+			if err != nil {
+				return Ref{}, nil, nil, err
+			}
+			ref, err := parseRef(name, row)
+			return ref, []meta.Condition{meta.At(row.Key, row.Version)}, []meta.Write{meta.Delete(row.Key)}, err
+		})
+		if !errors.Is(err, meta.ErrConditionFailed) {
+			return ref, err
+		}
 	}
-	_, err := l.rows.Txn(ctx, []meta.Condition{meta.Exists(l.tagKey(name))}, []meta.Write{meta.Delete(l.tagKey(name))})
-	if errors.Is(err, meta.ErrConditionFailed) {
-		return l.refNotFound(ctx, ErrTagNotFound, "tag", name, l.Tags)
-	}
-	return err
 }
 
 // after is now, or just behind t if the clock is not past it: the moves of a branch have an order.

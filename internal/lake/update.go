@@ -1,6 +1,7 @@
 package lake
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,7 +14,7 @@ import (
 	"tarn.dev/tarn/internal/meta/lease"
 )
 
-// ErrRequestReused is returned when a request id comes again for another branch.
+// ErrRequestReused is returned when a request id comes again for something else.
 var ErrRequestReused = errdef.New(errdef.InvalidArgument, "lake.request_reused", "the request id was used for something else")
 
 // ErrContended is returned when the head of a branch moved under an update again and again: somebody
@@ -92,8 +93,8 @@ func (l *Lake) Update(ctx context.Context, branch string, info CommitInfo, fn fu
 	if err := info.check(); err != nil {
 		return Commit{}, err
 	}
-	if done, ok, err := l.answered(ctx, branch, info.RequestID); ok || err != nil {
-		return done, err
+	if done, ok, err := l.Answered(ctx, branch, info.RequestID); ok || err != nil {
+		return done.Commit, err
 	}
 	if _, err := l.Branch(ctx, branch); err != nil { // before waiting for a turn on it
 		return Commit{}, err
@@ -112,8 +113,8 @@ func (l *Lake) attempts(ctx context.Context, branch string, info CommitInfo, tic
 	var last error
 	for range maxAttempts {
 		// Here too, because the same request may have been the one before in the queue.
-		if done, ok, err := l.answered(ctx, branch, info.RequestID); ok || err != nil {
-			return done, err
+		if done, ok, err := l.Answered(ctx, branch, info.RequestID); ok || err != nil {
+			return done.Commit, err
 		}
 		c, err := l.attempt(ctx, branch, info, ticket, fn)
 		var failed *meta.ConditionError
@@ -186,12 +187,11 @@ func (l *Lake) publishTx(ctx context.Context, tx *Tx, next Commit, ref Ref, vers
 		writes = append(writes, move...)
 	}
 	if info.RequestID != "" {
-		row, err := json.Marshal(requestRow{Branch: ref.Name, Commit: next.ID, Time: tx.moved})
+		once, row, err := l.requestRows(info.RequestID, requestRow{Branch: ref.Name, Before: tx.Head.ID, Commit: next.ID, Time: tx.moved})
 		if err != nil {
 			return err
 		}
-		conditions = append(conditions, meta.Absent(l.requestKey(info.RequestID)))
-		writes = append(writes, meta.Set(l.requestKey(info.RequestID), row))
+		conditions, writes = append(conditions, once), append(writes, row)
 	}
 	conditions = append(conditions, tx.conditions...)
 	writes = append(append(writes, tx.writes...), ticket.Releasing())
@@ -246,25 +246,47 @@ func (l *Lake) moveRows(branch string, c Commit, why, author string, now time.Ti
 	}, nil
 }
 
-// answered returns the commit that an earlier call with the same request id has led to.
-func (l *Lake) answered(ctx context.Context, branch, request string) (Commit, bool, error) {
+// Answer is what an update with a request id has come to.
+type Answer struct {
+	Before Hash // the head that it found
+	Commit Commit
+}
+
+// Answered returns the answer to an earlier update with the same request id.
+func (l *Lake) Answered(ctx context.Context, branch, request string) (Answer, bool, error) {
+	r, ok, err := l.request(ctx, request, didUpdate, branch)
+	if !ok || err != nil {
+		return Answer{}, false, err
+	}
+	c, err := l.Commit(ctx, r.Commit)
+	return Answer{Before: r.Before, Commit: c}, err == nil, err
+}
+
+// request reads what a request has done, if it has; the same id for something else is refused.
+func (l *Lake) request(ctx context.Context, request, did, name string) (requestRow, bool, error) {
 	if request == "" {
-		return Commit{}, false, nil
+		return requestRow{}, false, nil
 	}
 	row, err := l.rows.Get(ctx, l.requestKey(request))
 	if errors.Is(err, meta.ErrNotFound) {
-		return Commit{}, false, nil
+		return requestRow{}, false, nil
 	}
 	if err != nil {
-		return Commit{}, false, err
+		return requestRow{}, false, err
 	}
 	var r requestRow
 	if err := json.Unmarshal(row.Value, &r); err != nil {
-		return Commit{}, false, ErrCorrupt.Errorf("row %s is not that of a request: %w", row.Key, err)
+		return requestRow{}, false, ErrCorrupt.Errorf("row %s is not that of a request: %w", row.Key, err)
 	}
-	if r.Branch != branch {
-		return Commit{}, false, ErrRequestReused.Errorf("request id '%s' was used for an update of %s, not %s", clip(request), r.Branch, branch)
+	if r.Branch != name || r.Did != did {
+		return requestRow{}, false, ErrRequestReused.Errorf("request id '%s' was used to %s %s, not to %s %s",
+			clip(request), cmp.Or(r.Did, "update"), r.Branch, cmp.Or(did, "update"), clip(name))
 	}
-	c, err := l.Commit(ctx, r.Commit)
-	return c, err == nil, err
+	return r, true, nil
+}
+
+// requestRows let a request be done once.
+func (l *Lake) requestRows(request string, done requestRow) (meta.Condition, meta.Write, error) {
+	row, err := json.Marshal(done)
+	return meta.Absent(l.requestKey(request)), meta.Set(l.requestKey(request), row), err
 }

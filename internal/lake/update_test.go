@@ -215,12 +215,105 @@ func TestRowsMayNameObjects(t *testing.T) {
 	}
 }
 
+// A change of a ref that is asked for again has its answer, whatever happened since; the id does nothing else.
+func TestRequestIDMakesRefChangesIdempotent(t *testing.T) {
+	t.Parallel()
+	l := laketest.New(t)
+	ctx := t.Context()
+	head, err := l.Branch(ctx, "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := []struct {
+		name string
+		do   func(request string) (lake.Ref, error)
+	}{
+		{"create branch", func(r string) (lake.Ref, error) { return l.CreateBranch(ctx, "dev", head.Commit, r) }},
+		{"create tag", func(r string) (lake.Ref, error) { return l.CreateTag(ctx, "v1", head.Commit, r) }},
+		{"delete branch", func(r string) (lake.Ref, error) { return l.DeleteBranch(ctx, "dev", r) }},
+		{"delete tag", func(r string) (lake.Ref, error) { return l.DeleteTag(ctx, "v1", r) }},
+	}
+	first := make([]lake.Ref, len(calls))
+	for i, c := range calls {
+		if first[i], err = c.do("id of " + c.name); err != nil || first[i].Commit != head.Commit {
+			t.Fatalf("%s: %v, %v", c.name, first[i], err)
+		}
+		// Sent many times at once, each gets the answer of the first.
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if again, err := c.do("id of " + c.name); err != nil || !again.Time.Equal(first[i].Time) || again.Commit != first[i].Commit {
+					t.Errorf("%s again: %v, %v; want %v", c.name, again, err, first[i])
+				}
+			})
+		}
+		wg.Wait()
+		if _, err := c.do("another id"); err == nil {
+			t.Errorf("%s: another request does it twice", c.name)
+		}
+	}
+	for i, c := range calls {
+		if again, err := c.do("id of " + c.name); err != nil || again.Commit != first[i].Commit {
+			t.Errorf("%s after all: %v, %v", c.name, again, err)
+		}
+	}
+	if _, err := l.Branch(ctx, "dev"); !errors.Is(err, lake.ErrBranchNotFound) {
+		t.Errorf("a repeated request made the branch again: %v", err)
+	}
+	for name, do := range map[string]func() error{
+		"another branch": func() error { _, err := l.CreateBranch(ctx, "x", head.Commit, "id of create branch"); return err },
+		"a tag":          func() error { _, err := l.CreateTag(ctx, "dev", head.Commit, "id of create branch"); return err },
+		"an update": func() error {
+			_, err := l.Update(ctx, "main", lake.CommitInfo{RequestID: "id of create branch"}, edits("a=1"))
+			return err
+		},
+	} {
+		if err := do(); !errors.Is(err, lake.ErrRequestReused) {
+			t.Errorf("the id for %s: %v", name, err)
+		}
+	}
+}
+
+// The same new request, many times at once, does one thing.
+func TestRefRequestsAtOnce(t *testing.T) {
+	t.Parallel()
+	l := laketest.New(t)
+	head, err := l.Branch(t.Context(), "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, do := range []func() (lake.Ref, error){
+		func() (lake.Ref, error) { return l.CreateBranch(t.Context(), "dev", head.Commit, "make") },
+		func() (lake.Ref, error) { return l.DeleteBranch(t.Context(), "dev", "remove") },
+	} {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if ref, err := do(); err != nil || ref.Commit != head.Commit {
+					t.Errorf("%v, %v", ref, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	moves := 0
+	for _, err := range l.Reflog(t.Context(), "dev") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		moves++
+	}
+	if moves != 2 {
+		t.Errorf("the branch was made and removed in %d moves", moves)
+	}
+}
+
 func TestBranchVanishesUnderAnUpdate(t *testing.T) {
 	t.Parallel()
 	l := laketest.New(t)
 	branch(t, l, "dev", "main")
 	_, err := l.Update(t.Context(), "dev", lake.CommitInfo{}, func(ctx context.Context, tx *lake.Tx) error {
-		if err := l.DeleteBranch(ctx, "dev"); err != nil && !errors.Is(err, lake.ErrBranchNotFound) {
+		if _, err := l.DeleteBranch(ctx, "dev", ""); err != nil && !errors.Is(err, lake.ErrBranchNotFound) {
 			return err
 		}
 		return edits("a=1")(ctx, tx)
@@ -284,7 +377,7 @@ func TestRefs(t *testing.T) {
 	branch(t, l, "dev", "main")
 	branch(t, l, "dev/sub", "main")
 	branch(t, l, "zürich-1.2_x", "main")
-	if _, err := l.CreateTag(t.Context(), "v1", c.ID); err != nil {
+	if _, err := l.CreateTag(t.Context(), "v1", c.ID, ""); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff([]string{"dev", "dev/sub", "main", "zürich-1.2_x", "v1"}, list()); d != "" {
@@ -294,22 +387,25 @@ func TestRefs(t *testing.T) {
 		do   func() error
 		want string
 	}{
-		"branch twice":     {func() error { _, err := l.CreateBranch(t.Context(), "dev", c.ID); return err }, "lake.ref_exists: there is a branch 'dev' already"},
-		"branch like tag":  {func() error { _, err := l.CreateBranch(t.Context(), "v1", c.ID); return err }, "lake.ref_exists: there is a tag 'v1' already; tags do not move"},
-		"tag twice":        {func() error { _, err := l.CreateTag(t.Context(), "v1", c.ID); return err }, "lake.ref_exists: there is a tag 'v1' already; tags do not move"},
-		"tag like branch":  {func() error { _, err := l.CreateTag(t.Context(), "dev", c.ID); return err }, "lake.ref_exists: there is a branch 'dev' already"},
-		"of no commit":     {func() error { _, err := l.CreateBranch(t.Context(), "x", lake.Hash{1}); return err }, "lake.ref_not_found: there is no commit 01" + strings.Repeat("0", 62)},
-		"of a tree":        {func() error { _, err := l.CreateTag(t.Context(), "x", c.Tree); return err }, "lake.ref_not_found: there is no commit " + c.Tree.String()},
-		"delete main":      {func() error { return l.DeleteBranch(t.Context(), "main") }, "lake.main_branch: the branch main cannot be deleted"},
-		"delete no branch": {func() error { return l.DeleteBranch(t.Context(), "deb") }, "lake.branch_not_found: there is no branch 'deb'. Did you mean dev? Branches: dev, dev/sub, main, zürich-1.2_x."},
-		"delete no tag":    {func() error { return l.DeleteTag(t.Context(), "v9") }, "lake.tag_not_found: there is no tag 'v9'. Did you mean v1? Tags: v1."},
+		"branch twice":     {func() error { _, err := l.CreateBranch(t.Context(), "dev", c.ID, ""); return err }, "lake.ref_exists: there is a branch 'dev' already"},
+		"branch like tag":  {func() error { _, err := l.CreateBranch(t.Context(), "v1", c.ID, ""); return err }, "lake.ref_exists: there is a tag 'v1' already; tags do not move"},
+		"tag twice":        {func() error { _, err := l.CreateTag(t.Context(), "v1", c.ID, ""); return err }, "lake.ref_exists: there is a tag 'v1' already; tags do not move"},
+		"tag like branch":  {func() error { _, err := l.CreateTag(t.Context(), "dev", c.ID, ""); return err }, "lake.ref_exists: there is a branch 'dev' already"},
+		"of no commit":     {func() error { _, err := l.CreateBranch(t.Context(), "x", lake.Hash{1}, ""); return err }, "lake.ref_not_found: there is no commit 01" + strings.Repeat("0", 62)},
+		"of a tree":        {func() error { _, err := l.CreateTag(t.Context(), "x", c.Tree, ""); return err }, "lake.ref_not_found: there is no commit " + c.Tree.String()},
+		"delete main":      {func() error { _, err := l.DeleteBranch(t.Context(), "main", ""); return err }, "lake.main_branch: the branch main cannot be deleted"},
+		"delete no branch": {func() error { _, err := l.DeleteBranch(t.Context(), "deb", ""); return err }, "lake.branch_not_found: there is no branch 'deb'. Did you mean dev? Branches: dev, dev/sub, main, zürich-1.2_x."},
+		"delete no tag":    {func() error { _, err := l.DeleteTag(t.Context(), "v9", ""); return err }, "lake.tag_not_found: there is no tag 'v9'. Did you mean v1? Tags: v1."},
 	} {
 		if got := describe(c.do()); got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", name, got, c.want)
 		}
 	}
-	if err := errors.Join(l.DeleteBranch(t.Context(), "dev"), l.DeleteTag(t.Context(), "v1")); err != nil {
-		t.Fatal(err)
+	if ref, err := l.DeleteBranch(t.Context(), "dev", ""); err != nil || ref.Commit != c.ID {
+		t.Fatalf("%v, %v", ref, err)
+	}
+	if ref, err := l.DeleteTag(t.Context(), "v1", ""); err != nil || ref.Commit != c.ID {
+		t.Fatalf("%v, %v", ref, err)
 	}
 	if d := cmp.Diff([]string{"dev/sub", "main", "zürich-1.2_x"}, list()); d != "" {
 		t.Error(d)
@@ -398,10 +494,10 @@ func TestFsckBesideWriters(t *testing.T) {
 			name := fmt.Sprintf("run/%d", i)
 			c, err := l.Update(t.Context(), "main", lake.CommitInfo{RequestID: name}, edits(fmt.Sprintf("a%d=1", i)))
 			if err == nil {
-				_, err = l.CreateBranch(t.Context(), name, c.ID)
+				_, err = l.CreateBranch(t.Context(), name, c.ID, "")
 			}
 			if err == nil && i%2 == 0 {
-				err = l.DeleteBranch(t.Context(), name)
+				_, err = l.DeleteBranch(t.Context(), name, "")
 			}
 			if err != nil {
 				t.Error(err)
@@ -463,7 +559,7 @@ func TestHistoryMatchesModel(t *testing.T) {
 			},
 			"create": func(rt *rapid.T) {
 				b, from := rapid.StringMatching(`[xyz]`).Draw(rt, "name"), name("from")
-				_, err := l.CreateBranch(t.Context(), b, head(from).ID)
+				_, err := l.CreateBranch(t.Context(), b, head(from).ID, "")
 				if _, taken := branches[b]; taken != errors.Is(err, lake.ErrRefExists) || (!taken && err != nil) {
 					rt.Fatal(err)
 				}
@@ -473,7 +569,7 @@ func TestHistoryMatchesModel(t *testing.T) {
 			},
 			"delete": func(rt *rapid.T) {
 				b := name("branch")
-				if err := l.DeleteBranch(t.Context(), b); (b == "main") != errors.Is(err, lake.ErrMainBranch) {
+				if _, err := l.DeleteBranch(t.Context(), b, ""); (b == "main") != errors.Is(err, lake.ErrMainBranch) {
 					rt.Fatal(err)
 				}
 				if b != "main" {

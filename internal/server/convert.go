@@ -5,6 +5,7 @@ import (
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 )
 
@@ -37,9 +38,8 @@ func toChange(c lake.Change) *tarnv1.Change {
 	return out
 }
 
-// written describes the outcome of an update; before is the head that it found.
-func written(branch string, before lake.Hash, c lake.Commit) *tarnv1.Written {
-	return &tarnv1.Written{Branch: branch, Commit: toCommit(c), Changed: c.ID != before}
+func written(branch string, pub flow.Published) *tarnv1.Written {
+	return &tarnv1.Written{Branch: branch, Commit: toCommit(pub.Commit), Changed: pub.Changed}
 }
 
 // maxRequestID bounds what a client may make the store remember.

@@ -44,8 +44,7 @@ func (s *fileService) Put(ctx context.Context, in *connect.ClientStream[tarnv1.P
 	if err != nil {
 		return nil, err
 	}
-	before, err := p.Lake.Branch(ctx, write.GetInto()) // before the bytes travel
-	if err != nil {
+	if _, err := p.Lake.Branch(ctx, write.GetInto()); err != nil { // before the bytes travel
 		return nil, err
 	}
 	batch := p.Lake.Begin(ctx)
@@ -68,7 +67,7 @@ func (s *fileService) Put(ctx context.Context, in *connect.ClientStream[tarnv1.P
 	if err != nil {
 		return nil, err
 	}
-	resp.Written = written(write.GetInto(), before.Commit, pub.Commit)
+	resp.Written = written(write.GetInto(), pub)
 	return resp, nil
 }
 
@@ -350,11 +349,6 @@ func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*t
 	if err != nil {
 		return nil, err
 	}
-	before, err := p.Lake.Branch(ctx, write.GetInto())
-	if err != nil {
-		return nil, err
-	}
-	resp := &tarnv1.RemoveResponse{}
 	patterns := slices.Clone(req.GetPatterns())
 	pub, err := p.Flow.Publish(ctx, publication(write, "Remove "+strings.Join(patterns, ", "), func(ctx context.Context, tx *lake.Tx) error {
 		gone := map[string]bool{} // the update may be tried again
@@ -377,12 +371,21 @@ func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*t
 		for key := range gone {
 			tx.Delete(key)
 		}
-		resp.Files = int64(len(gone))
 		return nil
 	}))
 	if err != nil {
 		return nil, err
 	}
-	resp.Written = written(write.GetInto(), before.Commit, pub.Commit)
+	changes, err := p.Flow.Changes(ctx, pub)
+	if err != nil {
+		return nil, err
+	}
+	resp := &tarnv1.RemoveResponse{}
+	for _, c := range changes {
+		if c.After == nil && strings.HasPrefix(c.Key, lake.FilePrefix) {
+			resp.Files++
+		}
+	}
+	resp.Written = written(write.GetInto(), pub)
 	return resp, nil
 }

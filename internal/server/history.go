@@ -58,11 +58,12 @@ func (s *historyService) CreateBranch(ctx context.Context, req *tarnv1.CreateBra
 	if err != nil {
 		return nil, err
 	}
-	b, err := p.Lake.CreateBranch(ctx, req.GetName(), from.ID)
+	b, err := p.Lake.CreateBranch(ctx, req.GetName(), from.ID, req.GetRequestId())
 	if err != nil {
 		return nil, err
 	}
-	return &tarnv1.CreateBranchResponse{Branch: &tarnv1.Ref{Name: b.Name, Commit: toCommit(from)}}, nil
+	ref, err := toRef(ctx, p.Lake, b)
+	return &tarnv1.CreateBranchResponse{Branch: ref}, err
 }
 
 // from is the beginning of every request that makes a name for a commit.
@@ -86,15 +87,12 @@ func (s *historyService) DeleteBranch(ctx context.Context, req *tarnv1.DeleteBra
 	if err != nil {
 		return nil, err
 	}
-	b, err := p.Lake.Branch(ctx, req.GetName())
+	b, err := p.Lake.DeleteBranch(ctx, req.GetName(), req.GetRequestId())
 	if err != nil {
 		return nil, err
 	}
 	ref, err := toRef(ctx, p.Lake, b)
-	if err != nil {
-		return nil, err
-	}
-	return &tarnv1.DeleteBranchResponse{Branch: ref}, p.Lake.DeleteBranch(ctx, req.GetName())
+	return &tarnv1.DeleteBranchResponse{Branch: ref}, err
 }
 
 func (s *historyService) ListTags(ctx context.Context, req *tarnv1.ListTagsRequest) (*tarnv1.ListTagsResponse, error) {
@@ -111,11 +109,12 @@ func (s *historyService) CreateTag(ctx context.Context, req *tarnv1.CreateTagReq
 	if err != nil {
 		return nil, err
 	}
-	t, err := p.Lake.CreateTag(ctx, req.GetName(), from.ID)
+	t, err := p.Lake.CreateTag(ctx, req.GetName(), from.ID, req.GetRequestId())
 	if err != nil {
 		return nil, err
 	}
-	return &tarnv1.CreateTagResponse{Tag: &tarnv1.Ref{Name: t.Name, Commit: toCommit(from)}}, nil
+	ref, err := toRef(ctx, p.Lake, t)
+	return &tarnv1.CreateTagResponse{Tag: ref}, err
 }
 
 func (s *historyService) DeleteTag(ctx context.Context, req *tarnv1.DeleteTagRequest) (*tarnv1.DeleteTagResponse, error) {
@@ -126,19 +125,12 @@ func (s *historyService) DeleteTag(ctx context.Context, req *tarnv1.DeleteTagReq
 	if err != nil {
 		return nil, err
 	}
-	for t, err := range p.Lake.Tags(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		if t.Name == req.GetName() {
-			ref, err := toRef(ctx, p.Lake, t)
-			if err != nil {
-				return nil, err
-			}
-			return &tarnv1.DeleteTagResponse{Tag: ref}, p.Lake.DeleteTag(ctx, req.GetName())
-		}
+	t, err := p.Lake.DeleteTag(ctx, req.GetName(), req.GetRequestId())
+	if err != nil {
+		return nil, err
 	}
-	return nil, p.Lake.DeleteTag(ctx, req.GetName()) // which says that there is none
+	ref, err := toRef(ctx, p.Lake, t)
+	return &tarnv1.DeleteTagResponse{Tag: ref}, err
 }
 
 func (s *historyService) Resolve(ctx context.Context, req *tarnv1.ResolveRequest) (*tarnv1.ResolveResponse, error) {
@@ -337,7 +329,7 @@ func (s *historyService) Merge(ctx context.Context, req *tarnv1.MergeRequest) (*
 		resp.Conflicts = append(resp.Conflicts, doc)
 	}
 	if !req.GetDryRun() && !conflicts {
-		resp.Written = written(into, before.Commit, pub.Commit)
+		resp.Written = written(into, pub)
 	}
 	return resp, nil
 }
@@ -370,15 +362,11 @@ func (s *historyService) Revert(ctx context.Context, req *tarnv1.RevertRequest) 
 		return nil, err
 	}
 	into := req.GetWrite().GetInto()
-	before, err := p.Lake.Branch(ctx, into)
-	if err != nil {
-		return nil, err
-	}
 	pub, err := p.Flow.Revert(ctx, undo.ID, into, info(req.GetWrite(), ""), req.GetWrite().GetDir())
 	if err != nil {
 		return nil, err
 	}
-	return &tarnv1.RevertResponse{Written: written(into, before.Commit, pub.Commit)}, nil
+	return &tarnv1.RevertResponse{Written: written(into, pub)}, nil
 }
 
 func (s *historyService) Show(ctx context.Context, req *tarnv1.ShowRequest) (*tarnv1.ShowResponse, error) {

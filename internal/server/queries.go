@@ -56,7 +56,7 @@ func (s *queryService) Query(ctx context.Context, in *tarnv1.QueryRequest, out *
 	}
 	summary := &tarnv1.QuerySummary{Rows: result.Rows, Commit: toCommit(result.Commit), Table: result.Table}
 	if w := result.Written; w != nil {
-		summary.Written = &tarnv1.Written{Branch: r.Into, Commit: toCommit(w.Commit), Changed: w.Changed}
+		summary.Written = written(r.Into, w.Published)
 		summary.Rows, summary.Checks = w.Entry.Location.Rows, toChecks(w.Checks)
 	}
 	return out.Send(&tarnv1.QueryResponse{Event: &tarnv1.QueryResponse_Summary{Summary: summary}})

@@ -297,6 +297,6 @@ func (s *runService) RemoveAssets(ctx context.Context, in *tarnv1.RemoveAssetsRe
 		return nil, err
 	}
 	return &tarnv1.RemoveAssetsResponse{
-		Written: &tarnv1.Written{Branch: write.GetInto(), Commit: toCommit(pub.Commit), Changed: pub.Changed}, Removed: removed,
+		Written: written(write.GetInto(), pub), Removed: removed,
 	}, nil
 }

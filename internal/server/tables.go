@@ -40,8 +40,7 @@ func tableWrite(w *tarnv1.Write, table, mode string, key []string) (flow.TableWr
 }
 
 func imported(branch string, t *flow.TableWritten) *tarnv1.Imported {
-	w := &tarnv1.Written{Branch: branch, Commit: toCommit(t.Commit), Changed: t.Changed}
-	return &tarnv1.Imported{Written: w, Table: toEntry(t.Key, t.Entry), RowsBefore: t.Before, Checks: toChecks(t.Checks)}
+	return &tarnv1.Imported{Written: written(branch, t.Published), Table: toEntry(t.Key, t.Entry), RowsBefore: t.Before, Checks: toChecks(t.Checks)}
 }
 
 func (s *tableService) Import(ctx context.Context, in *tarnv1.ImportRequest, out *connect.ServerStream[tarnv1.ImportResponse]) error {
@@ -212,7 +211,7 @@ func (s *tableService) Remove(ctx context.Context, in *tarnv1.RemoveTablesReques
 		return nil, err
 	}
 	return &tarnv1.RemoveTablesResponse{
-		Written: &tarnv1.Written{Branch: w.GetInto(), Commit: toCommit(pub.Commit), Changed: pub.Changed}, Removed: in.GetTables(),
+		Written: written(w.GetInto(), pub), Removed: in.GetTables(),
 	}, nil
 }
 
