@@ -29,6 +29,7 @@ var (
 	ErrNoServer = errdef.New(errdef.Unavailable, "client.no_server", "no server is running").
 			WithNext("tarn server start", "any other command starts one by itself")
 	ErrUnreachable = errdef.New(errdef.Unavailable, "client.unreachable", "the server cannot be reached")
+	ErrNoSuchCall  = errdef.New(errdef.NotImplemented, "client.no_such_call", "the server does not have that call")
 	ErrAPI         = errdef.New(errdef.FailedPrecondition, "client.api", "the server speaks another API version")
 )
 
@@ -196,9 +197,22 @@ func Error(err error) error {
 		return errdef.Newf(errdef.Canceled, "canceled", "canceled: %w", wire.Unwrap())
 	case connect.CodeDeadlineExceeded:
 		return errdef.Newf(errdef.DeadlineExceeded, "deadline_exceeded", "no answer in time: %w", wire.Unwrap())
+	case connect.CodeUnimplemented:
+		return ErrNoSuchCall.Errorf("this server does not have that call yet; a newer tarn may").
+			WithNext("tarn server stop, when nothing runs: the next command starts the server of its own version")
 	default:
-		return errdef.Newf(errdef.ParseCode(code.String()), "client."+code.String(), "%s", wire.Message())
+		return errdef.Newf(codeOf(code), "client."+code.String(), "%s", wire.Message())
 	}
+}
+
+// codeOf is the code of our table for one of connect's own.
+func codeOf(code connect.Code) errdef.Code {
+	for _, row := range errdef.Table {
+		if strings.EqualFold(row.GRPC, code.String()) {
+			return row.Code
+		}
+	}
+	return errdef.Internal
 }
 
 // away is what a call ends with when its server was killed.

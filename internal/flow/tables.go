@@ -101,12 +101,8 @@ const maxLayouts = 4
 // writeTableRows publishes rows as one commit. The rows are laid out before the branch's queue, for the
 // table as it is then; when another write changed the table's columns meanwhile, they are laid out again.
 func (f *Flow) writeTableRows(ctx context.Context, w TableWrite, lay layRows, prov func() memo.Provenance) (*TableWritten, error) {
-	// A request that was answered needs no rows: by now they might not even be possible.
-	if pub, ok, err := f.answered(ctx, w.Branch, w.Info.RequestID); ok || err != nil {
-		if err != nil {
-			return nil, err
-		}
-		return f.tableWritten(ctx, pub, tableKey(w.Table))
+	if out, ok, err := f.tableAnswered(ctx, w); ok || err != nil {
+		return out, err
 	}
 	for try := 1; ; try++ {
 		out, err := f.tryTableRows(ctx, w, lay, prov)
@@ -117,6 +113,17 @@ func (f *Flow) writeTableRows(ctx context.Context, w TableWrite, lay layRows, pr
 			return nil, catalog.ErrMoved.Errorf("the columns of %s on %s changed %d times under this write; nothing was written", w.Table, w.Branch, try).WithNext("write again")
 		}
 	}
+}
+
+// tableAnswered is the answer of a write that was done before. It needs no rows, which by now might not
+// even be there.
+func (f *Flow) tableAnswered(ctx context.Context, w TableWrite) (*TableWritten, bool, error) {
+	pub, ok, err := f.answered(ctx, w.Branch, w.Info.RequestID)
+	if !ok || err != nil {
+		return nil, false, err
+	}
+	out, err := f.tableWritten(ctx, pub, tableKey(w.Table))
+	return out, err == nil, err
 }
 
 func (f *Flow) tryTableRows(ctx context.Context, w TableWrite, lay layRows, prov func() memo.Provenance) (*TableWritten, error) {

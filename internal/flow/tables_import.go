@@ -48,14 +48,19 @@ type ImportProgress struct {
 // Import reads files into one table, as one commit. Rows stream from the files into data files, in a
 // process of their own; this one hashes the files meanwhile.
 func (f *Flow) Import(ctx context.Context, r ImportRequest, progress func(ImportProgress)) (*TableWritten, error) {
+	unnamed := r.Table == ""
+	if unnamed && len(r.Sources) > 0 {
+		r.Table = nameOfSource(r.Sources[0])
+	}
+	if out, ok, err := f.tableAnswered(ctx, r.TableWrite); ok || err != nil {
+		return out, err
+	}
 	files, format, err := findImports(r.Sources, r.Format)
 	if err != nil {
 		return nil, err
 	}
-	if r.Table == "" {
-		if r.Table = nameOfSource(r.Sources[0]); r.Table == "" {
-			return nil, ErrTableName.Errorf("%s gives no name for a table", filepath.Base(r.Sources[0])).WithNext("--as NAME")
-		}
+	if unnamed && r.Table == "" {
+		return nil, ErrTableName.Errorf("%s gives no name for a table", filepath.Base(r.Sources[0])).WithNext("--as NAME")
 	}
 	if err := r.check(); err != nil {
 		return nil, err

@@ -62,7 +62,9 @@ func (e edge) call(ctx context.Context, procedure string, do func(context.Contex
 	var classified *errdef.Error
 	var transport *connect.Error
 	if !errors.As(err, &classified) && errors.As(err, &transport) {
-		return transport // connect itself: the stream broke, or the message does not parse
+		// Connect itself: the stream broke, or the message does not parse.
+		e.log.InfoContext(ctx, "call broken off", "call", procedure, "took", time.Since(start), "error", err.Error())
+		return transport
 	}
 	full := errdef.As(err)
 	if cause := context.Cause(ctx); full.Code == errdef.Canceled && cause != nil {

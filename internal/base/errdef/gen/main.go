@@ -46,7 +46,8 @@ people, typed details and what to do next. With ` + "`--json`" + ` it is one doc
 {"error": {"code": "not_found", "reason": "lake.branch_not_found", "message": "...", "details": {}, "next": ["tarn branch ls"]}}
 ` + "```" + `
 
-Programs look at code and reason. The message may change.
+Programs look at code and reason. The message may change. The column HTTP is for edges that speak plain HTTP; Connect's
+protocol has statuses of its own, which differ for failed_precondition (400) and user_code (500).
 
 | code | meaning | HTTP | gRPC | CLI exit | may be tried again | Python class |
 |---|---|---|---|---|---|---|
