@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
@@ -74,7 +75,7 @@ func (a *app) showChecks(checks []*tarnv1.CheckResult, ref string) {
 // offenders says how many rows did not pass, else what the check said.
 func offenders(r *tarnv1.CheckResult) string {
 	if r.GetOffenders() > 0 {
-		return fmt.Sprintf("%s of %s rows", thousands(r.GetOffenders()), thousands(r.GetRows()))
+		return fmt.Sprintf("%s of %s rows", humanize.Comma(r.GetOffenders()), humanize.Comma(r.GetRows()))
 	}
 	return ui.Clean(firstLine(r.GetMessage()))
 }

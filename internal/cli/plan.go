@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
@@ -116,7 +117,7 @@ func plannedItems(st *tarnv1.PlannedStep) string {
 	if st.GetAction() != "run" || st.GetItems() == 1 {
 		return ""
 	}
-	return fmt.Sprintf("%s of %s", thousands(int64(st.GetItems()-st.GetReused())), thousands(int64(st.GetItems())))
+	return fmt.Sprintf("%s of %s", humanize.Comma(int64(st.GetItems()-st.GetReused())), humanize.Comma(int64(st.GetItems())))
 }
 
 // about is a duration that was measured once and will not be the same again.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
@@ -238,7 +239,7 @@ func (a *app) progress(e *tarnv1.RunEvent) {
 	}
 	switch {
 	case a.err.Terminal && e.GetTotal() > 0:
-		a.err.Busy(fmt.Sprintf("%s %s of %s", text, thousands(int64(e.GetDone())), thousands(int64(e.GetTotal()))))
+		a.err.Busy(fmt.Sprintf("%s %s of %s", text, humanize.Comma(int64(e.GetDone())), humanize.Comma(int64(e.GetTotal()))))
 	case a.err.Terminal:
 		a.err.Busy(text)
 	case e.GetMessage() != "" && !slices.Contains(a.said, e.GetStep()):
@@ -367,7 +368,7 @@ func (a *app) runSummary(run *tarnv1.Run) {
 	}
 	for _, c := range run.GetChecks() {
 		if !c.GetPassed() && c.GetSeverity() == "warn" {
-			a.note("%s %s: %s of %s rows", a.err.Warn("warning:"), c.GetCheck()+" on "+c.GetTable(), thousands(c.GetOffenders()), thousands(c.GetRows()))
+			a.note("%s %s: %s of %s rows", a.err.Warn("warning:"), c.GetCheck()+" on "+c.GetTable(), humanize.Comma(c.GetOffenders()), humanize.Comma(c.GetRows()))
 		}
 	}
 	a.showVerdicts(run)
@@ -406,19 +407,11 @@ func (a *app) suggest(run *tarnv1.Run) {
 func change(n int64) string {
 	switch {
 	case n > 0:
-		return "+" + thousands(n)
+		return "+" + humanize.Comma(n)
 	case n < 0:
-		return thousands(n)
+		return humanize.Comma(n)
 	}
 	return "~"
-}
-
-func thousands(n int64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }
 
 // runJSON is a run in every document.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
+
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/cli/ui"
@@ -90,7 +92,7 @@ func (a *app) showStep(run *tarnv1.Run, st *tarnv1.RunStep) {
 	if st.GetItems() > 1 {
 		a.out.Printf("items    %d, %d of them used again, %d failed\n", st.GetItems(), st.GetReused(), st.GetFailed())
 	}
-	a.out.Printf("rows     %s in, %s out\n", thousands(st.GetRowsIn()), thousands(st.GetRows()))
+	a.out.Printf("rows     %s in, %s out\n", humanize.Comma(st.GetRowsIn()), humanize.Comma(st.GetRows()))
 	if st.GetPeakBytes() > 0 {
 		a.out.Printf("used     %s of memory, %.1f s of processor time\n", ui.Size(st.GetPeakBytes()), st.GetCpuSeconds())
 	}

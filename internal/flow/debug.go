@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/manifest"
@@ -52,7 +51,13 @@ func (f *Flow) Debug(ctx context.Context, r DebugRequest) (*Debugging, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := f.ready(ctx, c, got, run.Ref, []string{"+" + judgedBy(c.manifest, r.Step)}, demand{run: run.ID, say: unheard})
+	asset := r.Step
+	if fn := c.manifest.Function(r.Step); fn != nil { // a check comes along with what it judges
+		if a := c.manifest.Judged(fn); a != nil {
+			asset = a.Name
+		}
+	}
+	p, err := f.ready(ctx, c, got, run.Ref, []string{"+" + asset}, demand{run: run.ID, say: unheard})
 	if err != nil {
 		return nil, err
 	}
@@ -75,18 +80,6 @@ func (f *Flow) Debug(ctx context.Context, r DebugRequest) (*Debugging, error) {
 		return nil, err
 	}
 	return f.layOutDebug(ctx, run, c, wk, inv, r.Save)
-}
-
-// judgedBy is the asset that a check judges; every other function stands for itself.
-func judgedBy(m *manifest.Manifest, name string) string {
-	if fn := m.Function(name); fn != nil && fn.Kind == manifest.Check {
-		for i := range m.Functions {
-			if a := &m.Functions[i]; a.Kind == manifest.Asset && (a.Name == fn.CheckOf || slices.Contains(a.Outputs, fn.CheckOf)) {
-				return a.Name
-			}
-		}
-	}
-	return name
 }
 
 // recordedInputs is the commit with what a run's steps read: what it published, or kept on its branch, or
@@ -123,15 +116,8 @@ func (f *Flow) replay(ctx context.Context, p *plan, name string) error {
 		if missing := wk.missing(); len(missing) > 0 {
 			return errNoDebug.Errorf("%s comes first, and has no result with today's code: %s", n.Name, wk.why).WithNext("tarn run " + n.Name)
 		}
-		out, err := f.assemble(ctx, p.world, wk, b)
-		if err != nil {
+		if _, err := f.assembleInto(ctx, p.world, wk, b); err != nil {
 			return err
-		}
-		for _, v := range out.values {
-			p.world.put(v)
-		}
-		if n.WritesFiles() && out.changed {
-			p.world.putFiles(n.Name, out.files)
 		}
 	}
 	return nil

@@ -61,9 +61,13 @@ func (f *Flow) Environments(ctx context.Context, dir string) ([]Environment, err
 	return out, nil
 }
 
-// specOf is the environment that a Python function runs in.
+// specOf is the environment that a Python function runs in. A check without one runs in that of its asset.
 func specOf(c *code, fn *manifest.Function) (image.Spec, error) {
-	spec, err := c.config.EnvSpec(c.dir, declaredEnv(c.manifest, fn))
+	env := fn.Env
+	if a := c.manifest.Judged(fn); env == nil && a != nil {
+		env = a.Env
+	}
+	spec, err := c.config.EnvSpec(c.dir, env)
 	if err != nil {
 		return image.Spec{}, err
 	}

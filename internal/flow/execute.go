@@ -326,17 +326,7 @@ func (lv *live) fold(ctx context.Context, p *plan, wk *work, b *lake.Batch) (*as
 	if n.Kind == manifest.Check {
 		return &assembled{}, nil // the gate reads the verdict by its key
 	}
-	out, err := lv.f.assemble(ctx, p.world, wk, b)
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range out.values {
-		p.world.put(v)
-	}
-	if n.WritesFiles() && out.changed {
-		p.world.putFiles(n.Name, out.files)
-	}
-	return out, nil
+	return lv.f.assembleInto(ctx, p.world, wk, b)
 }
 
 // startStep moves a step to running, unless a retry of the fold did so before.

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/apache/arrow-go/v18/arrow"
-	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/dustin/go-humanize"
 	"github.com/zeebo/blake3"
 
@@ -169,11 +167,11 @@ func (f *Flow) addReads(ctx context.Context, table string, c *check.Check) error
 	return nil
 }
 
-// judged is the table a check function is of: it names a table, or an asset.
+// judged is the table that a check function is of.
 func judged(defs []Definition, fn *manifest.Function) string {
 	for i := range defs {
-		if a := &defs[i].Function; a.Name == fn.CheckOf && a.Kind == manifest.Asset && len(a.Outputs) > 0 {
-			return a.Outputs[0]
+		if table, ok := fn.Judges(&defs[i].Function); ok {
+			return table
 		}
 	}
 	return fn.CheckOf
@@ -295,7 +293,7 @@ func (f *Flow) find(ctx context.Context, run string, q *question) (*memo.Fragmen
 func (f *Flow) findDeclared(ctx context.Context, run string, q *question) (*memo.Fragment, error) {
 	frag := &memo.Fragment{Key: q.key, Check: &memo.Verdict{Passed: true}, Created: now()}
 	began := time.Now()
-	n, err := f.countRows(ctx, q)
+	n, err := f.countOffenders(ctx, q)
 	if err != nil {
 		return nil, checkError(q, err)
 	}
@@ -379,28 +377,12 @@ func (f *Flow) checkPlan(ctx context.Context, q *question, sql string) (query.Pl
 	}))
 }
 
-func (f *Flow) countRows(ctx context.Context, q *question) (int64, error) {
+func (f *Flow) countOffenders(ctx context.Context, q *question) (int64, error) {
 	plan, err := f.checkPlan(ctx, q, q.declared.Count)
 	if err != nil {
 		return 0, err
 	}
-	path, done, err := f.runToArrow(ctx, plan.Job)
-	if err != nil {
-		return 0, err
-	}
-	defer done()
-	var n int64
-	err = eachBatch([]string{path}, func(*arrow.Schema) error { return nil }, func(rec arrow.RecordBatch) error {
-		col, ok := rec.Column(0).(*array.Int64)
-		if !ok {
-			return errdef.Newf(errdef.Internal, "check.count", "a check's count came as %s", rec.Column(0).DataType())
-		}
-		for i := range col.Len() {
-			n += col.Value(i)
-		}
-		return nil
-	})
-	return n, err
+	return f.count(ctx, plan.Job)
 }
 
 func (f *Flow) offenderRows(ctx context.Context, q *question) (string, func(), error) {
@@ -418,7 +400,6 @@ func (f *Flow) judge(ctx context.Context, run string, w *world, rules []rule, di
 	if err != nil {
 		return nil, nil, err
 	}
-	taken := map[string]bool{}
 	for _, q := range qs {
 		frag, err := f.answer(ctx, q)
 		if err == nil && frag == nil && work {
@@ -431,16 +412,7 @@ func (f *Flow) judge(ctx context.Context, run string, w *world, rules []rule, di
 			missing = append(missing, q)
 			continue
 		}
-		j := judgement{question: q, fragment: frag}
-		if !frag.Check.Passed && frag.Table(offendersTable) != nil {
-			first := offenderNamespace + "." + check.NameOf(q.text())
-			j.kept = first
-			for n := 2; taken[j.kept]; n++ { // one condition on two tables, say
-				j.kept = fmt.Sprintf("%s_%d", first, n)
-			}
-			taken[j.kept] = true
-		}
-		results = append(results, j)
+		results = append(results, judgement{question: q, fragment: frag})
 	}
 	return results, missing, nil
 }
@@ -449,7 +421,24 @@ func (f *Flow) judge(ctx context.Context, run string, w *world, rules []rule, di
 type judgement struct {
 	*question
 	fragment *memo.Fragment
-	kept     string // table that keeps the offenders, "" if there is none
+	kept     string // table of the run's branch that keeps the offenders, "" if none does
+}
+
+// nameKept gives each judgement with offenders the table that is going to keep them.
+func nameKept(js []judgement) {
+	taken := map[string]bool{}
+	for i := range js {
+		j := &js[i]
+		if j.fragment.Check.Passed || j.fragment.Table(offendersTable) == nil {
+			continue
+		}
+		first := offenderNamespace + "." + check.NameOf(j.text())
+		j.kept = first
+		for n := 2; taken[j.kept]; n++ { // one condition on two tables, say
+			j.kept = fmt.Sprintf("%s_%d", first, n)
+		}
+		taken[j.kept] = true
+	}
 }
 
 func (j judgement) result() CheckResult {

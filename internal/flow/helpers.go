@@ -7,6 +7,10 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+
+	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/discover"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/lake"
@@ -114,6 +118,24 @@ func (f *Flow) runToArrow(ctx context.Context, job query.Job) (path string, done
 		return "", nil, err
 	}
 	return path, done, nil
+}
+
+// count runs a query whose answer is one whole number.
+func (f *Flow) count(ctx context.Context, job query.Job) (n int64, err error) {
+	path, done, err := f.runToArrow(ctx, job)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	err = eachBatch([]string{path}, func(*arrow.Schema) error { return nil }, func(rec arrow.RecordBatch) error {
+		col, ok := rec.Column(0).(*array.Int64)
+		if !ok || col.Len() != 1 {
+			return errdef.Newf(errdef.Internal, "run.count", "a count came as %d rows of %s", rec.NumRows(), rec.Column(0).DataType())
+		}
+		n = col.Value(0)
+		return nil
+	})
+	return n, err
 }
 
 // onces lets the first of several callers do a thing while the others wait for it.

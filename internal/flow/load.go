@@ -174,21 +174,13 @@ func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node,
 		if n.Language != manifest.Python {
 			continue
 		}
-		spec, err := c.config.EnvSpec(c.dir, declaredEnv(c.manifest, n.Function))
+		spec, err := specOf(c, n.Function)
 		if err != nil {
 			return nil, err
 		}
-		if spec.Name == "" {
-			spec.Name = n.Name
-		}
 		out[n.Name] = environment{asked: spec.Packages}
-		needs := len(spec.Packages) > 0
-		if len(n.Outputs) > 0 || len(n.Tables()) > 0 || n.CheckOf != "" {
-			spec = image.WithArrow(spec)
-			needs = true
-		}
 		names, specs = append(names, n.Name), append(specs, spec)
-		if _, ok, err := f.Images.Locked(c.dir, spec); err == nil && !ok && needs { // Resolve meets the error again
+		if _, ok, err := f.Images.Locked(c.dir, spec); err == nil && !ok && (spec.Tables || len(spec.Packages) > 0) { // Resolve meets the error again
 			unknown = append(unknown, n.Name)
 		}
 	}
@@ -206,19 +198,6 @@ func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node,
 		out[name] = environment{asked: out[name].asked, lock: locks[i]}
 	}
 	return out, nil
-}
-
-// declaredEnv is a function's own environment; a check without one runs in that of its asset.
-func declaredEnv(m *manifest.Manifest, fn *manifest.Function) *image.Spec {
-	if fn.Env != nil || fn.CheckOf == "" {
-		return fn.Env
-	}
-	for i := range m.Functions {
-		if a := &m.Functions[i]; a.Kind == manifest.Asset && (a.Name == fn.CheckOf || slices.Contains(a.Outputs, fn.CheckOf)) {
-			return a.Env
-		}
-	}
-	return nil
 }
 
 // checkParams refuses parameters that no selected function has.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 )
@@ -96,5 +97,59 @@ func TestMergeOfRunsThatClash(t *testing.T) {
 	}
 	if !cmp.Equal(keys, []string{lake.DefKey("all"), lake.TableKey("default", "all")}) || p.head() != head {
 		t.Errorf("conflicts %v; main moved: %v", keys, p.head() != head)
+	}
+}
+
+// branches are the names of all branches, those of runs too.
+func (p *place) branches() []string {
+	p.t.Helper()
+	var names []string
+	for b, err := range p.lake.Branches(context.Background()) {
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		names = append(names, b.Name)
+	}
+	return names
+}
+
+// Each side passes alone, and what they come to together does not. A dry run says so and leaves nothing
+// behind; the merge keeps the offenders.
+func TestMergeThatFailsACheck(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "judged.sql", withChecks("checks", "SELECT 1 AS id\n", "id IN (SELECT id FROM known)"), "known.sql", "SELECT * FROM (VALUES (1), (7)) AS v(id)\n")
+	p.on("main")
+	if _, err := p.lake.CreateBranch(t.Context(), "dev", p.head(), ""); err != nil {
+		t.Fatal(err)
+	}
+	p.write("judged.sql", withChecks("checks", "SELECT 7 AS id\n", "id IN (SELECT id FROM known)"))
+	p.on("dev")
+	p.write("judged.sql", withChecks("checks", "SELECT 1 AS id\n", "id IN (SELECT id FROM known)"), "known.sql", "SELECT 1 AS id\n")
+	p.on("main")
+	head, there := p.head(), p.branches()
+	dev, err := p.lake.Resolve(t.Context(), "dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := flow.MergeRequest{Source: dev.ID, Branch: "main", DryRun: true}
+	failed := func(pub flow.Published, err error) flow.CheckResult {
+		t.Helper()
+		if !errors.Is(err, flow.ErrCheckFailed) || len(pub.Checks) != 1 || p.head() != head {
+			t.Fatalf("%v, checks %+v, main moved: %v", err, pub.Checks, p.head() != head)
+		}
+		return pub.Checks[0]
+	}
+	_, pub, err := p.Merge(t.Context(), r)
+	if c := failed(pub, err); c.Kept != "" || len(errdef.As(err).Next) > 0 {
+		t.Errorf("a dry run keeps %q, and says next %v", c.Kept, errdef.As(err).Next)
+	}
+	if now := p.branches(); !cmp.Equal(now, there) {
+		t.Errorf("after a dry run: %v, before: %v", now, there)
+	}
+	r.DryRun = false
+	_, pub, err = p.Merge(t.Context(), r)
+	c := failed(pub, err)
+	if now := p.branches(); len(now) != len(there)+1 || c.Kept == "" {
+		t.Errorf("a merge keeps %q on %v, before: %v", c.Kept, now, there)
 	}
 }

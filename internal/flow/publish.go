@@ -129,7 +129,7 @@ func (f *Flow) Publish(ctx context.Context, p Publication) (Published, error) {
 				}
 			}
 		case errors.Is(err, ErrCheckFailed):
-			return Published{Checks: g.results()}, errors.Join(err, f.keepOffenders(ctx, g))
+			return Published{Checks: g.results()}, errors.Join(err, f.keepOffenders(ctx, run, p.Branch, g.judged))
 		default:
 			return Published{}, err
 		}
@@ -210,6 +210,9 @@ func (g *gate) attempt(ctx context.Context, tx *lake.Tx) error {
 	if len(g.missing) > 0 {
 		// The questions outlive this attempt and its batch: they hold values, and no tree node.
 		return errMissing
+	}
+	if !g.p.DryRun {
+		nameKept(g.judged)
 	}
 	if failed := blocking(g.judged); len(failed) > 0 {
 		return checkFailure(g.p.Branch, g.run, failed)
@@ -295,21 +298,21 @@ func changedKeys(ctx context.Context, before, after lake.Tree) (map[string]bool,
 	return out, nil
 }
 
-// keepOffenders puts the offending rows of failed checks on the run's branch.
-func (f *Flow) keepOffenders(ctx context.Context, g *gate) error {
-	return f.onRunBranch(ctx, g.run, g.p.Branch, "Offending rows of failed checks", func(ctx context.Context, tx *lake.Tx) error {
-		return f.putOffenders(ctx, tx, g.judged)
+// keepOffenders puts the offending rows of failed checks on the run's branch, which begins at from.
+func (f *Flow) keepOffenders(ctx context.Context, run, from string, js []judgement) error {
+	if !slices.ContainsFunc(js, func(j judgement) bool { return j.kept != "" }) {
+		return nil
+	}
+	return f.onRunBranch(ctx, run, from, "Offending rows of failed checks", func(ctx context.Context, tx *lake.Tx) error {
+		return f.putOffenders(ctx, tx, js)
 	})
 }
 
 // keepWarned keeps the offenders of checks that only warn. What is published stays so when that fails: then
 // the results name no table, as they do when nothing was published.
 func (g *gate) keepWarned(ctx context.Context, published bool) {
-	if !slices.ContainsFunc(g.judged, func(j judgement) bool { return j.kept != "" }) {
-		return
-	}
 	if published {
-		err := g.f.keepOffenders(ctx, g)
+		err := g.f.keepOffenders(ctx, g.run, g.p.Branch, g.judged)
 		if err == nil {
 			return
 		}
@@ -516,6 +519,7 @@ func (lv *live) keepResult(ctx context.Context, p *plan, entries map[string]*lak
 		if err != nil {
 			return err
 		}
+		nameKept(judged)
 		return f.putOffenders(ctx, tx, judged)
 	})
 	lv.mu.Lock()

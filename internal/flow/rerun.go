@@ -2,11 +2,9 @@ package flow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/apache/arrow-go/v18/arrow"
-	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/dustin/go-humanize"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -145,21 +143,7 @@ func (f *Flow) countDifferences(ctx context.Context, a, b *value, rounded bool) 
 	sql := fmt.Sprintf(`SELECT greatest(
 	(SELECT count(*) FROM (SELECT %[1]s FROM a EXCEPT ALL SELECT %[1]s FROM b)),
 	(SELECT count(*) FROM (SELECT %[1]s FROM b EXCEPT ALL SELECT %[1]s FROM a)))::BIGINT AS n`, cols)
-	path, done, err := f.runToArrow(ctx, query.Job{SQL: sql, Sources: []query.Source{srcA, srcB}})
-	if err != nil {
-		return 0, err
-	}
-	defer done()
-	var n int64
-	err = eachBatch([]string{path}, func(*arrow.Schema) error { return nil }, func(rec arrow.RecordBatch) error {
-		col, ok := rec.Column(0).(*array.Int64)
-		if !ok || col.Len() != 1 {
-			return errors.New("the count of differences is not one number")
-		}
-		n = col.Value(0)
-		return nil
-	})
-	return n, err
+	return f.count(ctx, query.Job{SQL: sql, Sources: []query.Source{srcA, srcB}})
 }
 
 func (f *Flow) compareFolder(ctx context.Context, name string, files []fileValue, tree lake.Tree) (Verdict, error) {

@@ -153,6 +153,21 @@ func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch) 
 	return out, nil
 }
 
+// assembleInto assembles an asset, for those that read it in w.
+func (f *Flow) assembleInto(ctx context.Context, w *world, wk *work, b *lake.Batch) (*assembled, error) {
+	out, err := f.assemble(ctx, w, wk, b)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range out.values {
+		w.put(v)
+	}
+	if wk.node.WritesFiles() && out.changed {
+		w.putFiles(wk.node.Name, out.files)
+	}
+	return out, nil
+}
+
 // unchanged reports the asset as the base has it.
 func (f *Flow) unchanged(ctx context.Context, w *world, wk *work, out *assembled) error {
 	for _, name := range wk.node.Outputs {

@@ -214,7 +214,7 @@ func (g *Graph) Maker(table string) *Node { return g.makes[table] }
 func (g *Graph) ChecksOf(n *Node) []*Node {
 	var out []*Node
 	for _, c := range n.Children {
-		if c.Kind == manifest.Check && (c.CheckOf == n.Name || slices.Contains(n.Outputs, c.CheckOf)) {
+		if _, ok := c.Judges(n.Function); ok {
 			out = append(out, c)
 		}
 	}

@@ -7,6 +7,7 @@ package manifest
 
 import (
 	"encoding/json"
+	"slices"
 
 	"tarn.dev/tarn/internal/image"
 )
@@ -233,6 +234,29 @@ func (m *Manifest) Function(name string) *Function {
 		}
 	}
 	return nil
+}
+
+// Judged is the asset that a check function is of, or nil: it may judge a table that none makes.
+func (m *Manifest) Judged(check *Function) *Function {
+	for i := range m.Functions {
+		if _, ok := check.Judges(&m.Functions[i]); ok {
+			return &m.Functions[i]
+		}
+	}
+	return nil
+}
+
+// Judges reports whether a check function is of asset a, for it names a or a table of a, and of which table.
+func (f *Function) Judges(a *Function) (table string, ok bool) {
+	switch {
+	case f.Kind != Check || a.Kind != Asset:
+		return "", false
+	case slices.Contains(a.Outputs, f.CheckOf):
+		return f.CheckOf, true
+	case a.Name == f.CheckOf && len(a.Outputs) > 0:
+		return a.Outputs[0], true
+	}
+	return f.CheckOf, a.Name == f.CheckOf
 }
 
 // Tables are the inputs that are tables, in declaration order.
