@@ -19,9 +19,9 @@ func (a *app) showCommand() *cobra.Command {
 	var ref string
 	c := codes(&cobra.Command{
 		Use:     "show X",
-		Short:   "Describe anything: a branch, tag, commit, table, file, asset, run, step",
+		Short:   "Describe anything: a branch, tag, commit, table, file, asset, run, step, item, environment, hash",
 		GroupID: groupData,
-		Example: "  tarn show dev\n  tarn show 3f2a91c\n  tarn show images/a.png@v1.0\n  tarn show orders --ref dev\n  tarn show r-7k2m9x/delays",
+		Example: "  tarn show dev\n  tarn show 3f2a91c\n  tarn show images/a.png@v1.0\n  tarn show orders --ref dev\n  tarn show r-7k2m9x/delays\n  tarn show r-7k2m9x/thumbnails/images/a.png",
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			t, err := a.reach(c.Context())
@@ -33,7 +33,11 @@ func (a *app) showCommand() *cobra.Command {
 					return err
 				}
 			}
-			resp, err := t.History.Show(c.Context(), &tarnv1.ShowRequest{Project: t.project, Ref: t.ref(ref), What: args[0]})
+			dir, err := a.folderIfAny()
+			if err != nil {
+				return err
+			}
+			resp, err := t.History.Show(c.Context(), &tarnv1.ShowRequest{Project: t.project, Ref: t.ref(ref), What: args[0], Dir: dir})
 			if errdef.CodeOf(client.Error(err)) == errdef.NotFound { // a run may have an id of the caller's choice
 				if ok, err := a.showRun(c.Context(), t, args[0]); ok || err != nil {
 					return err
@@ -41,6 +45,9 @@ func (a *app) showCommand() *cobra.Command {
 			}
 			if err != nil {
 				return err
+			}
+			if a.showOther(resp) {
+				return nil
 			}
 			made, err := a.maker(c.Context(), t, resp)
 			if err != nil {

@@ -16,6 +16,9 @@ import (
 // showRun describes RUN or RUN/STEP; ok is false when word names neither.
 func (a *app) showRun(ctx context.Context, t target, word string) (ok bool, err error) {
 	id, step, hasStep := strings.Cut(word, "/")
+	if strings.Contains(step, "/") { // an item, which the server finds
+		return false, nil
+	}
 	resp, err := t.Runs.Get(ctx, &tarnv1.GetRunRequest{Project: t.project, Run: id})
 	if err != nil {
 		return false, nil //nolint:nilerr // no run of that name: the caller knows better what is missing

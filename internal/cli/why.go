@@ -10,28 +10,35 @@ import (
 	"tarn.dev/tarn/internal/cli/ui"
 )
 
+// folderIfAny is the project folder, whose code and environments have names too; empty where there is
+// none, as with --project.
+func (a *app) folderIfAny() (string, error) {
+	dir, err := projectDir()
+	if a.project != "" || errors.Is(err, ErrNoProject) {
+		return "", nil
+	}
+	return dir, err
+}
+
 func (a *app) whyCommand() *cobra.Command {
 	var ref string
 	c := codes(&cobra.Command{
 		Use:   "why X",
 		Short: "Say in one sentence why something is as it is",
-		Long: `Say in one sentence, and with one command to go on with, why a run, a step, an asset, a table,
-a file or a commit is as it is: ran, reused, skipped, stale, failed, imported, written.`,
+		Long: `Say in one sentence, and with one command to go on with, why a run, a step, an item, an asset, a
+table, a file, a commit, an environment or the content with a hash is as it is: ran, reused, skipped, stale, failed,
+imported, written, kept alive.`,
 		GroupID: groupWork,
-		Example: "  tarn why delays\n  tarn why r-7k2m9x\n  tarn why r-7k2m9x/delays\n  tarn why orders@dev",
+		Example: "  tarn why delays\n  tarn why r-7k2m9x\n  tarn why r-7k2m9x/delays\n  tarn why r-7k2m9x/thumbnails/images/a.png\n  tarn why orders@dev",
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			t, err := a.reach(c.Context())
 			if err != nil {
 				return err
 			}
-			// Without a folder, as with --project, there is no code to compare with.
-			dir, err := projectDir()
-			if err != nil && !errors.Is(err, ErrNoProject) {
+			dir, err := a.folderIfAny()
+			if err != nil {
 				return err
-			}
-			if a.project != "" {
-				dir = ""
 			}
 			resp, err := t.Runs.Why(c.Context(), &tarnv1.WhyRequest{Project: t.project, Dir: dir, Ref: t.ref(ref), Target: args[0]})
 			if err != nil {

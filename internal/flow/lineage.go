@@ -71,8 +71,18 @@ func (f *Flow) lookFor(ctx context.Context, ref, word string) (target, lake.Tree
 	if err != nil {
 		return target{}, tree, err
 	}
-	return target{}, tree, ErrNoTarget.Errorf("no table, asset or file '%s' on %s. %sTables on %s: %s.", name, ref, manifest.DidYouMean(name, names), ref, manifest.List(names))
+	near := slices.Clone(names)
+	for ke, err := range tree.Scan(ctx, "", "") {
+		if err != nil || len(near) > maxSuggested {
+			break // a suggestion is a courtesy
+		}
+		near = append(near, lake.DisplayKey(ke.Key))
+	}
+	return target{}, tree, ErrNoTarget.Errorf("no table, asset or file '%s' on %s. %sTables on %s: %s.", name, ref, manifest.DidYouMean(name, near), ref, manifest.List(names))
 }
+
+// maxSuggested bounds how many names are looked at for one that was perhaps meant.
+const maxSuggested = 2000
 
 // Provenance tells what a table or file was made from, back to the imports; forward, which entries of the
 // ref were made from it.
@@ -215,6 +225,9 @@ func (f *Flow) Why(ctx context.Context, dir, ref, word string) (Answer, error) {
 		if commit, found := f.lake.Resolve(ctx, word); found == nil {
 			return whyCommit(commit), nil
 		}
+		if a, ok, other := f.whyOther(ctx, dir, word); ok || other != nil {
+			return a, other
+		}
 	}
 	if err != nil {
 		return Answer{}, err
@@ -253,7 +266,33 @@ func sourcePaths(p *memo.Provenance) []string {
 	return out
 }
 
+// whyOther answers for what is neither in the history nor a run.
+func (f *Flow) whyOther(ctx context.Context, dir, word string) (Answer, bool, error) {
+	held, err := f.Holders(ctx, word)
+	if err != nil {
+		return Answer{}, false, err
+	}
+	if len(held) > 0 {
+		return whyHash(word, held), true, nil
+	}
+	if dir == "" {
+		return Answer{}, false, nil
+	}
+	e, err := f.EnvironmentNamed(ctx, dir, word)
+	if e == nil || err != nil {
+		return Answer{}, false, err
+	}
+	return whyEnvironment(e), true, nil
+}
+
 func (f *Flow) whyRunning(ctx context.Context, run, step string, isStep bool) (Answer, error) {
+	if name, item, ok := strings.Cut(step, "/"); ok && item != "" {
+		it, err := f.Item(ctx, run, name, item)
+		if err != nil {
+			return Answer{}, err
+		}
+		return whyItem(it), nil
+	}
 	if isStep {
 		return f.whyStep(ctx, run, step)
 	}

@@ -96,17 +96,22 @@ func entryAt(ctx context.Context, t lake.Tree, name string) (lake.KeyEntry, bool
 	return found, ok, nil
 }
 
-// noEntry says that a name is missing, with the nearest one of the same folder or kind.
-func noEntry(ctx context.Context, t lake.Tree, prefix, what, name, ref string) error {
+// noEntry says that a name is missing, with the nearest one of the same folder or kind, or of others.
+func noEntry(ctx context.Context, t lake.Tree, prefix, what, name, ref string, others ...string) error {
 	best, score, seen := "", 0.6, 0
+	consider := func(shown string) {
+		if s := levenshtein.Match(strings.ToLower(name), strings.ToLower(shown), nil); s > score {
+			best, score = shown, s
+		}
+	}
+	for _, other := range others {
+		consider(other)
+	}
 	for ke, err := range t.Scan(ctx, prefix, "") {
 		if seen++; err != nil || seen > maxSuggestions {
 			break // a suggestion is a courtesy
 		}
-		shown := lake.DisplayKey(ke.Key)
-		if s := levenshtein.Match(strings.ToLower(name), strings.ToLower(shown), nil); s > score {
-			best, score = shown, s
-		}
+		consider(lake.DisplayKey(ke.Key))
 	}
 	text := fmt.Sprintf("no %s %s on %s", what, name, ref)
 	if best != "" {

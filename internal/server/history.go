@@ -374,6 +374,11 @@ func (s *historyService) Show(ctx context.Context, req *tarnv1.ShowRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
+	if req.GetDir() != "" {
+		if err := checkDir(req.GetDir()); err != nil {
+			return nil, err
+		}
+	}
 	// A name is a ref before it is an entry: refs are few and chosen by people.
 	c, err := p.Lake.Resolve(ctx, req.GetWhat())
 	if err == nil {
@@ -389,7 +394,11 @@ func (s *historyService) Show(ctx context.Context, req *tarnv1.ShowRequest) (*ta
 			return err
 		}
 		if !found {
-			return noEntry(ctx, p.Lake.Tree(c.Tree), "", "branch, tag, commit, table or file", name, ref)
+			refs, err := refNames(ctx, p.Lake)
+			if err != nil {
+				return err
+			}
+			return noEntry(ctx, p.Lake.Tree(c.Tree), "", "branch, tag, commit, table or file", name, ref, refs...)
 		}
 		resp = &tarnv1.ShowResponse{Kind: string(ke.Entry.Kind), Name: lake.DisplayKey(ke.Key), Commit: toCommit(c), Entry: toEntry(ke.Key, ke.Entry)}
 		for last, err := range p.Lake.Log(ctx, c.ID, lake.LogOptions{Key: ke.Key, Limit: 1}) {
@@ -400,7 +409,30 @@ func (s *historyService) Show(ctx context.Context, req *tarnv1.ShowRequest) (*ta
 		}
 		return nil
 	})
+	if errdef.CodeOf(err) != errdef.NotFound {
+		return resp, err
+	}
+	missing := err
+	if resp, err = showItem(ctx, p.Flow, req.GetWhat()); resp == nil && err == nil {
+		resp, err = showOther(ctx, p.Flow, req.GetDir(), req.GetWhat())
+	}
+	if resp == nil && err == nil {
+		err = missing
+	}
 	return resp, err
+}
+
+func refNames(ctx context.Context, l *lake.Lake) ([]string, error) {
+	var names []string
+	for _, refs := range []iter.Seq2[lake.Ref, error]{l.Branches(ctx), l.Tags(ctx)} {
+		for r, err := range refs {
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, r.Name)
+		}
+	}
+	return names, nil
 }
 
 func showRef(ctx context.Context, l *lake.Lake, name string, c lake.Commit) (*tarnv1.ShowResponse, error) {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -213,28 +214,39 @@ func (j *journal) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// await returns the first line that has these attributes.
-func (j *journal) await(ctx context.Context, t *testing.T, want map[string]string) map[string]string {
+// awaitEnd waits until a call has ended with an error, or with its connection.
+func (j *journal) awaitEnd(t *testing.T, procedure string) {
 	t.Helper()
+	j.await(t, procedure+" ended", func(line map[string]string) bool {
+		return line["call"] == "/tarn.v1."+procedure && strings.HasPrefix(line["msg"], "call ")
+	})
+}
+
+// await waits for a line.
+func (j *journal) await(t *testing.T, what string, fits func(line map[string]string) bool) {
+	t.Helper()
+	ctx := soon(t)
 	for at := 0; ; {
 		j.mu.Lock()
 		lines, changed := j.lines, j.changed
 		j.mu.Unlock()
 		for ; at < len(lines); at++ {
-			fits := true
-			for k, v := range want {
-				fits = fits && lines[at][k] == v
-			}
-			if fits {
-				return lines[at]
+			if fits(lines[at]) {
+				return
 			}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			t.Fatalf("the log never said %v", want)
+			t.Fatalf("the log never said: %s", what)
 		}
 	}
+}
+
+// awaitStop waits until the server has begun to stop.
+func (j *journal) awaitStop(t *testing.T, why string) {
+	t.Helper()
+	j.await(t, "stop, "+why, func(line map[string]string) bool { return line["msg"] == "stop" && line["why"] == why })
 }
 
 // soon bounds a wait for what should come at once.

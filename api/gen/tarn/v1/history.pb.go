@@ -1256,10 +1256,12 @@ func (x *RevertResponse) GetWritten() *Written {
 }
 
 type ShowRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
-	Ref           string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
-	What          string                 `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Ref     string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	What    string                 `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"`
+	// The caller's project folder on the server's host, or empty: its environments have names, too.
+	Dir           string `protobuf:"bytes,4,opt,name=dir,proto3" json:"dir,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1315,9 +1317,16 @@ func (x *ShowRequest) GetWhat() string {
 	return ""
 }
 
+func (x *ShowRequest) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
 type ShowResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// branch, tag, commit, table, file, def or external.
+	// branch, tag, commit, table, file, folder, def, external, item, environment or hash.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// The commit that was shown, or in which the entry was found.
 	Commit *Commit `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
@@ -1327,8 +1336,12 @@ type ShowResponse struct {
 	More  bool   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
 	Entry *Entry `protobuf:"bytes,5,opt,name=entry,proto3" json:"entry,omitempty"`
 	// For an entry: the commit that last changed it.
-	LastChange    *Commit `protobuf:"bytes,6,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
-	Name          string  `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	LastChange  *Commit      `protobuf:"bytes,6,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
+	Name        string       `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
+	Item        *Item        `protobuf:"bytes,8,opt,name=item,proto3" json:"item,omitempty"`
+	Environment *Environment `protobuf:"bytes,9,opt,name=environment,proto3" json:"environment,omitempty"`
+	// Of a hash: what it is, on which ref. That is what keeps it alive.
+	Holders       []*Holder `protobuf:"bytes,10,rep,name=holders,proto3" json:"holders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1412,11 +1425,216 @@ func (x *ShowResponse) GetName() string {
 	return ""
 }
 
+func (x *ShowResponse) GetItem() *Item {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *ShowResponse) GetEnvironment() *Environment {
+	if x != nil {
+		return x.Environment
+	}
+	return nil
+}
+
+func (x *ShowResponse) GetHolders() []*Holder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// Item is one item of a step, as the run left it.
+type Item struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Run   string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Step  string                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
+	Id    string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// succeeded, cached or failed.
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// The memo key of its result.
+	Key string `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	// The run that made its result.
+	Made          string       `protobuf:"bytes,6,opt,name=made,proto3" json:"made,omitempty"`
+	Rows          int64        `protobuf:"varint,7,opt,name=rows,proto3" json:"rows,omitempty"`
+	Files         []string     `protobuf:"bytes,8,rep,name=files,proto3" json:"files,omitempty"`
+	Error         *ErrorDetail `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Item) Reset() {
+	*x = Item{}
+	mi := &file_tarn_v1_history_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Item) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Item) ProtoMessage() {}
+
+func (x *Item) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Item.ProtoReflect.Descriptor instead.
+func (*Item) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Item) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+func (x *Item) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *Item) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Item) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Item) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Item) GetMade() string {
+	if x != nil {
+		return x.Made
+	}
+	return ""
+}
+
+func (x *Item) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Item) GetFiles() []string {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *Item) GetError() *ErrorDetail {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// Holder is something on a ref that has a hash.
+type Holder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// content, state, definition, provenance or tree.
+	What string `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
+	// Of the entry, as people write it; empty for a tree.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Ref  string `protobuf:"bytes,3,opt,name=ref,proto3" json:"ref,omitempty"`
+	// The whole hash.
+	Hash          string `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holder) Reset() {
+	*x = Holder{}
+	mi := &file_tarn_v1_history_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holder) ProtoMessage() {}
+
+func (x *Holder) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holder.ProtoReflect.Descriptor instead.
+func (*Holder) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Holder) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Holder) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Holder) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *Holder) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
 var File_tarn_v1_history_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_history_proto_rawDesc = "" +
 	"\n" +
-	"\x15tarn/v1/history.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\"B\n" +
+	"\x15tarn/v1/history.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\x1a\x11tarn/v1/env.proto\"B\n" +
 	"\x03Ref\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x06commit\x18\x02 \x01(\v2\x0f.tarn.v1.CommitR\x06commit\"/\n" +
@@ -1499,11 +1717,12 @@ const file_tarn_v1_history_proto_rawDesc = "" +
 	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x16\n" +
 	"\x06commit\x18\x02 \x01(\tR\x06commit\"<\n" +
 	"\x0eRevertResponse\x12*\n" +
-	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\"M\n" +
+	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\"_\n" +
 	"\vShowRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x12\n" +
-	"\x04what\x18\x03 \x01(\tR\x04what\"\xf6\x01\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12\x10\n" +
+	"\x03dir\x18\x04 \x01(\tR\x03dir\"\xfc\x02\n" +
 	"\fShowResponse\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12'\n" +
 	"\x06commit\x18\x02 \x01(\v2\x0f.tarn.v1.CommitR\x06commit\x12)\n" +
@@ -1512,7 +1731,26 @@ const file_tarn_v1_history_proto_rawDesc = "" +
 	"\x05entry\x18\x05 \x01(\v2\x0e.tarn.v1.EntryR\x05entry\x120\n" +
 	"\vlast_change\x18\x06 \x01(\v2\x0f.tarn.v1.CommitR\n" +
 	"lastChange\x12\x12\n" +
-	"\x04name\x18\a \x01(\tR\x04name2\x91\x06\n" +
+	"\x04name\x18\a \x01(\tR\x04name\x12!\n" +
+	"\x04item\x18\b \x01(\v2\r.tarn.v1.ItemR\x04item\x126\n" +
+	"\venvironment\x18\t \x01(\v2\x14.tarn.v1.EnvironmentR\venvironment\x12)\n" +
+	"\aholders\x18\n" +
+	" \x03(\v2\x0f.tarn.v1.HolderR\aholders\"\xce\x01\n" +
+	"\x04Item\x12\x10\n" +
+	"\x03run\x18\x01 \x01(\tR\x03run\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\tR\x03key\x12\x12\n" +
+	"\x04made\x18\x06 \x01(\tR\x04made\x12\x12\n" +
+	"\x04rows\x18\a \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05files\x18\b \x03(\tR\x05files\x12*\n" +
+	"\x05error\x18\t \x01(\v2\x14.tarn.v1.ErrorDetailR\x05error\"V\n" +
+	"\x06Holder\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03ref\x18\x03 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\tR\x04hash2\x91\x06\n" +
 	"\x0eHistoryService\x12K\n" +
 	"\fListBranches\x12\x1c.tarn.v1.ListBranchesRequest\x1a\x1d.tarn.v1.ListBranchesResponse\x12K\n" +
 	"\fCreateBranch\x12\x1c.tarn.v1.CreateBranchRequest\x1a\x1d.tarn.v1.CreateBranchResponse\x12K\n" +
@@ -1539,7 +1777,7 @@ func file_tarn_v1_history_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_history_proto_rawDescData
 }
 
-var file_tarn_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_tarn_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_tarn_v1_history_proto_goTypes = []any{
 	(*Ref)(nil),                  // 0: tarn.v1.Ref
 	(*ListBranchesRequest)(nil),  // 1: tarn.v1.ListBranchesRequest
@@ -1566,67 +1804,75 @@ var file_tarn_v1_history_proto_goTypes = []any{
 	(*RevertResponse)(nil),       // 22: tarn.v1.RevertResponse
 	(*ShowRequest)(nil),          // 23: tarn.v1.ShowRequest
 	(*ShowResponse)(nil),         // 24: tarn.v1.ShowResponse
-	nil,                          // 25: tarn.v1.ResolveResponse.CountsEntry
-	nil,                          // 26: tarn.v1.MergeRequest.PreferEntry
-	(*Commit)(nil),               // 27: tarn.v1.Commit
-	(*Change)(nil),               // 28: tarn.v1.Change
-	(*Write)(nil),                // 29: tarn.v1.Write
-	(*Conflict)(nil),             // 30: tarn.v1.Conflict
-	(*Written)(nil),              // 31: tarn.v1.Written
-	(*Entry)(nil),                // 32: tarn.v1.Entry
+	(*Item)(nil),                 // 25: tarn.v1.Item
+	(*Holder)(nil),               // 26: tarn.v1.Holder
+	nil,                          // 27: tarn.v1.ResolveResponse.CountsEntry
+	nil,                          // 28: tarn.v1.MergeRequest.PreferEntry
+	(*Commit)(nil),               // 29: tarn.v1.Commit
+	(*Change)(nil),               // 30: tarn.v1.Change
+	(*Write)(nil),                // 31: tarn.v1.Write
+	(*Conflict)(nil),             // 32: tarn.v1.Conflict
+	(*Written)(nil),              // 33: tarn.v1.Written
+	(*Entry)(nil),                // 34: tarn.v1.Entry
+	(*Environment)(nil),          // 35: tarn.v1.Environment
+	(*ErrorDetail)(nil),          // 36: tarn.v1.ErrorDetail
 }
 var file_tarn_v1_history_proto_depIdxs = []int32{
-	27, // 0: tarn.v1.Ref.commit:type_name -> tarn.v1.Commit
+	29, // 0: tarn.v1.Ref.commit:type_name -> tarn.v1.Commit
 	0,  // 1: tarn.v1.ListBranchesResponse.branches:type_name -> tarn.v1.Ref
 	0,  // 2: tarn.v1.CreateBranchResponse.branch:type_name -> tarn.v1.Ref
 	0,  // 3: tarn.v1.DeleteBranchResponse.branch:type_name -> tarn.v1.Ref
 	0,  // 4: tarn.v1.ListTagsResponse.tags:type_name -> tarn.v1.Ref
 	0,  // 5: tarn.v1.CreateTagResponse.tag:type_name -> tarn.v1.Ref
 	0,  // 6: tarn.v1.DeleteTagResponse.tag:type_name -> tarn.v1.Ref
-	27, // 7: tarn.v1.ResolveResponse.commit:type_name -> tarn.v1.Commit
-	25, // 8: tarn.v1.ResolveResponse.counts:type_name -> tarn.v1.ResolveResponse.CountsEntry
-	27, // 9: tarn.v1.LogResponse.commit:type_name -> tarn.v1.Commit
-	28, // 10: tarn.v1.DiffResponse.change:type_name -> tarn.v1.Change
-	29, // 11: tarn.v1.MergeRequest.write:type_name -> tarn.v1.Write
-	26, // 12: tarn.v1.MergeRequest.prefer:type_name -> tarn.v1.MergeRequest.PreferEntry
-	28, // 13: tarn.v1.MergeResponse.changes:type_name -> tarn.v1.Change
-	30, // 14: tarn.v1.MergeResponse.conflicts:type_name -> tarn.v1.Conflict
-	31, // 15: tarn.v1.MergeResponse.written:type_name -> tarn.v1.Written
-	29, // 16: tarn.v1.RevertRequest.write:type_name -> tarn.v1.Write
-	31, // 17: tarn.v1.RevertResponse.written:type_name -> tarn.v1.Written
-	27, // 18: tarn.v1.ShowResponse.commit:type_name -> tarn.v1.Commit
-	28, // 19: tarn.v1.ShowResponse.changes:type_name -> tarn.v1.Change
-	32, // 20: tarn.v1.ShowResponse.entry:type_name -> tarn.v1.Entry
-	27, // 21: tarn.v1.ShowResponse.last_change:type_name -> tarn.v1.Commit
-	1,  // 22: tarn.v1.HistoryService.ListBranches:input_type -> tarn.v1.ListBranchesRequest
-	3,  // 23: tarn.v1.HistoryService.CreateBranch:input_type -> tarn.v1.CreateBranchRequest
-	5,  // 24: tarn.v1.HistoryService.DeleteBranch:input_type -> tarn.v1.DeleteBranchRequest
-	7,  // 25: tarn.v1.HistoryService.ListTags:input_type -> tarn.v1.ListTagsRequest
-	9,  // 26: tarn.v1.HistoryService.CreateTag:input_type -> tarn.v1.CreateTagRequest
-	11, // 27: tarn.v1.HistoryService.DeleteTag:input_type -> tarn.v1.DeleteTagRequest
-	13, // 28: tarn.v1.HistoryService.Resolve:input_type -> tarn.v1.ResolveRequest
-	15, // 29: tarn.v1.HistoryService.Log:input_type -> tarn.v1.LogRequest
-	17, // 30: tarn.v1.HistoryService.Diff:input_type -> tarn.v1.DiffRequest
-	19, // 31: tarn.v1.HistoryService.Merge:input_type -> tarn.v1.MergeRequest
-	21, // 32: tarn.v1.HistoryService.Revert:input_type -> tarn.v1.RevertRequest
-	23, // 33: tarn.v1.HistoryService.Show:input_type -> tarn.v1.ShowRequest
-	2,  // 34: tarn.v1.HistoryService.ListBranches:output_type -> tarn.v1.ListBranchesResponse
-	4,  // 35: tarn.v1.HistoryService.CreateBranch:output_type -> tarn.v1.CreateBranchResponse
-	6,  // 36: tarn.v1.HistoryService.DeleteBranch:output_type -> tarn.v1.DeleteBranchResponse
-	8,  // 37: tarn.v1.HistoryService.ListTags:output_type -> tarn.v1.ListTagsResponse
-	10, // 38: tarn.v1.HistoryService.CreateTag:output_type -> tarn.v1.CreateTagResponse
-	12, // 39: tarn.v1.HistoryService.DeleteTag:output_type -> tarn.v1.DeleteTagResponse
-	14, // 40: tarn.v1.HistoryService.Resolve:output_type -> tarn.v1.ResolveResponse
-	16, // 41: tarn.v1.HistoryService.Log:output_type -> tarn.v1.LogResponse
-	18, // 42: tarn.v1.HistoryService.Diff:output_type -> tarn.v1.DiffResponse
-	20, // 43: tarn.v1.HistoryService.Merge:output_type -> tarn.v1.MergeResponse
-	22, // 44: tarn.v1.HistoryService.Revert:output_type -> tarn.v1.RevertResponse
-	24, // 45: tarn.v1.HistoryService.Show:output_type -> tarn.v1.ShowResponse
-	34, // [34:46] is the sub-list for method output_type
-	22, // [22:34] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	29, // 7: tarn.v1.ResolveResponse.commit:type_name -> tarn.v1.Commit
+	27, // 8: tarn.v1.ResolveResponse.counts:type_name -> tarn.v1.ResolveResponse.CountsEntry
+	29, // 9: tarn.v1.LogResponse.commit:type_name -> tarn.v1.Commit
+	30, // 10: tarn.v1.DiffResponse.change:type_name -> tarn.v1.Change
+	31, // 11: tarn.v1.MergeRequest.write:type_name -> tarn.v1.Write
+	28, // 12: tarn.v1.MergeRequest.prefer:type_name -> tarn.v1.MergeRequest.PreferEntry
+	30, // 13: tarn.v1.MergeResponse.changes:type_name -> tarn.v1.Change
+	32, // 14: tarn.v1.MergeResponse.conflicts:type_name -> tarn.v1.Conflict
+	33, // 15: tarn.v1.MergeResponse.written:type_name -> tarn.v1.Written
+	31, // 16: tarn.v1.RevertRequest.write:type_name -> tarn.v1.Write
+	33, // 17: tarn.v1.RevertResponse.written:type_name -> tarn.v1.Written
+	29, // 18: tarn.v1.ShowResponse.commit:type_name -> tarn.v1.Commit
+	30, // 19: tarn.v1.ShowResponse.changes:type_name -> tarn.v1.Change
+	34, // 20: tarn.v1.ShowResponse.entry:type_name -> tarn.v1.Entry
+	29, // 21: tarn.v1.ShowResponse.last_change:type_name -> tarn.v1.Commit
+	25, // 22: tarn.v1.ShowResponse.item:type_name -> tarn.v1.Item
+	35, // 23: tarn.v1.ShowResponse.environment:type_name -> tarn.v1.Environment
+	26, // 24: tarn.v1.ShowResponse.holders:type_name -> tarn.v1.Holder
+	36, // 25: tarn.v1.Item.error:type_name -> tarn.v1.ErrorDetail
+	1,  // 26: tarn.v1.HistoryService.ListBranches:input_type -> tarn.v1.ListBranchesRequest
+	3,  // 27: tarn.v1.HistoryService.CreateBranch:input_type -> tarn.v1.CreateBranchRequest
+	5,  // 28: tarn.v1.HistoryService.DeleteBranch:input_type -> tarn.v1.DeleteBranchRequest
+	7,  // 29: tarn.v1.HistoryService.ListTags:input_type -> tarn.v1.ListTagsRequest
+	9,  // 30: tarn.v1.HistoryService.CreateTag:input_type -> tarn.v1.CreateTagRequest
+	11, // 31: tarn.v1.HistoryService.DeleteTag:input_type -> tarn.v1.DeleteTagRequest
+	13, // 32: tarn.v1.HistoryService.Resolve:input_type -> tarn.v1.ResolveRequest
+	15, // 33: tarn.v1.HistoryService.Log:input_type -> tarn.v1.LogRequest
+	17, // 34: tarn.v1.HistoryService.Diff:input_type -> tarn.v1.DiffRequest
+	19, // 35: tarn.v1.HistoryService.Merge:input_type -> tarn.v1.MergeRequest
+	21, // 36: tarn.v1.HistoryService.Revert:input_type -> tarn.v1.RevertRequest
+	23, // 37: tarn.v1.HistoryService.Show:input_type -> tarn.v1.ShowRequest
+	2,  // 38: tarn.v1.HistoryService.ListBranches:output_type -> tarn.v1.ListBranchesResponse
+	4,  // 39: tarn.v1.HistoryService.CreateBranch:output_type -> tarn.v1.CreateBranchResponse
+	6,  // 40: tarn.v1.HistoryService.DeleteBranch:output_type -> tarn.v1.DeleteBranchResponse
+	8,  // 41: tarn.v1.HistoryService.ListTags:output_type -> tarn.v1.ListTagsResponse
+	10, // 42: tarn.v1.HistoryService.CreateTag:output_type -> tarn.v1.CreateTagResponse
+	12, // 43: tarn.v1.HistoryService.DeleteTag:output_type -> tarn.v1.DeleteTagResponse
+	14, // 44: tarn.v1.HistoryService.Resolve:output_type -> tarn.v1.ResolveResponse
+	16, // 45: tarn.v1.HistoryService.Log:output_type -> tarn.v1.LogResponse
+	18, // 46: tarn.v1.HistoryService.Diff:output_type -> tarn.v1.DiffResponse
+	20, // 47: tarn.v1.HistoryService.Merge:output_type -> tarn.v1.MergeResponse
+	22, // 48: tarn.v1.HistoryService.Revert:output_type -> tarn.v1.RevertResponse
+	24, // 49: tarn.v1.HistoryService.Show:output_type -> tarn.v1.ShowResponse
+	38, // [38:50] is the sub-list for method output_type
+	26, // [26:38] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_history_proto_init() }
@@ -1635,13 +1881,14 @@ func file_tarn_v1_history_proto_init() {
 		return
 	}
 	file_tarn_v1_common_proto_init()
+	file_tarn_v1_env_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_history_proto_rawDesc), len(file_tarn_v1_history_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -85,7 +85,8 @@ type HistoryServiceClient interface {
 	Merge(context.Context, *v1.MergeRequest) (*v1.MergeResponse, error)
 	// Revert makes a commit that undoes another.
 	Revert(context.Context, *v1.RevertRequest) (*v1.RevertResponse, error)
-	// Show finds out what a word names (a branch, a tag, a commit, a table, a file) and describes it.
+	// Show finds out what a word names (a branch, a tag, a commit, a table, a file, an item RUN/STEP/ITEM, an
+	// environment, the hash of something) and describes it.
 	Show(context.Context, *v1.ShowRequest) (*v1.ShowResponse, error)
 }
 
@@ -310,7 +311,8 @@ type HistoryServiceHandler interface {
 	Merge(context.Context, *v1.MergeRequest) (*v1.MergeResponse, error)
 	// Revert makes a commit that undoes another.
 	Revert(context.Context, *v1.RevertRequest) (*v1.RevertResponse, error)
-	// Show finds out what a word names (a branch, a tag, a commit, a table, a file) and describes it.
+	// Show finds out what a word names (a branch, a tag, a commit, a table, a file, an item RUN/STEP/ITEM, an
+	// environment, the hash of something) and describes it.
 	Show(context.Context, *v1.ShowRequest) (*v1.ShowResponse, error)
 }
 
