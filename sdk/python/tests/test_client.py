@@ -72,6 +72,48 @@ def test_files(client: tarn.Client, tmp_path: Path) -> None:
         client.files.open("d/big")
 
 
+def test_a_refusal_comes_before_the_last_byte(client: tarn.Client, folder: str) -> None:
+    big = b"x" * 20_000_000  # more than a connection holds
+    with pytest.raises(tarn.errors.NotFoundError, match="no branch 'nope'"):
+        client.files.put("big", big, into="nope")
+
+    async def put() -> None:
+        await tarn.AsyncClient(folder=folder).files.put("big", big, into="nope")
+
+    with pytest.raises(tarn.errors.NotFoundError, match="no branch 'nope'"):
+        asyncio.run(put())
+
+    class Broken:
+        def read(self, size: int) -> bytes:
+            raise KeyError("the caller's own")
+
+    async def broken() -> None:
+        await tarn.AsyncClient(folder=folder).files.put("big", Broken())  # type: ignore[arg-type]
+
+    with pytest.raises(KeyError):
+        client.files.put("big", Broken())  # type: ignore[arg-type]
+    with pytest.raises(KeyError):
+        asyncio.run(broken())
+
+
+def test_what_an_asset_makes_is_not_for_clients(server: Callable[[str], Path]) -> None:
+    folder = server("owned")
+    (folder / "numbers.sql").write_text("SELECT 1 AS one\n")
+    (folder / "thumbs.py").write_text("import tarn\n\n@tarn.asset\ndef thumbs(out: tarn.OutputDir):\n    (out / 'a').write_text('a')\n")
+    c = tarn.Client(folder=str(folder))
+    c.run(str(folder)).wait()
+    for write in (
+        lambda: c.files.put("thumbs/b", b"b"),
+        lambda: c.files.rm("thumbs/a"),
+        lambda: c.table("numbers").write([{"one": 2}]),
+        lambda: c.tables.delete("numbers"),
+        lambda: c.query("delete from numbers").written,
+    ):
+        with pytest.raises(tarn.errors.PreconditionError, match=r"made by the asset (thumbs|numbers)") as refused:
+            write()
+        assert refused.value.reason == "asset.owned"
+
+
 def test_diff_and_merge(client: tarn.Client) -> None:
     branch = client._ref or ""
     client.files.put("m/a.txt", "1")

@@ -47,6 +47,21 @@ async def _response(reader: asyncio.StreamReader) -> Tuple[int, Dict[str, str]]:
     return int(status.split()[1]), headers
 
 
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: _wire.Address, call: _wire.Call) -> Tuple[int, Dict[str, str]]:
+    """Send a call and wait for the head of its answer, which comes before the end of what is sent when
+    the server refuses it."""
+    sending, answer = asyncio.ensure_future(_request(writer, address, call)), asyncio.ensure_future(_response(reader))
+    try:
+        await asyncio.wait({sending, answer}, return_when=asyncio.FIRST_COMPLETED)
+        if sending.done() and not isinstance(sending.exception(), OSError):
+            sending.result()  # raises what the caller's own rows raised
+        return await answer
+    finally:
+        sending.cancel()
+        answer.cancel()
+        await asyncio.gather(sending, answer, return_exceptions=True)
+
+
 async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
     if headers.get("transfer-encoding", "").lower() == "chunked":
         while True:
@@ -72,8 +87,7 @@ async def _messages(streams: Streams, address: _wire.Address, call: _wire.Call) 
     ends the call."""
     reader, writer = streams
     try:
-        await _request(writer, address, call)
-        status, headers = await _response(reader)
+        status, headers = await _exchange(reader, writer, address, call)
         if status != 200 or not call.streams:
             yield _wire.answer(status, b"".join([data async for data in _body(reader, headers)]))
             return

@@ -52,7 +52,10 @@ def _send(connection: http.client.HTTPConnection, address: _wire.Address, call: 
         headers = _wire.head(address, call)
         if call.messages is None:
             body = b"".join(body)
-        connection.request("POST", _wire.path(address, call), body=body, headers=headers, encode_chunked=call.messages is not None and _chunk(headers))
+        try:
+            connection.request("POST", _wire.path(address, call), body=body, headers=headers, encode_chunked=call.messages is not None and _chunk(headers))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the server refuses what is still being sent, and its answer says why
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
