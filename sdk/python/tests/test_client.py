@@ -160,8 +160,11 @@ def test_asynchronous(client: tarn.Client, folder: str) -> None:
         await asyncio.gather(*(c.files.put(f"a/{i}", os.urandom(10_000 * i)) for i in range(8)))
         found = await c.files.ls("a/")
         sizes = [len(await c.files.get(e.name)) for e in found]
+        assert b"".join([piece async for piece in c.files.open("a/7")]) == await c.files.get("a/7")
         with pytest.raises(tarn.errors.NotFoundError):
             await c.files.get("nothing")
+        with pytest.raises(tarn.errors.NotFoundError):
+            await c.files.open("nothing").__anext__()
         with pytest.raises(tarn.errors.NotFoundError):
             await c.log(ref="nowhere")
         return [e.size for e in found], sizes, len(await c.log())

@@ -407,6 +407,16 @@ class AsyncFiles:
         found: bytes = await self._client._do(_ops.get_file(await self._client._scope(), path, ref))
         return found
 
+    async def open(self, path: str, *, ref: Optional[str] = None) -> AsyncGenerator[bytes, None]:
+        """A file's bytes in pieces, as they arrive."""
+        messages = await self._client._messages(_ops.get_file(await self._client._scope(), path, ref))
+        try:
+            async for message in messages:
+                if "data" in message:
+                    yield _wire.read_data(message)
+        finally:
+            await messages.aclose()
+
     async def ls(self, pattern: str = "", *, ref: Optional[str] = None, recursive: bool = False) -> List[Entry]:
         """Files and folders that a path, folder or glob selects."""
         found: List[Entry] = await self._client._do(_ops.list_files(await self._client._scope(), pattern, ref, recursive))
