@@ -179,7 +179,11 @@ func (lv *live) round(ctx context.Context, p *plan, b *lake.Batch) error {
 	if err := lv.f.precheck(ctx, p); err != nil {
 		return err
 	}
-	results, err := lv.runSteps(ctx, p, b)
+	tasks, err := lv.tasksOf(ctx, p)
+	if err != nil {
+		return err
+	}
+	results, err := lv.runSteps(ctx, p, tasks, b)
 	if err != nil {
 		return err
 	}
@@ -195,7 +199,7 @@ func (lv *live) round(ctx context.Context, p *plan, b *lake.Batch) error {
 	}
 	failed := lv.failedLocked(p)
 	lv.mu.Unlock()
-	if failed != nil {
+	if failed = errors.Join(failed, lv.stopped(ctx, tasks)); failed != nil {
 		return errors.Join(failed, lv.keepPartial(ctx, p, results))
 	}
 	if lv.run.RerunOf != "" {
@@ -224,13 +228,11 @@ func (lv *live) failedLocked(p *plan) error {
 	return e.WithNext("tarn logs " + first.Label())
 }
 
-// runSteps runs each step when its parents have ended; independent ones go on when another fails.
-func (lv *live) runSteps(ctx context.Context, p *plan, b *lake.Batch) (map[string]*assembled, error) {
-	ends := map[string]chan struct{}{}
+// runSteps runs the tasks of a round and returns what the assets became.
+func (lv *live) runSteps(ctx context.Context, p *plan, tasks []*task, b *lake.Batch) (map[string]*assembled, error) {
 	lv.mu.Lock()
 	lv.run.Steps = nil
 	for _, n := range p.nodes {
-		ends[n.Name] = make(chan struct{})
 		lv.run.Steps = append(lv.run.Steps, n.Name)
 		if st := lv.steps[n.Name]; st == nil {
 			lv.steps[n.Name] = &Step{Run: lv.run.ID, Name: n.Name, State: StepWaiting}
@@ -242,60 +244,35 @@ func (lv *live) runSteps(ctx context.Context, p *plan, b *lake.Batch) (map[strin
 		}
 	}
 	lv.mu.Unlock()
-	var mu sync.Mutex
+	lv.runTasks(ctx, p, tasks, b)
 	results := map[string]*assembled{}
-	var wg sync.WaitGroup
-	for _, n := range p.nodes {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			defer close(ends[n.Name])
-			for _, parent := range n.Parents {
-				if end := ends[parent.Name]; end != nil {
-					<-end
-				}
-			}
-			if r := lv.step(ctx, p, n, b); r != nil {
-				mu.Lock()
-				results[n.Name] = r
-				mu.Unlock()
-			}
-		}()
+	for _, t := range tasks {
+		if t.result != nil {
+			results[t.node.Name] = t.result
+		}
 	}
-	wg.Wait()
 	return results, context.Cause(ctx)
 }
 
-// blocked is the name of a parent that gives n no input.
-func (lv *live) blocked(n *graph.Node) string {
-	lv.mu.Lock()
-	defer lv.mu.Unlock()
-	for _, parent := range n.Parents {
-		if st := lv.steps[parent.Name]; st != nil && st.State != StepSucceeded && st.State != StepCached {
-			return parent.Name
-		}
-	}
-	return ""
-}
-
-// step runs one step to its end and returns what its asset became, nil if nothing.
-func (lv *live) step(ctx context.Context, p *plan, n *graph.Node, b *lake.Batch) *assembled {
+// step runs one step to its end.
+func (lv *live) step(ctx context.Context, p *plan, t *task, b *lake.Batch) {
+	n := t.node
 	if ctx.Err() != nil {
 		lv.endStep(n.Name, StepCanceled, nil, nil)
-		return nil
+		return
 	}
-	if parent := lv.blocked(n); parent != "" {
-		lv.endStep(n.Name, StepSkipped, nil, func(st *Step) { st.Why = parent + " gave no result" })
-		return nil
+	if why := t.barred(); why != "" {
+		lv.endStep(n.Name, StepSkipped, nil, func(st *Step) { st.Why = why })
+		return
 	}
 	lv.setStep(n.Name, StepQueued, nil)
 	wk, err := lv.f.prepare(ctx, p.world, p.code, n, p.envs[n.Name], p.demand)
 	if err != nil {
 		lv.endStep(n.Name, StepFailed, err, nil)
-		return nil
+		return
 	}
 	for {
-		out, err := lv.fold(ctx, p, wk, b)
+		err := lv.fold(ctx, p, t, wk, b)
 		if errors.Is(err, errGone) { // a result that only its slot remembered: make it again
 			for i := range wk.items {
 				if inv := &wk.items[i]; inv.reused && inv.fragment == nil {
@@ -307,26 +284,24 @@ func (lv *live) step(ctx context.Context, p *plan, n *graph.Node, b *lake.Batch)
 			continue
 		}
 		lv.close(ctx, n, wk, err)
-		if err != nil {
-			return nil
-		}
-		return out
+		return
 	}
 }
 
-// fold runs what is missing and assembles the asset.
-func (lv *live) fold(ctx context.Context, p *plan, wk *work, b *lake.Batch) (*assembled, error) {
-	n := wk.node
+// fold runs what is missing, and assembles the asset or takes the check's answer.
+func (lv *live) fold(ctx context.Context, p *plan, t *task, wk *work, b *lake.Batch) (err error) {
 	if missing := wk.missing(); len(missing) > 0 {
-		lv.startStep(n.Name, wk)
+		lv.startStep(t.node.Name, wk)
 		if err := lv.runItems(ctx, p, wk, missing); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if n.Kind == manifest.Check {
-		return &assembled{}, nil // the gate reads the verdict by its key
+	if t.node.Kind == manifest.Check {
+		t.judged, err = lv.judgedStep(ctx, p, wk)
+		return err
 	}
-	return lv.f.assembleInto(ctx, p.world, wk, b)
+	t.result, err = lv.f.assembleInto(ctx, p.world, wk, b)
+	return err
 }
 
 // startStep moves a step to running, unless a retry of the fold did so before.

@@ -2,7 +2,6 @@ package flow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -81,16 +80,13 @@ func unbuilt(fn *manifest.Function) string {
 type rule struct {
 	table    string
 	severity manifest.Severity
+	text     string
 	declared *check.Check // a SQL condition, or:
 	function *Definition  // a check function
 }
 
-func (r rule) text() string {
-	if r.function != nil {
-		return r.function.Function.Name
-	}
-	return r.declared.Text
-}
+// id names a rule on a tree: a stricter severity is another rule.
+func (r rule) id() string { return r.table + "\x00" + string(r.severity) + "\x00" + r.text }
 
 // reads are the tables a rule judges by.
 func (r rule) reads() []string {
@@ -104,44 +100,69 @@ func (r rule) reads() []string {
 	return names
 }
 
-// rulesAt are the checks that a tree declares.
-func (f *Flow) rulesAt(ctx context.Context, t lake.Tree) ([]rule, Rules, error) {
-	defs, rules, err := f.definitions(ctx, t)
-	if err != nil {
-		return nil, rules, err
-	}
+// announced are the checks that definitions and rules declare, not yet read.
+func announced(defs []Definition, rules Rules) []rule {
 	var out []rule
-	add := func(table string, texts []string, sev manifest.Severity) error {
+	add := func(table string, sev manifest.Severity, texts []string) {
 		for _, text := range texts {
-			c, err := check.Parse(table, text)
-			if err == nil {
-				err = f.addReads(ctx, table, &c)
-			}
-			if err != nil {
-				return err
-			}
-			out = append(out, rule{table: table, severity: sev, declared: &c})
+			out = append(out, rule{table: table, severity: sev, text: text})
 		}
-		return nil
 	}
 	for i := range defs {
 		fn := &defs[i].Function
 		switch {
 		case fn.Kind == manifest.Check:
-			out = append(out, rule{table: judged(defs, fn), severity: fn.Severity, function: &defs[i]})
+			out = append(out, rule{table: judged(defs, fn), severity: fn.Severity, text: fn.Name, function: &defs[i]})
 		case len(fn.Outputs) > 0:
-			if err := errors.Join(add(fn.Outputs[0], fn.Checks, manifest.Fail), add(fn.Outputs[0], fn.Warn, manifest.Warn)); err != nil {
-				return nil, rules, err
-			}
+			add(fn.Outputs[0], manifest.Fail, fn.Checks)
+			add(fn.Outputs[0], manifest.Warn, fn.Warn)
 		}
 	}
 	for table, r := range rules.Tables {
-		if err := errors.Join(add(table, r.Checks, manifest.Fail), add(table, r.Warn, manifest.Warn)); err != nil {
-			return nil, rules, err
-		}
+		add(table, manifest.Fail, r.Checks)
+		add(table, manifest.Warn, r.Warn)
 	}
-	slices.SortStableFunc(out, func(a, b rule) int { return strings.Compare(a.table+"\x00"+a.text(), b.table+"\x00"+b.text()) })
-	return out, rules, nil
+	slices.SortStableFunc(out, func(a, b rule) int { return strings.Compare(a.table+"\x00"+a.text, b.table+"\x00"+b.text) })
+	return out
+}
+
+// parseRules reads the conditions of rules.
+func (f *Flow) parseRules(ctx context.Context, rules []rule) error {
+	for i := range rules {
+		r := &rules[i]
+		if r.function != nil {
+			continue
+		}
+		c, err := check.Parse(r.table, r.text)
+		if err == nil {
+			err = f.addReads(ctx, r.table, &c)
+		}
+		if err != nil {
+			return err
+		}
+		r.declared = &c
+	}
+	return nil
+}
+
+// rulesAt are the checks that a tree declares.
+func (f *Flow) rulesAt(ctx context.Context, t lake.Tree) ([]rule, error) {
+	defs, declared, err := f.definitions(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	rules := announced(defs, declared)
+	return rules, f.parseRules(ctx, rules)
+}
+
+// newRules tells the rules that a tree does not have.
+func (f *Flow) newRules(ctx context.Context, t lake.Tree) (func(rule) bool, error) {
+	defs, declared, err := f.definitions(ctx, t)
+	known := map[string]bool{}
+	for _, r := range announced(defs, declared) {
+		known[r.id()] = true
+	}
+	return func(r rule) bool { return !known[r.id()] }, err
 }
 
 // subquery finds conditions that may read a table of their own. Most do not, and need no look by the engine.
@@ -198,7 +219,7 @@ func (f *Flow) questions(ctx context.Context, w *world, rules []rule, differs fu
 		}
 		q, err := f.ask(ctx, w, r)
 		if err != nil {
-			return nil, fmt.Errorf("check %s of %s: %w", r.text(), r.table, err)
+			return nil, fmt.Errorf("check %s of %s: %w", r.text, r.table, err)
 		}
 		if q != nil {
 			out = append(out, q)
@@ -333,7 +354,7 @@ func (f *Flow) judgedSource(ctx context.Context, v *value, param string) (memo.S
 func (f *Flow) recordCheck(ctx context.Context, run string, q *question) (lake.Hash, error) {
 	b := f.lake.Begin(ctx)
 	defer b.Discard()
-	p := memo.Provenance{Kind: memo.ByCheck, Run: run, Time: now(), Key: q.key, Components: &q.comps, Statement: q.text()}
+	p := memo.Provenance{Kind: memo.ByCheck, Run: run, Time: now(), Key: q.key, Components: &q.comps, Statement: q.text}
 	for _, name := range q.reads() {
 		in, err := f.judgedSource(ctx, q.values[name], name)
 		if err != nil {
@@ -346,7 +367,7 @@ func (f *Flow) recordCheck(ctx context.Context, run string, q *question) (lake.H
 		err = b.Flush(ctx)
 	}
 	if err != nil {
-		return lake.Hash{}, fmt.Errorf("record check %s of %s: %w", q.text(), q.table, err)
+		return lake.Hash{}, fmt.Errorf("record check %s of %s: %w", q.text, q.table, err)
 	}
 	return h, nil
 }
@@ -354,9 +375,9 @@ func (f *Flow) recordCheck(ctx context.Context, run string, q *question) (lake.H
 // checkError says which check the engine could not run; a typo in a condition is the user's.
 func checkError(q *question, err error) error {
 	if errdef.CodeOf(err) != errdef.InvalidArgument {
-		return fmt.Errorf("check %s of %s: %w", q.text(), q.table, err)
+		return fmt.Errorf("check %s of %s: %w", q.text, q.table, err)
 	}
-	return check.ErrSyntax.Errorf("check %s of %s: %w", q.text(), q.table, err)
+	return check.ErrSyntax.Errorf("check %s of %s: %w", q.text, q.table, err)
 }
 
 func (f *Flow) checkPlan(ctx context.Context, q *question, sql string) (query.Plan, error) {
@@ -432,7 +453,7 @@ func nameKept(js []judgement) {
 		if j.fragment.Check.Passed || j.fragment.Table(offendersTable) == nil {
 			continue
 		}
-		first := offenderNamespace + "." + check.NameOf(j.text())
+		first := offenderNamespace + "." + check.NameOf(j.text)
 		j.kept = first
 		for n := 2; taken[j.kept]; n++ { // one condition on two tables, say
 			j.kept = fmt.Sprintf("%s_%d", first, n)
@@ -444,9 +465,14 @@ func nameKept(js []judgement) {
 func (j judgement) result() CheckResult {
 	v := j.fragment.Check
 	return CheckResult{
-		Table: j.table, Check: j.text(), Severity: string(j.severity), Passed: v.Passed, Message: v.Message,
+		Table: j.table, Check: j.text, Severity: string(j.severity), Passed: v.Passed, Message: v.Message,
 		Offenders: v.Offenders, Rows: j.values[j.table].rows, Kept: j.kept,
 	}
+}
+
+// byTable is the order in which judgements are shown.
+func byTable(a, b judgement) int {
+	return strings.Compare(a.table+"\x00"+a.text, b.table+"\x00"+b.text)
 }
 
 // blocking are the judgements that stop a publish.

@@ -151,9 +151,11 @@ type gate struct {
 	missing []*question
 }
 
-func (g *gate) results() []CheckResult {
-	out := make([]CheckResult, len(g.judged))
-	for i, j := range g.judged {
+func (g *gate) results() []CheckResult { return resultsOf(g.judged) }
+
+func resultsOf(js []judgement) []CheckResult {
+	out := make([]CheckResult, len(js))
+	for i, j := range js {
 		out[i] = j.result()
 	}
 	return out
@@ -183,21 +185,16 @@ func (g *gate) attempt(ctx context.Context, tx *lake.Tx) error {
 	if err := g.refuseOwned(ctx, before, differs); err != nil {
 		return err
 	}
-	rules, _, err := f.rulesAt(ctx, after)
+	rules, err := f.rulesAt(ctx, after)
 	if err != nil {
 		return err
 	}
-	// New rules judge tables that did not change, too.
-	had, _, err := f.rulesAt(ctx, before)
+	isNew, err := f.newRules(ctx, before)
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{}
-	for _, r := range had {
-		known[r.table+"\x00"+r.text()] = true
-	}
-	for _, r := range rules {
-		if !known[r.table+"\x00"+r.text()] {
+	for _, r := range rules { // new rules and changed functions judge tables that did not change, too
+		if isNew(r) || r.function != nil && differs[lake.DefKey(r.text)] {
 			differs[tableKey(r.table)] = true
 		}
 	}
@@ -334,7 +331,7 @@ func (f *Flow) putOffenders(ctx context.Context, tx *lake.Tx, js []judgement) er
 		}
 		e, err := f.writeRows(ctx, j.kept, nil, []string{path})
 		if err != nil {
-			return fmt.Errorf("keep the offending rows of %s: %w", j.text(), err)
+			return fmt.Errorf("keep the offending rows of %s: %w", j.text, err)
 		}
 		e.Location.Provenance = j.fragment.Provenance
 		tx.Put(tableKey(j.kept), e)
@@ -404,13 +401,7 @@ func (lv *live) publish(ctx context.Context, p *plan, results map[string]*assemb
 		run.Commit = pub.Commit.ID
 	}
 	lv.mu.Unlock()
-	for _, c := range pub.Checks {
-		state := "passed"
-		if !c.Passed {
-			state = c.Severity
-		}
-		lv.emit(Event{Type: "check", Step: c.Table, State: state, Message: c.Check})
-	}
+	lv.emitChecks(pub.Checks)
 	var again *replanError
 	if err != nil && !errors.As(err, &again) {
 		return errors.Join(err, lv.keepPartial(context.WithoutCancel(ctx), p, results))
@@ -419,6 +410,16 @@ func (lv *live) publish(ctx context.Context, p *plan, results map[string]*assemb
 		return err
 	}
 	return fault.Point("run.publish.after")
+}
+
+func (lv *live) emitChecks(checks []CheckResult) {
+	for _, c := range checks {
+		state := "passed"
+		if !c.Passed {
+			state = c.Severity
+		}
+		lv.emit(Event{Type: "check", Step: c.Table, State: state, Message: c.Check})
+	}
 }
 
 // collect gathers what the run wrote, and the definitions of what it ran.
@@ -509,7 +510,7 @@ func (lv *live) keepResult(ctx context.Context, p *plan, entries map[string]*lak
 		if err != nil {
 			return err
 		}
-		rules, _, err := f.rulesAt(ctx, after)
+		rules, err := f.rulesAt(ctx, after)
 		if err != nil {
 			return err
 		}
@@ -523,10 +524,7 @@ func (lv *live) keepResult(ctx context.Context, p *plan, entries map[string]*lak
 		return f.putOffenders(ctx, tx, judged)
 	})
 	lv.mu.Lock()
-	run.Checks = nil
-	for _, j := range judged {
-		run.Checks = append(run.Checks, j.result())
-	}
+	run.Checks = resultsOf(judged)
 	lv.mu.Unlock()
 	return err
 }

@@ -466,7 +466,7 @@ func (f *Flow) Check(ctx context.Context, ref string, tables []string) ([]CheckR
 		return nil, err
 	}
 	w := f.worldAt(commit)
-	rules, _, err := f.rulesAt(ctx, w.tree)
+	rules, err := f.rulesAt(ctx, w.tree)
 	if err != nil {
 		return nil, err
 	}

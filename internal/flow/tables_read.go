@@ -80,7 +80,7 @@ func (f *Flow) DescribeTable(ctx context.Context, ref, name string) (*TableInfo,
 		return nil, err
 	}
 	t := f.lake.Tree(commit.Tree)
-	rules, _, err := f.rulesAt(ctx, t)
+	rules, err := f.rulesAt(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -88,9 +88,9 @@ func (f *Flow) DescribeTable(ctx context.Context, ref, name string) (*TableInfo,
 		switch {
 		case tableKey(r.table) != ke.Key:
 		case r.severity == manifest.Warn:
-			info.Warn = append(info.Warn, r.text())
+			info.Warn = append(info.Warn, r.text)
 		default:
-			info.Checks = append(info.Checks, r.text())
+			info.Checks = append(info.Checks, r.text)
 		}
 	}
 	if ke.Entry.Location.Slots.IsZero() {

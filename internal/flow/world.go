@@ -112,6 +112,23 @@ func (w *world) table(ctx context.Context, name, ref string) (*value, error) {
 	}, nil
 }
 
+// changed are the keys of those tables that are not as they are in the commit.
+func (w *world) changed(ctx context.Context, names []string) (map[string]bool, error) {
+	out := map[string]bool{}
+	for _, name := range names {
+		v, err := w.table(ctx, name, "")
+		if err != nil {
+			return nil, err
+		}
+		was, err := w.entry(ctx, tableKey(name))
+		if err != nil {
+			return nil, err
+		}
+		out[tableKey(name)] = v != nil && !v.entry.SameIdentity(was)
+	}
+	return out, nil
+}
+
 func (w *world) put(v *value) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
