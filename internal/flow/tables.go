@@ -110,7 +110,7 @@ func (f *Flow) writeTableRows(ctx context.Context, w TableWrite, lay layRows, pr
 			return out, err
 		}
 		if try == maxLayouts {
-			return nil, catalog.ErrMoved.Errorf("the columns of %s on %s changed %d times under this write; nothing was written", w.Table, w.Branch, try).WithNext("write again")
+			return nil, catalog.ErrMoved.Errorf("%s on %s changed %d times under this write; nothing was written", w.Table, w.Branch, try).WithNext("write again")
 		}
 	}
 }
@@ -145,8 +145,8 @@ func (f *Flow) tryTableRows(ctx context.Context, w TableWrite, lay layRows, prov
 	if err != nil {
 		return nil, err
 	}
-	if len(w.Key) > 0 && (prev == nil || w.Mode == ReplaceRows) {
-		if err := f.checkUnique(ctx, w, dir, result); err != nil {
+	if len(w.Key) > 0 && (prev == nil || w.Mode != MergeRows) {
+		if err := f.checkUnique(ctx, w, dir, result, prev); err != nil {
 			return nil, err
 		}
 	}
@@ -230,7 +230,8 @@ func (s *stagedTable) onto(ctx context.Context, head *lake.Entry) (*lake.Entry, 
 		e := *s.result
 		return &e, nil
 	}
-	if !sameTable(s.laidFor, head) {
+	// The row key of an append was looked for among the rows of laidFor.
+	if keyed := len(s.w.Key) > 0 && s.w.Mode == AppendRows; !sameTable(s.laidFor, head) || keyed && !sameMetadata(s.laidFor, head) {
 		return nil, errRelayout
 	}
 	e, err := s.make(ctx, head)
@@ -316,13 +317,15 @@ func (s *stagedTable) declareKey(e *lake.Entry, schema *arrow.Schema) error {
 	return nil
 }
 
-// checkUnique refuses a row key that does not tell the rows apart: no merge could use it.
-func (f *Flow) checkUnique(ctx context.Context, w TableWrite, dir string, rows datafile.Result) error {
+// checkUnique refuses a row key that does not tell the rows apart, those that an append finds in prev too: no
+// merge could use it.
+func (f *Flow) checkUnique(ctx context.Context, w TableWrite, dir string, rows datafile.Result, prev *lake.Entry) error {
 	schema, err := datafile.DecodeSchema(rows.Schema)
 	if err != nil {
 		return err
 	}
-	if err := checkColumns(w.Table, w.Key, schema); err != nil || len(rows.Files) == 0 {
+	onto := prev != nil && w.Mode == AppendRows
+	if err := checkColumns(w.Table, w.Key, schema); err != nil || len(rows.Files) == 0 && !onto {
 		return err
 	}
 	stored, err := datafile.Stored(schema, rows.IDs)
@@ -342,10 +345,26 @@ func (f *Flow) checkUnique(ctx context.Context, w TableWrite, dir string, rows d
 		columns, texts, nulls = append(columns, q), append(texts, "coalesce(CAST("+q+" AS VARCHAR), 'null')"), append(nulls, q+" IS NULL")
 	}
 	key := strings.Join(columns, ", ")
+	from, where, sources := "written", "the new rows", []query.Source{{Name: query.Name{Table: "written"}, Parquet: scan}}
+	if onto {
+		there, err := f.tables.Schema(ctx, *prev)
+		if err != nil {
+			return err
+		}
+		if err := checkColumns(w.Table, w.Key, there); err != nil {
+			return err
+		}
+		src, err := f.source(ctx, query.Name{Table: "there"}, &value{name: w.Table, key: tableKey(w.Table), entry: prev})
+		if err != nil {
+			return err
+		}
+		from, where = "(SELECT "+key+" FROM written UNION ALL SELECT "+key+" FROM there)", "the rows that are there and the new ones"
+		sources = append(sources, src)
+	}
 	path, done, err := f.runToArrow(ctx, query.Job{
-		SQL: "SELECT concat_ws(', ', " + strings.Join(texts, ", ") + "), count(*) FROM written GROUP BY " + key +
+		SQL: "SELECT concat_ws(', ', " + strings.Join(texts, ", ") + "), count(*) FROM " + from + " GROUP BY " + key +
 			" HAVING count(*) > 1 OR " + strings.Join(nulls, " OR ") + " LIMIT 1",
-		Sources: []query.Source{{Name: query.Name{Table: "written"}, Parquet: scan}},
+		Sources: sources,
 	})
 	if err != nil {
 		return fmt.Errorf("look for doubles of the key of %s: %w", w.Table, err)
@@ -357,7 +376,7 @@ func (f *Flow) checkUnique(ctx context.Context, w TableWrite, dir string, rows d
 		}
 		at := strings.Join(w.Key, ", ") + " = " + b.Column(0).ValueStr(0)
 		if n := b.Column(1).ValueStr(0); n != "1" {
-			return catalog.ErrKey.Errorf("%s: %s occurs %s times in the new rows, so it cannot be the row key", w.Table, at, n)
+			return catalog.ErrKey.Errorf("%s: %s occurs %s times in %s, so it cannot be the row key", w.Table, at, n, where)
 		}
 		return catalog.ErrKey.Errorf("%s: a row has %s, and a row key is never null", w.Table, at)
 	})

@@ -252,3 +252,46 @@ func TestImportNoticesChange(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// An append that declares a row key looks at the rows that are there, those of a write under way too.
+func TestAppendWithKey(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	ids := func(w flow.TableWrite, values string) error {
+		t.Helper()
+		arr, _, err := array.FromJSON(memory.DefaultAllocator, arrow.PrimitiveTypes.Int64, strings.NewReader(values))
+		if err != nil {
+			t.Fatal(err)
+		}
+		schema := arrow.NewSchema([]arrow.Field{{Name: "id", Type: arrow.PrimitiveTypes.Int64, Nullable: true}}, nil)
+		_, err = p.WriteRows(t.Context(), w, stream(t, array.NewRecordBatch(schema, []arrow.Array{arr}, int64(arr.Len()))))
+		return err
+	}
+	plain := p.tableWrite("t")
+	plain.Mode = flow.AppendRows
+	keyed := plain
+	keyed.Key = []string{"id"}
+	for _, values := range []string{`[1, 2]`, `[3]`} {
+		if err := ids(keyed, values); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := p.head()
+	wantError(t, ids(keyed, `[4, 2]`), "catalog.bad_key", "t: id = 2 occurs 2 times in the rows that are there and the new ones, so it cannot be the row key")
+	if p.head() != before {
+		t.Error("main moved")
+	}
+	errs := make([]error, 3)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() { errs[i] = ids(keyed, `[9]`) })
+	}
+	wg.Wait()
+	if e, _ := p.entry("main", "t"); e.Location.Rows != 4 {
+		t.Errorf("%d rows, want one 9 among them: %v", e.Location.Rows, errs)
+	}
+	if err := ids(plain, `[9]`); err != nil {
+		t.Error(err)
+	}
+	wantError(t, ids(keyed, `[]`), "catalog.bad_key", "t: id = 9 occurs 2 times in the rows that are there and the new ones, so it cannot be the row key")
+}
