@@ -102,6 +102,38 @@ def test_failures(client: tarn.Client) -> None:
     assert "-1 is too small" in asyncio.run(work())
 
 
+def test_nothing_runs_on_what_a_check_refuses(server: Callable[[str], Path]) -> None:
+    source = """
+    import tarn
+
+    @tarn.asset
+    def orders() -> list[dict]:
+        return [{"id": 1}, {"id": 2}, {"id": 2}]
+
+    @tarn.check(orders)
+    def no_twins(orders: list[dict]) -> bool:
+        return len({row["id"] for row in orders}) == len(orders)
+
+    @tarn.asset
+    def behind(orders: list[dict]) -> list[dict]:
+        print("behind runs")
+        return orders
+
+    @tarn.asset
+    def beside() -> list[dict]:
+        print("beside runs")
+        return [{"one": 1}]
+    """
+    c = tarn.Client(folder=str(write_files(server("refused"), {"pipeline.py": source})))
+    run = c.run()
+    with pytest.raises(tarn.RunFailed, match="no_twins failed on orders"):
+        run.wait(timeout=120)
+    steps = {s.name: s.state for s in run.refresh().steps}
+    assert steps == {"orders": "succeeded", "no_twins": "succeeded", "beside": "succeeded", "behind": "skipped"}
+    lines = [x.text for x in c.logs()]
+    assert "beside runs" in lines and "behind runs" not in lines
+
+
 def test_polars_is_enough_for_a_function(client: tarn.Client, server: Callable[[str], Path]) -> None:
     """An environment with polars and without pyarrow: inputs and outputs of every kind it can have."""
     pl = pytest.importorskip("polars")
