@@ -42,6 +42,12 @@ def test_the_runner_imports_nothing_of_the_client() -> None:
     assert not {"tarn._client", "tarn._wire", "tarn._ops", "tarn._home", "tarn.errors"} & set(loaded)
 
 
+def test_the_runner_imports_only_what_each_step_needs() -> None:
+    program = "import sys, tarn._runner; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-S", "-c", program], env={"PYTHONPATH": SRC}, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"difflib", "lzma", "tempfile", "tarn._plain"} & set(loaded)
+
+
 @tarn.asset
 def delays(flights: list, airports: list, top: int = 20) -> list:  # type: ignore[type-arg]
     """Mean delay by airport."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pathlib
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple, Union
 
 from tarn import _units
@@ -22,6 +21,8 @@ def choice(value: Any, allowed: Sequence[str], what: str) -> str:
     """Return value, or raise an error that names the nearest allowed one."""
     if value in allowed:
         return str(value)
+    from difflib import get_close_matches  # not with the module: `import tarn` is to stay fast
+
     near = get_close_matches(str(value), allowed, 1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"{what}={value!r} is not known. {hint}Allowed: {', '.join(map(repr, allowed))}.")

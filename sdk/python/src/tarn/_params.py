@@ -18,7 +18,6 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from tarn._declare import Files, Local, Marker, OutputDir, Partition, Secret, Table
 from tarn._placeholder import placeholder
-from tarn._plain import is_type_checking
 
 FORMATS: Mapping[Tuple[str, str], str] = {
     ("pyarrow", "Table"): "arrow",
@@ -262,6 +261,8 @@ class _Names(Dict[str, Any]):
 
 def imports_for_checkers(file: str) -> Dict[str, str]:
     """Names bound below `if TYPE_CHECKING:` in a file, with the dotted names they stand for."""
+    from tarn._plain import is_type_checking  # few steps come here, and each starts an interpreter
+
     found: Dict[str, str] = {}
     for node in ast.walk(ast.parse("".join(linecache.getlines(file)))):
         if isinstance(node, ast.If) and is_type_checking(node.test):

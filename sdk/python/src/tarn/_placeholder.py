@@ -12,7 +12,6 @@ import abc
 import ast
 import builtins
 import functools
-import importlib.abc
 import importlib.machinery
 import linecache
 import sys
@@ -143,8 +142,9 @@ def _imports_star(frame: Any) -> bool:
     return bool(frame.f_code.co_filename.startswith("<frozen importlib")) and frame.f_code.co_name == "_handle_fromlist" and _imports_star(frame.f_back)
 
 
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class Finder:
     """Finds placeholders for what project files import and nothing else found.
+    It has no base of `importlib.abc`: from Python 3.11 on that imports tempfile, shutil and two compressors.
 
     Only imports that project code executes count: libraries probe for optional modules, and must
     see the truth. `in_functions` says whether an import in a function body counts as well.
@@ -167,7 +167,8 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if not self.in_functions and site.f_code.co_flags & 1:  # CO_OPTIMIZED: a function body, which needs the real thing
             dotted = fullname.partition(".")[0]
             raise Missing(explain(dotted, "imported", f"{site.f_code.co_filename}:{site.f_lineno}"), name=dotted)
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        loader: Any = self
+        return importlib.machinery.ModuleSpec(fullname, loader, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
         self.made.append(spec.name)

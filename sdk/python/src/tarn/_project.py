@@ -9,7 +9,6 @@ names, as it could when started by hand. One file is one module, whatever name i
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
@@ -124,7 +123,7 @@ def is_standard(name: str) -> bool:
     return name in sys.builtin_module_names or (importlib.machinery.PathFinder.find_spec(name, folders) is not None and name != "site-packages")
 
 
-class _Neighbours(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _Neighbours:
     """Finds a module beside a script in a plain folder, under the one name that its file has."""
 
     def __init__(self, project: Project) -> None:
@@ -136,7 +135,8 @@ class _Neighbours(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         for folder in self.project._folders:
             found = importlib.machinery.PathFinder.find_spec(fullname, [folder])
             if found is not None and found.origin and found.has_location:
-                return importlib.machinery.ModuleSpec(fullname, self, origin=found.origin)
+                loader: Any = self
+                return importlib.machinery.ModuleSpec(fullname, loader, origin=found.origin)
         return None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
