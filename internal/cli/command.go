@@ -7,11 +7,11 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/agext/levenshtein"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/near"
 )
 
 // ErrUsage is what a command line that cannot be right gets.
@@ -119,8 +119,8 @@ func unknown(c *cobra.Command, word string) error {
 		}
 	}
 	e := ErrUsage.Errorf("%s has no command %q", c.CommandPath(), word)
-	if near, ok := nearest(word, names); ok {
-		e = e.Errorf("%s has no command %q. Did you mean %s?", c.CommandPath(), word, near).WithNext(c.CommandPath() + " " + near)
+	if meant := near.Nearest(word, names); meant != "" {
+		e = e.Errorf("%s has no command %q. Did you mean %s?", c.CommandPath(), word, meant).WithNext(c.CommandPath() + " " + meant)
 	}
 	return e.WithNext(c.CommandPath() + " --help")
 }
@@ -134,22 +134,11 @@ func badFlag(c *cobra.Command, err error) error {
 	var names []string
 	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 	c.InheritedFlags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if near, ok := nearest(flag, names); ok {
-		return usage(c, "%s has no flag --%s. Did you mean --%s?", c.CommandPath(), flag, near)
+	if meant := near.Nearest(flag, names); meant != "" {
+		return usage(c, "%s has no flag --%s. Did you mean --%s?", c.CommandPath(), flag, meant)
 	}
 	return usage(c, "%s has no flag --%s", c.CommandPath(), flag)
 }
 
 // sortedKeys lists a map's keys in one order.
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-// nearest finds the name that was most likely meant.
-func nearest(word string, names []string) (string, bool) {
-	best, score := "", 0.5
-	for _, name := range names {
-		if s := levenshtein.Match(strings.ToLower(word), name, nil); s > score {
-			best, score = name, s
-		}
-	}
-	return best, best != ""
-}

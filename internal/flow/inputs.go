@@ -81,6 +81,9 @@ func (in inputsOf) table(ctx context.Context, wk *work, decl manifest.Input) (py
 	return pi, nil
 }
 
+// selectedFrom is what a selection calls its table.
+var selectedFrom = query.Name{Table: "input"}
+
 // selected makes the Arrow file of a table's columns and rows once for all steps that ask for the same.
 func (f *Flow) selected(ctx context.Context, v *value, decl manifest.Input) (string, error) {
 	id := blake3.Sum256([]byte(v.identity() + "\x00" + strings.Join(decl.Columns, "\x00") + "\x00\x00" + decl.Where))
@@ -93,25 +96,13 @@ func (f *Flow) selected(ctx context.Context, v *value, decl manifest.Input) (str
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		cols := "*"
-		if len(decl.Columns) > 0 {
-			quoted := make([]string, len(decl.Columns))
-			for i, c := range decl.Columns {
-				quoted[i] = check.Quote(c)
-			}
-			cols = strings.Join(quoted, ", ")
-		}
-		sql := "SELECT " + cols + " FROM " + check.Quote("input")
-		if decl.Where != "" {
-			sql += " WHERE " + decl.Where
-		}
-		src, err := f.source(ctx, query.Name{Table: "input"}, v)
+		src, err := f.source(ctx, selectedFrom, v)
 		if err != nil {
 			return err
 		}
 		tmp := path + ".new"
 		_, err = f.Engine.Run(ctx, query.Job{
-			SQL: sql, Sources: []query.Source{src}, Sinks: []query.Sink{{Kind: query.SinkArrow, Path: tmp}},
+			SQL: selection(decl), Sources: []query.Source{src}, Sinks: []query.Sink{{Kind: query.SinkArrow, Path: tmp}},
 		}, nil)
 		if err != nil {
 			os.Remove(tmp)
@@ -119,6 +110,23 @@ func (f *Flow) selected(ctx context.Context, v *value, decl manifest.Input) (str
 		}
 		return os.Rename(tmp, path)
 	})
+}
+
+// selection is the query of a table's columns and rows.
+func selection(in manifest.Input) string {
+	cols := "*"
+	if len(in.Columns) > 0 {
+		quoted := make([]string, len(in.Columns))
+		for i, c := range in.Columns {
+			quoted[i] = check.Quote(c)
+		}
+		cols = strings.Join(quoted, ", ")
+	}
+	sql := "SELECT " + cols + " FROM " + check.Quote(selectedFrom.Table)
+	if in.Where != "" {
+		sql += " WHERE " + in.Where
+	}
+	return sql
 }
 
 // source says where the engine finds a table.

@@ -150,15 +150,9 @@ const offendersTable = "offenders"
 
 // selectJob makes the engine job of a SELECT over a step's tables.
 func (f *Flow) selectJob(ctx context.Context, file, sql string, wk *work) (query.Job, error) {
-	params := map[string]any{}
-	for name, raw := range wk.params {
-		dec := json.NewDecoder(bytes.NewReader(raw))
-		dec.UseNumber()
-		var v any
-		if err := dec.Decode(&v); err != nil {
-			return query.Job{}, fmt.Errorf("parameter %s: %w", name, err)
-		}
-		params[name] = plainNumber(v)
+	params, err := engineParams(wk.params)
+	if err != nil {
+		return query.Job{}, err
 	}
 	plan, err := f.Engine.Plan(ctx, query.Request{Name: file, SQL: sql, Params: params}, query.ResolverFunc(
 		func(ctx context.Context, ref query.Reference) (query.Source, error) {
@@ -174,6 +168,21 @@ func (f *Flow) selectJob(ctx context.Context, file, sql string, wk *work) (query
 	}
 	plan.Job.MemoryBytes, err = memoryOf(wk.node.Function)
 	return plan.Job, err
+}
+
+// engineParams are parameters as the engine takes them.
+func engineParams(values map[string]json.RawMessage) (map[string]any, error) {
+	params := map[string]any{}
+	for name, raw := range values {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.UseNumber()
+		var v any
+		if err := dec.Decode(&v); err != nil {
+			return nil, fmt.Errorf("parameter %s: %w", name, err)
+		}
+		params[name] = plainNumber(v)
+	}
+	return params, nil
 }
 
 func plainNumber(v any) any {

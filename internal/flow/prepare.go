@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
@@ -230,8 +229,7 @@ func (f *Flow) checkColumns(ctx context.Context, n *graph.Node, in manifest.Inpu
 	}
 	for _, col := range in.Columns {
 		if !slices.Contains(have, col) {
-			return errdef.Newf(errdef.NotFound, "run.unknown_column", "%s reads the column '%s' of %s (%s:%d). %sColumns: %s.",
-				n.Name, col, in.Table, n.File, max(in.Line, n.Line), manifest.DidYouMean(col, have), manifest.List(have))
+			return noColumn(n, col, in.Table, fmt.Sprintf("%s:%d", n.File, max(in.Line, n.Line)), have)
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/fault"
+	"tarn.dev/tarn/internal/base/near"
 	"tarn.dev/tarn/internal/meta"
 )
 
@@ -183,8 +184,8 @@ func (l *Lake) refNotFound(ctx context.Context, sentinel *errdef.Error, what, na
 		}
 	}
 	text := fmt.Sprintf("there is no %s '%s'.", what, clip(name))
-	if near := nearest(name, names); near != "" {
-		text += " Did you mean " + near + "?"
+	if meant := near.Nearest(name, names); meant != "" {
+		text += " Did you mean " + meant + "?"
 	}
 	switch {
 	case len(names) == 0:

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agext/levenshtein"
-
 	"tarn.dev/tarn/internal/meta"
 )
 
@@ -196,17 +194,6 @@ func parseTime(s string) (time.Time, error) {
 }
 
 func short(id Hash) string { return id.String()[:7] }
-
-// nearest is the candidate that was probably meant, empty if none is close.
-func nearest(typed string, candidates []string) string {
-	best, bestDistance := "", len(typed)/3+1
-	for _, c := range candidates {
-		if d := levenshtein.Distance(typed, c, nil); d <= bestDistance && (best == "" || d < bestDistance) {
-			best, bestDistance = c, d
-		}
-	}
-	return best
-}
 
 // some lists the first few names.
 func some(names []string) string {

@@ -32,6 +32,9 @@ type Job struct {
 	// Describe only binds SQL to the sources; Result.Schema holds the answer.
 	Describe bool `json:",omitempty"`
 
+	// Bind only binds statements, one after the other; Result.Bound holds the answer.
+	Bind []Binding `json:",omitempty"`
+
 	// Limit ends the job when it has so many rows; 0 is all. Not with a file that DuckDB writes.
 	Limit int64 `json:",omitempty"`
 
@@ -123,6 +126,37 @@ type Write struct {
 // staged table: its SQL is the SELECT alone.
 const Staged = "__tarn_staged"
 
+// Binding is a SELECT to bind to tables without rows: what is misspelt in it shows, and no row is read.
+type Binding struct {
+	Name   string // what a later binding calls its result
+	SQL    string
+	Params map[string]any `json:",omitempty"`
+	Tables []BoundTable
+}
+
+// BoundTable is a table of a Binding: its columns, or the binding before that gives them.
+type BoundTable struct {
+	Name     Name
+	Columns  []Column `json:",omitempty"`
+	ResultOf string   `json:",omitempty"`
+}
+
+// Unbound is what is surely wrong with a Binding, whatever rows its tables will have.
+type Unbound struct {
+	Message string
+	Line    int    // from 1; 0 if the engine does not say
+	Column  string // the name that no table has, if that is what is wrong
+	// Offered are columns that the place could name: also such as the statement itself makes.
+	Offered []string
+	Tables  []TableColumns
+}
+
+// TableColumns are the columns of one table of a Binding.
+type TableColumns struct {
+	Name    Name
+	Columns []string
+}
+
 // SinkKind is where rows go.
 type SinkKind string
 
@@ -148,10 +182,11 @@ type Sink struct {
 // Result is what a child says at the end of a job.
 type Result struct {
 	Rows     int64
-	Schema   []byte    `json:",omitempty"` // Arrow IPC stream of the schema alone; ParseSchema reads it
-	Outputs  []Output  `json:",omitempty"` // one per sink, in order
-	Analysis *Analysis `json:",omitempty"`
-	Error    *Failure  `json:",omitempty"`
+	Schema   []byte     `json:",omitempty"` // Arrow IPC stream of the schema alone; ParseSchema reads it
+	Outputs  []Output   `json:",omitempty"` // one per sink, in order
+	Analysis *Analysis  `json:",omitempty"`
+	Bound    []*Unbound `json:",omitempty"` // one per Binding, nil if nothing is surely wrong
+	Error    *Failure   `json:",omitempty"`
 
 	CPU             time.Duration `json:",omitempty"` // of the child, with its start
 	PeakMemoryBytes int64         `json:",omitempty"` // resident, with mapped files

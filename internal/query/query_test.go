@@ -7,19 +7,6 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 )
 
-func TestNearest(t *testing.T) {
-	t.Parallel()
-	tables := []string{"airports", "flights", "o", "orders_by_day"}
-	for name, want := range map[string]string{
-		"flihgts": "flights", "Flights": "flights", "flight": "flights", "airport": "airports",
-		"ordersbyday": "orders_by_day", "customers": "", "x": "", "": "",
-	} {
-		if got := Nearest(name, tables); got != want {
-			t.Errorf("%q: got %q, want %q", name, got, want)
-		}
-	}
-}
-
 func TestFailure(t *testing.T) {
 	t.Parallel()
 	sent := ErrParam.Errorf("parameter $%s has no value", "top").WithNext("--param top=VALUE").WithDetail("line", 3)

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
-	"github.com/agext/levenshtein"
-
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/near"
 	"tarn.dev/tarn/internal/lake"
 )
 
@@ -98,23 +98,15 @@ func entryAt(ctx context.Context, t lake.Tree, name string) (lake.KeyEntry, bool
 
 // noEntry says that a name is missing, with the nearest one of the same folder or kind, or of others.
 func noEntry(ctx context.Context, t lake.Tree, prefix, what, name, ref string, others ...string) error {
-	best, score, seen := "", 0.6, 0
-	consider := func(shown string) {
-		if s := levenshtein.Match(strings.ToLower(name), strings.ToLower(shown), nil); s > score {
-			best, score = shown, s
-		}
-	}
-	for _, other := range others {
-		consider(other)
-	}
+	shown := slices.Clone(others)
 	for ke, err := range t.Scan(ctx, prefix, "") {
-		if seen++; err != nil || seen > maxSuggestions {
+		if err != nil || len(shown) >= maxSuggestions {
 			break // a suggestion is a courtesy
 		}
-		consider(lake.DisplayKey(ke.Key))
+		shown = append(shown, lake.DisplayKey(ke.Key))
 	}
 	text := fmt.Sprintf("no %s %s on %s", what, name, ref)
-	if best != "" {
+	if best := near.Nearest(name, shown); best != "" {
 		return errNoEntry.Errorf("%s. Did you mean %s?", text, best).WithDetail("nearest", best)
 	}
 	return errNoEntry.Errorf("%s", text)

@@ -74,26 +74,9 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
+func TestDidYouMean(t *testing.T) {
 	t.Parallel()
-	there := []string{"flights", "airports", "flight_delays", "größe", "b", "B2"}
-	for name, want := range map[string]string{
-		"fligths": "flights", "FLIGHTS": "flights", "airport": "airports", "flight_delay": "flight_delays", "größen": "größe",
-		"b": "b", "": "", "x": "", "something else": "", "\xff": "",
-	} {
-		if got := manifest.Nearest(name, there); got != want {
-			t.Errorf("%q: %q, want %q", name, got, want)
-		}
-	}
-	// Of equals the first by name, whatever the order.
-	for _, c := range [][]string{{"ab1", "ab2"}, {"ab2", "ab1"}} {
-		if got := manifest.Nearest("ab3", c); got != "ab1" || c[0][:2] != "ab" {
-			t.Errorf("%v: %q", c, got)
-		}
-	}
-	if got := manifest.Nearest("a", nil); got != "" {
-		t.Errorf("%q of nothing", got)
-	}
+	there := []string{"flights", "airports"}
 	if manifest.DidYouMean("fligths", there) != "Did you mean flights? " || manifest.DidYouMean("zzz", there) != "" {
 		t.Error("DidYouMean")
 	}

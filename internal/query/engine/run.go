@@ -19,6 +19,10 @@ func run(db *duck.DB, job query.Job, stdout io.Writer) (query.Result, error) {
 	if err := prepareJob(db, &job); err != nil {
 		return query.Result{}, err
 	}
+	if len(job.Bind) > 0 {
+		bound, err := bindAll(db, job.Bind)
+		return query.Result{Bound: bound}, err
+	}
 	if job.Write != nil && job.Write.Mode != query.Create {
 		if err := runStaged(db, job); err != nil {
 			return query.Result{}, err

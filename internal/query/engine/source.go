@@ -15,17 +15,21 @@ import (
 // addSource makes a table of the job: a view in the schema of its namespace. A ref is a part of the
 // view's name, as it is in SQL: "orders@dev".
 func addSource(db *duck.DB, source query.Source) error {
-	if ns := source.Name.Namespace; ns != "" && ns != "default" {
-		if err := db.Exec("CREATE SCHEMA IF NOT EXISTS " + quote(ns)); err != nil {
-			return err
-		}
-	}
 	from, err := scanOf(db, source)
 	if err != nil {
 		return fmt.Errorf("table %s: %w", source.Name, err)
 	}
-	if err := db.Exec("CREATE VIEW " + relation(source.Name) + " AS " + from); err != nil {
-		return fmt.Errorf("table %s: %w", source.Name, err)
+	return addView(db, source.Name, from)
+}
+
+func addView(db *duck.DB, name query.Name, from string) error {
+	if ns := name.Namespace; ns != "" && ns != "default" {
+		if err := db.Exec("CREATE SCHEMA IF NOT EXISTS " + quote(ns)); err != nil {
+			return err
+		}
+	}
+	if err := db.Exec("CREATE VIEW " + relation(name) + " AS " + from); err != nil {
+		return fmt.Errorf("table %s: %w", name, err)
 	}
 	return nil
 }
@@ -41,9 +45,13 @@ func scanOf(db *duck.DB, source query.Source) (string, error) {
 	if err != nil {
 		return "", query.ErrRead.Errorf("%w", err)
 	}
-	name := source.Name.Namespace + "/" + source.Name.Table + "@" + source.Name.Ref
+	return scanBatches(db, source.Name, batches), nil
+}
+
+func scanBatches(db *duck.DB, table query.Name, batches *duck.Batches) string {
+	name := table.Namespace + "/" + table.Table + "@" + table.Ref
 	db.Register(name, batches)
-	return "FROM arrow_batches(" + literal(name) + ")", nil
+	return "FROM arrow_batches(" + literal(name) + ")"
 }
 
 // parquetScan maps columns by field id: a column that a file lacks is NULL, a renamed one is found, and
