@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -90,6 +89,12 @@ func (lv *live) execute(ctx context.Context) {
 	err := lv.walk(ctx)
 	// What follows must happen also when the run was canceled.
 	ctx = context.WithoutCancel(ctx)
+	if err != nil && lv.run.State == RunPublishing && lv.run.Into != "" {
+		// A cancel may arrive while the commit becomes visible. The branch is the truth.
+		if commit, perr := f.publishedBy(ctx, lv.run); perr == nil && !commit.IsZero() {
+			lv.run.Commit, err = commit, nil
+		}
+	}
 	lv.mu.Lock()
 	state := RunSucceeded
 	if err != nil {
@@ -106,10 +111,10 @@ func (lv *live) execute(ctx context.Context) {
 	f.mu.Lock()
 	delete(f.live, lv.run.ID)
 	f.mu.Unlock()
-	close(lv.done)
-	if err := os.RemoveAll(f.scratch("logs", lv.run.ID)); err != nil {
-		f.Log.Warn("remove logs", "run", lv.run.ID, "err", err)
+	if err := lv.journal.end(); err != nil {
+		f.Log.Warn("remove journal", "run", lv.run.ID, "err", err)
 	}
+	close(lv.done)
 }
 
 func (lv *live) walk(ctx context.Context) error {
@@ -620,16 +625,19 @@ func (lv *live) finish(ctx context.Context, state RunState) error {
 	defer b.Discard()
 	lv.mu.Lock()
 	steps := slices.Collect(maps.Keys(lv.steps))
-	logged := len(lv.logs) > 0
 	lv.mu.Unlock()
 	var errs []error
 	sealed := map[string]*lake.FileRef{}
-	if logged {
-		for _, name := range steps {
-			ref, err := lv.sealLog(ctx, b, name)
+	steps = slices.DeleteFunc(steps, func(name string) bool { return !lv.journal.hasOutput(name) })
+	for _, name := range steps {
+		ref, err := lv.sealLog(ctx, b, name)
+		if err != nil {
 			errs = append(errs, err)
-			sealed[name] = ref
+			continue
 		}
+		sealed[name] = ref
+	}
+	if len(sealed) > 0 {
 		if err := b.Flush(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("store logs: %w", err))
 			clear(sealed) // a row names only what is durable

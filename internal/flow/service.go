@@ -3,6 +3,7 @@ package flow
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"regexp"
@@ -142,7 +143,7 @@ func (f *Flow) Recover(ctx context.Context) error {
 		}
 		for _, st := range steps {
 			if !st.State.Final() {
-				st.State = StepCanceled
+				st.State, st.Ended = StepCanceled, run.Ended
 			}
 			lv.steps[st.Name] = st
 		}
@@ -153,7 +154,7 @@ func (f *Flow) Recover(ctx context.Context) error {
 			lv.seq = e.Seq
 		}
 		lv.emit(Event{Type: "run", State: string(run.State), Message: msg})
-		if err := lv.saveLocked(ctx, nil); err != nil {
+		if err := errors.Join(lv.saveLocked(ctx, nil), lv.journal.end()); err != nil {
 			return err
 		}
 	}
@@ -291,13 +292,15 @@ func (f *Flow) Events(ctx context.Context, id string, after int64) iter.Seq2[Eve
 			return
 		}
 		if lv := f.liveRun(run.ID); lv != nil {
-			for e, err := range lv.subscribe(ctx, after) {
-				after = max(after, e.Seq)
-				if !yield(e, err) || err != nil {
-					return
-				}
+			file, err := lv.journal.open()
+			if err != nil {
+				yield(Event{}, err)
+				return
 			}
-			return
+			if file != nil {
+				lv.journal.read(ctx, file, after, true)(yield)
+				return
+			}
 		}
 		for e, err := range f.runs.events(ctx, run.ID, after) {
 			if !yield(e, err) || err != nil {
