@@ -18,6 +18,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/client"
 	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/runtime/process"
 	"tarn.dev/tarn/internal/server"
 	"tarn.dev/tarn/internal/system"
 	"tarn.dev/tarn/internal/system/home"
@@ -27,6 +28,9 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == home.ServerRole {
 		os.Exit(system.BackgroundMain())
+	}
+	if len(os.Args) > 1 && os.Args[1] == process.Role {
+		os.Exit(process.InitMain())
 	}
 	os.Exit(m.Run())
 }

@@ -14,6 +14,7 @@ import (
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/query"
+	"tarn.dev/tarn/internal/runtime"
 )
 
 var errCommand = errdef.New(errdef.FailedPrecondition, "run.command", "the program was not found")
@@ -21,11 +22,11 @@ var errCommand = errdef.New(errdef.FailedPrecondition, "run.command", "the progr
 // command runs a script in any language: tables come and go as files.
 func (a *attempt) command(ctx context.Context, scratch string, invs []*invocation) (map[string]*produced, error) {
 	fn := a.work.node.Function
-	argv, err := findProgram(fn)
+	argv, installed, err := findProgram(fn)
 	if err != nil {
 		return nil, err
 	}
-	b, laid, err := a.openBox(ctx, scratch, nil)
+	b, laid, err := a.openBox(ctx, scratch, installed)
 	if err != nil {
 		return nil, err
 	}
@@ -88,20 +89,48 @@ func linkProject(laid string, b *box) error {
 	return nil
 }
 
-// findProgram resolves the program that runs a script, on the server's PATH.
-func findProgram(fn *manifest.Function) ([]string, error) {
-	argv := append([]string(nil), fn.Command...)
+// findProgram resolves the program that runs a script, on the server's PATH. It comes with what was
+// installed beside it.
+func findProgram(fn *manifest.Function) (argv []string, installed []runtime.Mount, err error) {
+	argv = append([]string(nil), fn.Command...)
 	if len(argv) == 0 {
-		return nil, errCommand.Errorf("%s:%d: no program is named to run it", fn.File, fn.Line)
+		return nil, installed, errCommand.Errorf("%s:%d: no program is named to run it", fn.File, fn.Line)
 	}
-	path, err := exec.LookPath(argv[0])
+	path, err := lookPath(argv[0])
 	if err != nil {
-		return nil, errCommand.Errorf("%s is run by %s, which is not on PATH", fn.File, argv[0])
+		return nil, installed, errCommand.Errorf("%s is run by %s, which is not on PATH", fn.File, argv[0])
 	}
-	if argv[0], err = filepath.Abs(path); err != nil {
-		return nil, errCommand.Errorf("find %s: %w", fn.Command[0], err)
+	// One program may have several names and go by the one it was called by; a name outside of the system's
+	// folders is a link to where the program lives.
+	if argv[0] = path; !strings.HasPrefix(path, "/usr/") && !strings.HasPrefix(path, "/bin/") {
+		if argv[0], err = filepath.EvalSymlinks(path); err != nil {
+			return nil, installed, errCommand.Errorf("find %s: %w", fn.Command[0], err)
+		}
 	}
-	return argv, nil
+	dir := filepath.Dir(argv[0])
+	if filepath.Base(dir) == "bin" {
+		return argv, runtime.Installed("program", filepath.Dir(dir)), nil
+	}
+	return argv, []runtime.Mount{{Name: "program", Source: dir, InPlace: true}}, nil
+}
+
+// lookPath finds a program as a shell does, but no shim where there is the program itself: a shim is a script
+// that looks for it elsewhere at each start, with files that no sandbox shows.
+func lookPath(name string) (string, error) {
+	if !strings.Contains(name, "/") {
+		for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+			if filepath.IsAbs(dir) && filepath.Base(dir) != "shims" {
+				if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+					return path, nil
+				}
+			}
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
 }
 
 var notEnv = regexp.MustCompile(`[^A-Za-z0-9]+`)

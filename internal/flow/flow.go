@@ -124,15 +124,15 @@ func (f *Flow) folder(dir string) *project.Folder {
 }
 
 func (f *Flow) discoverer() *discover.Discoverer {
-	return &discover.Discoverer{Runtime: f.Runtime, SQL: analyzer{f.Engine}, SDK: f.SDK, Interpreter: func(ctx context.Context) (string, error) {
+	return &discover.Discoverer{Runtime: f.Runtime, SQL: analyzer{f.Engine}, SDK: f.SDK, Interpreter: func(ctx context.Context) (image.Interpreter, error) {
 		all, err := f.Images.Interpreters(ctx)
 		if err != nil {
-			return "", err
+			return image.Interpreter{}, err
 		}
 		if len(all) == 0 {
-			return "", image.ErrNoPython.Errorf("no Python 3.9 or newer on this machine").WithNext("install python3")
+			return image.Interpreter{}, image.ErrNoPython.Errorf("no Python 3.9 or newer on this machine").WithNext("install python3")
 		}
-		return all[0].Path, f.Images.Compile(ctx, all[0].Path, f.SDK)
+		return all[0], f.Images.Compile(ctx, all[0].Path, f.SDK)
 	}}
 }
 

@@ -70,12 +70,9 @@ func (in inputsOf) table(ctx context.Context, wk *work, decl manifest.Input) (py
 			return pi, fmt.Errorf("%s reads %s: %w", wk.node.Name, v.name, err)
 		}
 	}
-	// A link, so that the sandbox sees the file inside its scratch mount whatever its home is.
-	link := filepath.Join(in.scratch, "in-"+decl.Param+".arrow")
-	if err := os.Link(host, link); err != nil {
-		if err := os.Symlink(host, link); err != nil {
-			return pi, fmt.Errorf("lay out %s: %w", v.name, err)
-		}
+	// A link, so that the sandbox sees the file inside its scratch mount: both are below the home, on one disk.
+	if err := os.Link(host, filepath.Join(in.scratch, "in-"+decl.Param+".arrow")); err != nil {
+		return pi, fmt.Errorf("lay out %s: %w", v.name, err)
 	}
 	pi.Path = in.inside + "/in-" + decl.Param + ".arrow"
 	return pi, nil

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -296,10 +297,11 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 	if err != nil {
 		return nil, err
 	}
-	if err := a.f.Images.Compile(ctx, view.Interpreter, a.f.SDK); err != nil {
+	if err := a.f.Images.Compile(ctx, view.Python.Path, a.f.SDK); err != nil {
 		return nil, err
 	}
-	b, _, err := a.openBox(ctx, scratch, []runtime.Mount{{Name: "sdk", Source: a.f.SDK}, {Name: "packages", Source: view.SitePackages}})
+	b, _, err := a.openBox(ctx, scratch, append(runtime.Installed("python", view.Python.Prefix),
+		runtime.Mount{Name: "sdk", Source: a.f.SDK}, runtime.Mount{Name: "packages", Source: view.SitePackages}))
 	if err != nil {
 		return nil, err
 	}
@@ -331,7 +333,7 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 	for k, v := range view.Lock.Vars {
 		env[k] = v
 	}
-	argv := []string{view.Interpreter, "-S", "-B", "-m", "tarn._runner"}
+	argv := []string{view.Python.Path, "-S", "-B", "-m", "tarn._runner"}
 	return got, a.execute(ctx, b, argv, env, got, func(m message) {
 		i := slices.IndexFunc(invs, func(inv *invocation) bool { return inv.id == m.Item })
 		if p := got[m.Item]; i >= 0 && p.err == nil {
@@ -421,6 +423,7 @@ type message struct {
 	Class     string     `json:"class"`
 	Bases     []string   `json:"bases"`
 	Reason    string     `json:"reason"`
+	NotFound  []string   `json:"not_found"` // names of files, of an error that says so
 	Traceback string     `json:"traceback"`
 	Usage     memo.Usage `json:"usage"` // of an item that has ended
 }
@@ -485,8 +488,33 @@ func (a *attempt) message(m message, p *produced, host func(string) string) {
 		}
 	case "error":
 		p.classes = append(m.Bases, m.Class)
+		if name := a.undeclared(m.NotFound); name != "" {
+			m.Reason, m.Message = "runner.undeclared_file", fmt.Sprintf(undeclaredText, a.work.node.Name, name, path.Join(path.Dir(name), "*"+path.Ext(name)))
+		}
 		p.err = userError(m)
 	}
+}
+
+const undeclaredText = "%s read %s, which is not in its key. Write its name as a literal, or declare tarn.local(%q)."
+
+// undeclared is the first of some files that could not be found in a sandbox, but is in the project's folder.
+func (a *attempt) undeclared(names []string) string {
+	dirs := []string{a.code.dir}
+	if real, err := filepath.EvalSymlinks(a.code.dir); err == nil {
+		dirs = append(dirs, real)
+	}
+	for _, name := range names {
+		for _, dir := range dirs {
+			rel := name
+			if filepath.IsAbs(name) {
+				rel, _ = filepath.Rel(dir, name)
+			}
+			if rel = path.Clean(filepath.ToSlash(rel)); a.code.snap.Holds(rel) {
+				return rel
+			}
+		}
+	}
+	return ""
 }
 
 func userError(m message) error {

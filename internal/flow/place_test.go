@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"tarn.dev/tarn/internal/meta/sqlitemeta"
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/query/engine"
+	rt "tarn.dev/tarn/internal/runtime"
 	"tarn.dev/tarn/internal/runtime/process"
 	sdk "tarn.dev/tarn/sdk/python"
 )
@@ -47,6 +49,38 @@ type place struct {
 	lake *lake.Lake
 	rows *sqlitemeta.Store
 	stop func()
+}
+
+// level is the strongest that this user has here, as for the server.
+var level = sync.OnceValue(func() rt.Level {
+	dir, err := os.MkdirTemp("", "level")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	found, _, err := process.Choose(context.Background(), dir, os.Getenv("TARN_LEVEL"))
+	if err != nil {
+		panic(err)
+	}
+	return found
+})
+
+// inBox is the path on the host of a file in the working folder of the one function that runs.
+func (p *place) inBox(name string) string {
+	p.t.Helper()
+	found, err := filepath.Glob(filepath.Join(p.home, "scratch", "boxes", "sandbox-*", "home", name))
+	if err != nil || len(found) != 1 {
+		p.t.Fatalf("%s of a running function: %v %v", name, found, err)
+	}
+	return found[0]
+}
+
+// letGo lets a function go on that reads from a named pipe in its working folder.
+func (p *place) letGo(pipe string) {
+	p.t.Helper()
+	if err := os.WriteFile(p.inBox(pipe), []byte("go\n"), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // newPlace makes a project of files: name, content, name, content.
@@ -90,7 +124,7 @@ func (p *place) open() {
 	check(err)
 	session, err := lease.Begin(ctx, rows, "s", time.Minute, "test")
 	check(err)
-	boxes, err := process.New(filepath.Join(scratch, "boxes"))
+	boxes, err := process.New(filepath.Join(scratch, "boxes"), level())
 	check(err)
 	images, err := image.Open(filepath.Join(p.home, "cache"), os.Environ())
 	check(err)

@@ -3,11 +3,8 @@ package flow_test
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"unicode/utf8"
 
@@ -340,18 +337,12 @@ func TestRacingRunsBothLand(t *testing.T) {
 // What the run made stays, and is counted once.
 func TestReplan(t *testing.T) {
 	t.Parallel()
-	gate := filepath.Join(t.TempDir(), "gate")
-	if err := syscall.Mkfifo(gate, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	const script = "# tarn: outputs = { slow = \"csv\" }\necho ready\n%s\nprintf 'x\\n%d\\n' > $TARN_OUT_SLOW\n"
-	p := newPlace(t, "slow.sh", fmt.Sprintf(script, "read go < "+gate, 1), "sum.sql", "SELECT x FROM slow\n")
+	const script = "# tarn: outputs = { slow = \"csv\" }\n%s\nprintf 'x\\n%d\\n' > $TARN_OUT_SLOW\n"
+	p := newPlace(t, "slow.sh", fmt.Sprintf(script, "mkfifo gate; echo ready; read go < gate", 1), "sum.sql", "SELECT x FROM slow\n")
 	run := p.startUntil("ready")
 	p.write("slow.sh", fmt.Sprintf(script, "", 2))
 	p.succeeds("slow:succeeded sum:succeeded")
-	if err := os.WriteFile(gate, []byte("go\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	p.letGo("gate")
 	o := p.wait(run.ID)
 	if o.State != flow.RunSucceeded || o.Replans != 1 || o.states() != "slow:cached sum:cached" {
 		t.Fatalf("%s %v after %d re-plans: %s", o.State, o.Error, o.Replans, o.states())

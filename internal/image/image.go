@@ -52,7 +52,7 @@ func (l Lock) Has(name string) bool {
 // View is a lock made importable on this host.
 type View struct {
 	Lock         Lock
-	Interpreter  string // absolute path of the real python executable, never a shim
+	Python       Interpreter
 	SitePackages string // absolute path; read-only
 }
 

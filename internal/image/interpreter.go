@@ -22,6 +22,7 @@ type Interpreter struct {
 	Path    string `json:"path"`    // of the real executable, never a shim or a link
 	Version string `json:"version"` // "3.11.7"
 	Minor   string `json:"minor"`   // "3.11"
+	Prefix  string `json:"prefix"`  // folder above the executable that also holds the standard library
 }
 
 // probeScript prints what an interpreter is. A virtual environment answers with the Python under it:
@@ -29,6 +30,7 @@ type Interpreter struct {
 const probeScript = `import json, os, sys, sysconfig
 print(json.dumps({
     "path": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
+    "prefix": os.path.realpath(sys.base_prefix),
     "version": "%d.%d.%d" % sys.version_info[:3],
     "usable": sys.implementation.name == "cpython" and sys.maxsize > 2**32 and not sysconfig.get_config_var("Py_GIL_DISABLED"),
 }))`
@@ -52,7 +54,7 @@ var pythonName = regexp.MustCompile(`^python(3(\.[0-9]+)?)?$`)
 func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 	s.interpreters.Lock()
 	defer s.interpreters.Unlock()
-	path := filepath.Join(s.dir, "python.json")
+	path := filepath.Join(s.dir, "interpreters.json")
 	known := map[string]probed{}
 	if b, err := os.ReadFile(path); err == nil {
 		if json.Unmarshal(b, &known) != nil {
@@ -169,6 +171,7 @@ func probe(ctx context.Context, path string) (Interpreter, error) {
 	}
 	var said struct {
 		Path    string `json:"path"`
+		Prefix  string `json:"prefix"`
 		Version string `json:"version"`
 		Usable  bool   `json:"usable"`
 	}
@@ -176,10 +179,10 @@ func probe(ctx context.Context, path string) (Interpreter, error) {
 		return Interpreter{}, nil
 	}
 	v, ok := parsePyVersion(said.Version)
-	if !ok || v.compare(oldestPython) < 0 || !filepath.IsAbs(said.Path) {
+	if !ok || v.compare(oldestPython) < 0 || !strings.HasPrefix(said.Path, strings.TrimSuffix(said.Prefix, "/")+"/") {
 		return Interpreter{}, nil
 	}
-	return Interpreter{Path: said.Path, Version: said.Version, Minor: v.minor()}, nil
+	return Interpreter{Path: said.Path, Version: said.Version, Minor: v.minor(), Prefix: said.Prefix}, nil
 }
 
 // choose finds the interpreter for want. Without a wish it is the first python3 on PATH, which is what

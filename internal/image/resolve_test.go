@@ -105,7 +105,7 @@ func scratch(t *testing.T) string {
 
 func run(t *testing.T, v image.View, code string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), v.Interpreter, "-S", "-B", "-c", code)
+	cmd := exec.CommandContext(t.Context(), v.Python.Path, "-S", "-B", "-c", code)
 	cmd.Env = []string{"PYTHONPATH=" + v.SitePackages}
 	out, err := cmd.CombinedOutput()
 	if err != nil {

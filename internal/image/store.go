@@ -18,7 +18,7 @@ import (
 //	uv/            uv's own cache: every wheel, downloaded and unpacked once
 //	views/ID       one merged package folder per set of packages, hardlinked to uv/, read-only
 //	locks/         files that processes lock
-//	python.json    the interpreters that were found
+//	interpreters.json  the interpreters that were found
 //	uv-VERSION     uv, if the host had none
 //
 // All of it can be deleted while nothing runs. Safe for concurrent use, also by several processes.

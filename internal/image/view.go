@@ -34,7 +34,7 @@ func (s *Store) Ensure(ctx context.Context, lock Lock, progress func(string)) (V
 		return View{}, err
 	}
 	id := lock.viewID()
-	view := View{Lock: lock, Interpreter: python.Path, SitePackages: filepath.Join(s.dir, "views", id)}
+	view := View{Lock: lock, Python: python, SitePackages: filepath.Join(s.dir, "views", id)}
 	if _, err := os.Stat(view.SitePackages); err == nil {
 		return view, nil
 	}
@@ -95,7 +95,7 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 // install unpacks packages of view's lock into dir, byte-compiled for its interpreter.
 func (s *Store) install(ctx context.Context, view View, dir string, packages []Package, progress func(string), options ...string) error {
 	args := slices.Concat([]string{
-		"pip", "install", "--requirements", "-", "--target", dir, "--python", view.Interpreter,
+		"pip", "install", "--requirements", "-", "--target", dir, "--python", view.Python.Path,
 		"--no-deps", "--require-hashes", "--compile-bytecode",
 	}, buildPolicy(packages), indexOptions(view.Lock.Indexes), options)
 	return s.uvCommand(ctx, "install packages", dir, pinned(packages), progress, args...)

@@ -9,6 +9,8 @@ package runtime
 import (
 	"context"
 	"io"
+	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -31,6 +33,22 @@ type Mount struct {
 	Name     string // unique within the Spec, [a-z0-9-]+
 	Source   string // absolute path on the host
 	Writable bool
+	// InPlace shows it under Source itself, for programs that know where they were installed. Otherwise the
+	// level decides where.
+	InPlace bool
+}
+
+// Installed are the mounts of what is installed under a prefix: its programs and libraries, and nothing else
+// that lies there. A prefix may be somebody's home.
+func Installed(name, prefix string) []Mount {
+	var mounts []Mount
+	for _, sub := range []string{"bin", "lib", "lib64", "libexec"} {
+		dir := filepath.Join(prefix, sub)
+		if info, err := os.Stat(dir); err == nil && info.IsDir() {
+			mounts = append(mounts, Mount{Name: name + "-" + sub, Source: dir, InPlace: true})
+		}
+	}
+	return mounts
 }
 
 // Limits bound a sandbox; zero means unlimited.
@@ -55,7 +73,7 @@ const MessagesVariable = "TARN_MESSAGES_FD"
 
 // Command is one program to run in a sandbox.
 type Command struct {
-	Argv []string          // Argv[0] is an absolute path on the host or inside a mount
+	Argv []string          // Argv[0] is the absolute path of a program of the host's system, or inside a mount
 	Env  map[string]string // the child has exactly these variables
 	Dir  string            // as seen inside; "" is the sandbox's own empty folder
 	// Stdout and Stderr get the output as it is written. They may be the same writer; writes are

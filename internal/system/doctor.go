@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tarn.dev/tarn/internal/runtime"
 	"tarn.dev/tarn/internal/server"
 )
 
@@ -19,7 +20,7 @@ const (
 
 // Doctor implements server.Control.
 func (s *System) Doctor(context.Context) []server.Finding {
-	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), checkPrograms()}
+	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), checkPrograms()}
 }
 
 func (s *System) checkHome() server.Finding {
@@ -64,6 +65,19 @@ func checkFiles() server.Finding {
 	f := server.Finding{Name: "open files", Level: server.OK, Text: fmt.Sprintf("limit %d", limit.Cur)}
 	if limit.Cur < 1024 {
 		f.Level, f.Next = server.Warn, "Raise it with ulimit -n 4096"
+	}
+	return f
+}
+
+// checkLevel says how strongly functions are isolated, and what is missing for more.
+func (s *System) checkLevel() server.Finding {
+	f := server.Finding{Name: "isolation", Level: server.OK, Text: "level " + string(s.parts.runtime.Level())}
+	if n := len(s.parts.lacking); n > 0 {
+		next := s.parts.lacking[n-1]
+		f.Text += fmt.Sprintf("; not %s: %v", next.Level, next.Why)
+	}
+	if s.parts.runtime.Level() == runtime.Process {
+		f.Level, f.Next = server.Warn, "Functions can read what this user can. Run only code that you trust"
 	}
 	return f
 }

@@ -29,6 +29,7 @@ const sessionTTL = 30 * time.Second
 type parts struct {
 	session *lease.Session
 	runtime runtimeport.Runtime
+	lacking []process.Lacking
 	engine  *query.Engine
 	flow    flow.Config
 }
@@ -48,7 +49,13 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	if p.session, err = lease.Begin(ctx, rows, "s", sessionTTL, "server"); err != nil {
 		return nil, err
 	}
-	if p.runtime, err = process.New(filepath.Join(h.Scratch(), "boxes")); err != nil {
+	boxes := filepath.Join(h.Scratch(), "boxes")
+	level, lacking, err := process.Choose(ctx, boxes, os.Getenv("TARN_LEVEL"))
+	if err != nil {
+		return nil, err
+	}
+	p.lacking = lacking
+	if p.runtime, err = process.New(boxes, level); err != nil {
 		return nil, err
 	}
 	images, err := image.Open(h.Cache, os.Environ())

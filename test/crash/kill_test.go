@@ -12,13 +12,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// items is an asset with one item for each of eight files. It tells in a file outside of its sandbox
-// which items it works on, and waits while there is a file called gate.
+// items is an asset with one item for each of eight files. It prints which items it works on, and waits
+// while there is a gate: a file beside the SDK, the only folder of the host that every sandbox shows.
 func items(h *house) {
 	h.write("pipeline.py", fmt.Sprintf(`import os
 import time
@@ -30,12 +31,11 @@ import tarn
 
 @tarn.asset
 def upper(text: Annotated[Path, tarn.files("raw/*", each=True)], out: tarn.OutputDir):
-    with open(%q, "a") as log:
-        log.write(text.name + "\n")
-    while os.path.exists(%q):
+    print("works on", text.name, flush=True)
+    while (Path(tarn.__file__).parent.parent / %q).exists():
         time.sleep(0.01)
     (out / text.name).write_text(text.read_text().upper())
-`, h.log(), h.gate()))
+`, h.gate()))
 	for i := range itemCount {
 		h.write(fmt.Sprintf("raw/%d", i), fmt.Sprintf("text %d", i))
 	}
@@ -44,28 +44,38 @@ def upper(text: Annotated[Path, tarn.files("raw/*", each=True)], out: tarn.Outpu
 
 const itemCount = 8
 
-func (h *house) log() string  { return filepath.Join(filepath.Dir(h.home), "log") }
-func (h *house) gate() string { return filepath.Join(filepath.Dir(h.home), "gate") }
+func (h *house) gate() string { return "gate-" + filepath.Base(h.sockets) }
 
-// ran are the items that were worked on, once for each time.
-func (h *house) ran() []string {
-	b, err := os.ReadFile(h.log())
-	if err != nil && !os.IsNotExist(err) {
-		h.t.Fatal(err)
+// ran is how many items were worked on, as a run's output tells.
+func ran(output string) int { return strings.Count(output, "works on ") }
+
+// gates are where the gate stands: each version of the SDK has a folder.
+func (h *house) gates() []string {
+	folders, err := filepath.Glob(filepath.Join(cache(), "sdk", "*"))
+	if err != nil || len(folders) == 0 {
+		h.t.Fatalf("the SDK: %v %v", folders, err)
 	}
-	return strings.Fields(string(b))
+	for i := range folders {
+		folders[i] = filepath.Join(folders[i], h.gate())
+	}
+	return folders
 }
 
 // close makes functions wait; open lets them go on.
 func (h *house) close() {
-	if err := os.WriteFile(h.gate(), nil, 0o600); err != nil {
-		h.t.Fatal(err)
+	for _, gate := range h.gates() {
+		if err := os.WriteFile(gate, nil, 0o600); err != nil {
+			h.t.Fatal(err)
+		}
 	}
+	h.t.Cleanup(h.open)
 }
 
 func (h *house) open() {
-	if err := os.Remove(h.gate()); err != nil {
-		h.t.Fatal(err)
+	for _, gate := range h.gates() {
+		if err := os.Remove(gate); err != nil && !os.IsNotExist(err) {
+			h.t.Error(err)
+		}
 	}
 }
 
@@ -88,7 +98,25 @@ func (h *house) await(what string, is func() bool) {
 type running struct {
 	*exec.Cmd
 	h              *house
-	stdout, stderr bytes.Buffer
+	stdout, stderr buffer
+}
+
+// buffer is output that is read while it is written.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func (h *house) start(fault string, args ...string) *running {
@@ -160,10 +188,11 @@ func alive(pids []int) (left []int) {
 	return left
 }
 
-// finishes runs the pipeline to its end and counts the items: each is in the output once.
-func (h *house) finishes() {
+// finishes runs the pipeline to its end: each item is in the output once, and again says how many were
+// worked on.
+func (h *house) finishes() (again int) {
 	h.t.Helper()
-	h.run("run")
+	again = ran(h.run("run", "--json"))
 	for i := range itemCount {
 		name := fmt.Sprintf("upper/%d", i)
 		if got, want := h.run("file", "cat", name), fmt.Sprintf("TEXT %d", i); got != want {
@@ -172,6 +201,7 @@ func (h *house) finishes() {
 	}
 	h.clean()
 	h.empty()
+	return again
 }
 
 // empty fails the test if the server keeps something for a run that has ended.
@@ -214,9 +244,7 @@ func TestKilledServerKeepsFinishedItems(t *testing.T) {
 			if kept := check.Checked.Fragments; kept < skip+1 {
 				t.Errorf("%d items were done, %d are remembered", skip+1, kept)
 			}
-			before := len(h.ran())
-			h.finishes()
-			if again, want := len(h.ran())-before, itemCount-check.Checked.Fragments; again != want {
+			if again, want := h.finishes(), itemCount-check.Checked.Fragments; again != want {
 				t.Errorf("%d items ran again, want %d", again, want)
 			}
 		})
@@ -229,9 +257,9 @@ func TestKilledServerKeepsEndedItemsOfAStep(t *testing.T) {
 	h := newHouse(t)
 	items(h)
 	h.close()
-	// Items run in the order of their keys, which no test may know: whichever is first does not wait.
-	first := fmt.Sprintf("while text.name != Path(%q).read_text().split()[0] and os.path", h.log())
-	h.write("pipeline.py", strings.ReplaceAll(h.read("pipeline.py"), "while os.path", first))
+	// Items run in the order of their keys, which no test may know: the first of each process does not wait.
+	first := "    first = not os.path.exists(\"begun\")\n    open(\"begun\", \"w\").close()\n    while not first and "
+	h.write("pipeline.py", strings.NewReplacer("    while ", first).Replace(h.read("pipeline.py")))
 	r := h.start("", "run", "--json")
 	var check struct{ Checked struct{ Fragments int } }
 	h.await("some items to end", func() bool {
@@ -241,10 +269,8 @@ func TestKilledServerKeepsEndedItemsOfAStep(t *testing.T) {
 	h.kill(h.server())
 	r.end()
 	h.document(&check, "fsck")
-	before := len(h.ran())
 	h.open()
-	h.finishes()
-	if again, want := len(h.ran())-before, itemCount-check.Checked.Fragments; again != want {
+	if again, want := h.finishes(), itemCount-check.Checked.Fragments; again != want {
 		t.Errorf("%d items ran again, want %d", again, want)
 	}
 }
@@ -256,7 +282,7 @@ func TestKilledStep(t *testing.T) {
 	h.close()
 	server := h.server()
 	r := h.start("", "run", "--json")
-	h.await("the step", func() bool { return len(h.ran()) > 0 })
+	h.await("the step", func() bool { return ran(r.stdout.String()) > 0 })
 	h.murder(h.named("_runner"))
 	got := r.end()
 	if f := got.failure(t); f.Code != "user_code" || f.Reason != "run.killed" {
@@ -277,7 +303,7 @@ func TestKilledServerTakesItsStepsAlong(t *testing.T) {
 	items(h)
 	h.close()
 	r := h.start("", "run", "--json")
-	h.await("the step", func() bool { return len(h.ran()) > 0 })
+	h.await("the step", func() bool { return ran(r.stdout.String()) > 0 })
 	children := below(h.server())
 	h.kill(h.server())
 	if f := r.end().failure(t); f.Code != "unavailable" {
@@ -337,7 +363,7 @@ func TestStopInterruptsRuns(t *testing.T) {
 	items(h)
 	h.close()
 	r := h.start("", "run", "--json")
-	h.await("the step", func() bool { return len(h.ran()) > 0 })
+	h.await("the step", func() bool { return ran(r.stdout.String()) > 0 })
 	children := below(h.server())
 	h.stop()
 	if got := r.end(); got.code == 0 {
@@ -378,7 +404,7 @@ func TestCancelFreesEverything(t *testing.T) {
 			r := h.start(fault, "run", "--json")
 			h.await("the "+phase, func() bool {
 				if pause == "" {
-					return len(h.ran()) > 0
+					return ran(r.stdout.String()) > 0
 				}
 				_, err := os.Stat(pause)
 				return err == nil

@@ -22,6 +22,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/project"
+	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/runtime"
 )
@@ -56,8 +57,8 @@ type Analyzer interface {
 type Discoverer struct {
 	Runtime     runtime.Runtime
 	SQL         Analyzer
-	SDK         string                                    // folder that holds the package tarn
-	Interpreter func(ctx context.Context) (string, error) // any supported Python
+	SDK         string                                               // folder that holds the package tarn
+	Interpreter func(ctx context.Context) (image.Interpreter, error) // any supported Python
 }
 
 // ID names what discovery of a snapshot depends on, besides this program and the SDK.
@@ -139,7 +140,7 @@ func (d *Discoverer) python(ctx context.Context, s *project.Snapshot, dir string
 	}
 	box, err := d.Runtime.Create(ctx, runtime.Spec{
 		ID:     "discovery",
-		Mounts: []runtime.Mount{{Name: "project", Source: dir}, {Name: "sdk", Source: d.SDK}},
+		Mounts: append(runtime.Installed("python", python.Prefix), runtime.Mount{Name: "project", Source: dir}, runtime.Mount{Name: "sdk", Source: d.SDK}),
 		Limits: runtime.Limits{Time: discoverTime, MemoryBytes: 4 << 30},
 	})
 	if err != nil {
@@ -155,7 +156,7 @@ func (d *Discoverer) python(ctx context.Context, s *project.Snapshot, dir string
 	}
 	var out bytes.Buffer
 	exit, err := box.Run(ctx, runtime.Command{
-		Argv: []string{python, "-S", "-B", "-m", "tarn._discover"},
+		Argv: []string{python.Path, "-S", "-B", "-m", "tarn._discover"},
 		Env: map[string]string{
 			"TARN_DISCOVER": box.Home() + "/discover.json", "PYTHONPATH": box.Path("sdk"), "PYTHONHASHSEED": "0",
 			"PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8", "HOME": box.Home(), "PATH": "/usr/bin:/bin",

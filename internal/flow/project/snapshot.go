@@ -121,6 +121,12 @@ func (s *Snapshot) seal() {
 	s.ID = fmt.Sprintf("%x", blake3.Sum256(b))
 }
 
+// Holds reports whether the folder had a file, also one that is no part of the snapshot.
+func (s *Snapshot) Holds(path string) bool {
+	_, ok := slices.BinarySearchFunc(s.folder, path, func(f File, path string) int { return strings.Compare(f.Path, path) })
+	return ok
+}
+
 // Hash is the content hash of a file of the snapshot, "" if it is not in it.
 func (s *Snapshot) Hash(path string) string {
 	if f := s.file(path); f != nil {

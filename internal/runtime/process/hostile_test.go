@@ -27,7 +27,7 @@ const daemonize = `exec 9>"$1"; setsid sh -c 'setsid sleep 1000 & sleep 1000' & 
 
 // server runs a command in dir until it is killed.
 func server(dir string) int {
-	rt, err := process.New(filepath.Join(dir, "boxes"))
+	rt, err := process.New(filepath.Join(dir, "boxes"), runtime.Process)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -62,7 +62,7 @@ func TestKillOfTheServerEndsTheTree(t *testing.T) {
 	}
 	start := time.Now()
 	gone(t, life)
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	_ = cmd.Wait() // killed
@@ -91,11 +91,11 @@ func TestEscapedHolderOfThePipe(t *testing.T) {
 	t.Parallel()
 	sb := create(t, runtime.Limits{})
 	var out strings.Builder
-	cmd := shell(`setsid sleep 4 & head -c 60000 /dev/zero | tr '\0' x; sleep 0.05; kill -9 $PPID; sleep 4`)
+	cmd := shell(`setsid sleep 60 & head -c 60000 /dev/zero | tr '\0' x; sleep 0.05; kill -9 $PPID; sleep 60`)
 	cmd.Stdout = &out
 	start := time.Now()
 	_, err := sb.Run(t.Context(), cmd)
-	if took := time.Since(start); err != nil || took > 2*time.Second || out.Len() != 60000 {
+	if took := time.Since(start); err != nil || took > 20*time.Second || out.Len() != 60000 {
 		t.Errorf("%d bytes after %s, %v", out.Len(), took, err)
 	}
 }
@@ -120,7 +120,7 @@ func TestSupervisorStopped(t *testing.T) {
 			}()
 			cmd := shell(`exec 9>"$1"; kill -STOP $PPID; setsid sleep 1000 & echo x >&9; sleep 1000`, sb.HostHome()+"/life")
 			exit, err := sb.Run(ctx, cmd)
-			if took := time.Since(<-at); took > 1200*time.Millisecond {
+			if took := time.Since(<-at); took > 10*time.Second {
 				t.Errorf("it took %s", took)
 			}
 			if err != nil || string(exit.Reason) != name {
@@ -147,12 +147,12 @@ func TestForkStormIsEnded(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can bound the storm: it needs a user of its own")
 	}
-	sb := create(t, runtime.Limits{PIDs: 60, Time: 10 * time.Second})
+	sb := create(t, runtime.Limits{PIDs: 60, Time: time.Minute})
 	life := newLife(t, sb.HostHome())
 	exit, err := sb.Run(t.Context(), shell(`exec 9>"$1"; cd /
 		prlimit --nproc=100 setpriv --reuid=54321 --clear-groups sh -c 'storm() { sleep 1000 & storm & storm & wait; }; storm' 2>&-
 		sleep 1000`, sb.HostHome()+"/life"))
-	if err != nil || exit.Reason != runtime.TooManyProcesses || exit.Usage.Wall > 5*time.Second {
+	if err != nil || exit.Reason != runtime.TooManyProcesses || exit.Usage.Wall > 30*time.Second {
 		t.Errorf("%+v %v", exit, err)
 	}
 	gone(t, life)
@@ -170,7 +170,7 @@ func TestNothingLeaks(t *testing.T) {
 	}
 	before := 0
 	for i := range 15 {
-		rt, err := process.New(dir)
+		rt, err := process.New(dir, runtime.Process)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +204,7 @@ func TestNothingLeaks(t *testing.T) {
 
 func create(t *testing.T, limits runtime.Limits) runtime.Sandbox {
 	t.Helper()
-	sb, err := open(t).Create(t.Context(), runtime.Spec{ID: t.Name(), Limits: limits})
+	sb, err := open(t, runtime.Process).Create(t.Context(), runtime.Spec{ID: t.Name(), Limits: limits})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	goruntime "runtime"
 	"strconv"
@@ -43,7 +44,18 @@ func supervise() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become reaper: %w", err)
 	}
+	confined := len(os.Args) > 2 && os.Args[2] != string(runtime.Process)
+	if confined {
+		signal.Notify(make(chan os.Signal, 1)) // its command has its user, and no business to stop it
+		if err := prepareRoot(); err != nil {
+			return err
+		}
+	}
 	jobs := os.NewFile(jobFD, "job")
+	mounts, err := receiveMounts()
+	if err != nil {
+		return fmt.Errorf("receive mounts: %w", err)
+	}
 	dec := json.NewDecoder(jobs)
 	var j job
 	if err := dec.Decode(&j); err != nil {
@@ -53,7 +65,12 @@ func supervise() error {
 		return fmt.Errorf("read the job: %w", err)
 	}
 	reports := json.NewEncoder(os.NewFile(reportFD, "report"))
-	w := &watch{job: j, gone: make(chan struct{}), wake: make(chan struct{}, 1)}
+	w := &watch{job: j, confined: confined, gone: make(chan struct{}), wake: make(chan struct{}, 1)}
+	if confined {
+		if err := errors.Join(j.Root.enter(mounts), seal(j.Root.Network)); err != nil {
+			return reports.Encode(report{Failure: "its sandbox: " + err.Error()})
+		}
+	}
 	start := time.Now()
 	pid, err := w.start()
 	if err != nil {
@@ -76,6 +93,23 @@ func supervise() error {
 	return reports.Encode(report{Ended: end})
 }
 
+// receiveMounts takes the mounts that come before the job.
+func receiveMounts() ([]int, error) {
+	b, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*maxMounts))
+	n, oobn, _, _, err := unix.Recvmsg(jobFD, b, oob, unix.MSG_CMSG_CLOEXEC)
+	for errors.Is(err, unix.EINTR) {
+		n, oobn, _, _, err = unix.Recvmsg(jobFD, b, oob, unix.MSG_CMSG_CLOEXEC)
+	}
+	if err != nil || n == 0 || oobn == 0 {
+		return nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) == 0 {
+		return nil, err
+	}
+	return unix.ParseUnixRights(&messages[0])
+}
+
 // keepDescriptors makes sure that the command inherits nothing: neither the supervisor's own
 // descriptors nor those that whoever started the server left open.
 func keepDescriptors() error {
@@ -93,7 +127,9 @@ func keepDescriptors() error {
 
 // watch is a supervisor's state.
 type watch struct {
-	job  job
+	job      job
+	confined bool // first process of its own process namespace
+
 	gone chan struct{} // closed when no descendant is left
 	wake chan struct{} // buffered: killing has begun
 
@@ -252,13 +288,22 @@ func (w *watch) look() {
 		case <-time.After(wait):
 		}
 		if killing {
-			killAll(descendants(os.Getpid()))
+			w.killAll()
 			continue
 		}
 		began := time.Now()
 		w.sample()
 		took = time.Since(began)
 	}
+}
+
+// killAll sends the signal to every descendant that it can see; in a process namespace that is all there are.
+func (w *watch) killAll() {
+	if w.confined {
+		syscall.Kill(-1, syscall.SIGKILL) //nolint:errcheck // nobody is left
+		return
+	}
+	killAll(descendants(os.Getpid()))
 }
 
 // sample compares memory and number of the tree's processes with the limits.
@@ -293,10 +338,13 @@ func (w *watch) sample() {
 
 // sampleDisk watches the sandbox's own folder. It takes at most a tenth of a core.
 func (w *watch) sampleDisk() {
-	home := string(w.job.Home)
 	for {
 		began := time.Now()
-		if diskUsage(home) > w.job.Limits.DiskBytes {
+		var used int64
+		for _, dir := range w.job.Own {
+			used += diskUsage(string(dir))
+		}
+		if used > w.job.Limits.DiskBytes {
 			w.kill(runtime.DiskFull)
 			return
 		}

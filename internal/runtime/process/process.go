@@ -1,22 +1,23 @@
 //go:build linux
 
-// Package process runs commands at level process: with a folder, an environment, limits and a process
-// tree of their own, but no namespaces. It works without privileges and everywhere, and holds nobody
-// who is hostile: use it where nothing stronger is to be had.
+// Package process runs commands on this host, each in a sandbox of processes, at one of three levels. At level
+// process a sandbox has a folder, an environment, limits and a process tree of its own, but no namespaces: it
+// works without privileges and everywhere, and holds nobody who is hostile. At userns and full it has
+// namespaces, a root of its own, no capabilities and a filter of system calls; docs/design/runtime.md tells how.
 //
 // Every Run has a supervisor, this same binary in the hidden role `sandbox-init` (InitMain), which is
 // the command's parent and the reaper of everything the command starts. A descendant that forks twice
 // or makes its own session therefore stays below the supervisor, who kills all of them when the command
-// has ended. The supervisor ends itself, with all below it, when the pipe from the server closes: by
+// has ended. The supervisor ends itself, with all below it, when the socket from the server closes: by
 // intent, or because the server was killed. The next supervisor is started ahead of its use, because
 // starting a large binary takes longer than starting most commands.
 //
-// Limits are watched, not enforced by the kernel: the supervisor looks at the tree every 50 ms, so a
-// limit may be passed for that long. Memory is anonymous and shared-memory pages, shared ones counted
-// once; pages of mapped files do not count, the kernel can drop them. Disk is what a walk over the
-// sandbox's own folder finds. Limits.CPUs and Spec.Network have no effect at this level. A command that
-// kills its own supervisor ends with it, and so does what is left of its session; whoever left the
-// session as well escapes.
+// Limits are watched: the supervisor looks at the tree every 50 ms, so a limit may be passed for that long;
+// at level full the kernel holds it a little above. Memory is anonymous and shared-memory pages, shared ones
+// counted once; pages of mapped files do not count, the kernel can drop them. Disk is what a walk over the
+// sandbox's own folders finds. Limits.CPUs has an effect at level full, Spec.Network at userns and full. At
+// level process a command that kills its own supervisor ends with it, and so does what is left of its
+// session; whoever left the session as well escapes.
 package process
 
 import (
@@ -51,6 +52,7 @@ var (
 // Runtime makes sandboxes at level process.
 type Runtime struct {
 	dir   string
+	level runtime.Level
 	spare spare
 
 	mu     sync.Mutex
@@ -58,8 +60,9 @@ type Runtime struct {
 	closed bool
 }
 
-// New returns a runtime whose sandboxes have their folders in dir, which is made if it does not exist.
-func New(dir string) (runtime.Runtime, error) {
+// New returns a runtime of a level that this host has. Its sandboxes have their folders in dir, which is
+// made if it does not exist.
+func New(dir string, level runtime.Level) (runtime.Runtime, error) {
 	dir, err := filepath.Abs(dir)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o700)
@@ -67,11 +70,14 @@ func New(dir string) (runtime.Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open sandboxes' folder %s: %w", dir, err)
 	}
-	return &Runtime{dir: dir, open: map[*sandbox]struct{}{}}, nil
+	if level == runtime.Full {
+		removeGroups()
+	}
+	return &Runtime{dir: dir, level: level, spare: spare{level: level}, open: map[*sandbox]struct{}{}}, nil
 }
 
 // Level implements runtime.Runtime.
-func (r *Runtime) Level() runtime.Level { return runtime.Process }
+func (r *Runtime) Level() runtime.Level { return r.level }
 
 // Create implements runtime.Runtime.
 func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
@@ -92,7 +98,7 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbo
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
 	s := &sandbox{runtime: r, spec: spec, paths: paths, home: filepath.Join(dir, "home"), dir: dir}
-	if err := os.Mkdir(s.home, 0o700); err != nil {
+	if err := errors.Join(os.Mkdir(s.home, 0o700), os.Mkdir(filepath.Join(dir, "tmp"), 0o700)); err != nil {
 		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), os.RemoveAll(dir))
 	}
 	r.open[s] = struct{}{}
@@ -119,8 +125,8 @@ func (r *Runtime) Close() error {
 
 var mountName = regexp.MustCompile(`^[a-z0-9-]+$`)
 
-func checkSpec(spec runtime.Spec) (map[string]string, error) {
-	paths := make(map[string]string, len(spec.Mounts))
+func checkSpec(spec runtime.Spec) (map[string]runtime.Mount, error) {
+	paths := make(map[string]runtime.Mount, len(spec.Mounts))
 	for _, m := range spec.Mounts {
 		switch _, twice := paths[m.Name]; {
 		case !mountName.MatchString(m.Name):
@@ -129,11 +135,13 @@ func checkSpec(spec runtime.Spec) (map[string]string, error) {
 			return nil, ErrInvalidSpec.Errorf("sandbox %s: two mounts are named %q", spec.ID, m.Name)
 		case !filepath.IsAbs(m.Source):
 			return nil, ErrInvalidSpec.Errorf("sandbox %s: mount %s: %q is not an absolute path", spec.ID, m.Name, m.Source)
+		case m.InPlace && filepath.Clean(m.Source) == "/":
+			return nil, ErrInvalidSpec.Errorf("sandbox %s: mount %s: the whole host cannot be shown", spec.ID, m.Name)
 		}
 		if _, err := os.Stat(m.Source); err != nil {
 			return nil, ErrInvalidSpec.Errorf("sandbox %s: mount %s: %w", spec.ID, m.Name, err)
 		}
-		paths[m.Name] = m.Source
+		paths[m.Name] = m
 	}
 	if l := spec.Limits; l.MemoryBytes < 0 || l.CPUs < 0 || l.PIDs < 0 || l.DiskBytes < 0 || l.Time < 0 {
 		return nil, ErrInvalidSpec.Errorf("sandbox %s: a limit is negative", spec.ID)
@@ -144,7 +152,7 @@ func checkSpec(spec runtime.Spec) (map[string]string, error) {
 type sandbox struct {
 	runtime *Runtime
 	spec    runtime.Spec
-	paths   map[string]string
+	paths   map[string]runtime.Mount
 	dir     string
 	home    string
 
@@ -158,13 +166,25 @@ type sandbox struct {
 
 // Path implements runtime.Sandbox. An unknown name gives a path that nothing can have.
 func (s *sandbox) Path(mount string) string {
-	if p, ok := s.paths[mount]; ok {
-		return p
+	p, ok := s.paths[mount]
+	switch {
+	case !ok:
+		return "/proc/self/no-mount-is-named/" + mount
+	case s.runtime.level == runtime.Process:
+		return p.Source
 	}
-	return "/proc/self/no-mount-is-named/" + mount
+	return inside(p)
 }
 
-func (s *sandbox) Home() string     { return s.home }
+// Home implements runtime.Sandbox.
+func (s *sandbox) Home() string {
+	if s.runtime.level == runtime.Process {
+		return s.home
+	}
+	return homeInside
+}
+
+// HostHome implements runtime.Sandbox.
 func (s *sandbox) HostHome() string { return s.home }
 
 // Close implements runtime.Sandbox.

@@ -3,14 +3,28 @@
 package process
 
 import (
+	"context"
+
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/runtime"
 )
 
 // New is not available here: it needs a kernel that keeps a process tree together.
-func New(string) (runtime.Runtime, error) {
+func New(string, runtime.Level) (runtime.Runtime, error) {
 	return nil, errdef.New(errdef.NotImplemented, "runtime.no_level", "commands can be run on Linux only").
 		WithNext("set TARN_URL to a Tarn server on Linux")
+}
+
+// Lacking is a level that this host does not have.
+type Lacking struct {
+	Level runtime.Level
+	Why   error
+}
+
+// Choose finds no level here.
+func Choose(context.Context, string, string) (runtime.Level, []Lacking, error) {
+	_, err := New("", runtime.Process)
+	return "", nil, err
 }
 
 // Role is the first argument with which this binary becomes a supervisor.

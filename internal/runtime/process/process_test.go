@@ -18,6 +18,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == serverRole {
 		os.Exit(server(os.Args[2]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == attackRole {
+		os.Exit(attackMain(os.Args[2:]))
+	}
 	runtimetest.Helper()
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil { // for the supervisors
 		panic(err)
@@ -27,16 +30,34 @@ func TestMain(m *testing.M) {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	runtimetest.Run(t, func(t *testing.T) runtime.Runtime { return open(t) })
+	for _, level := range levels() {
+		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
+			runtimetest.Run(t, func(t *testing.T) runtime.Runtime { return open(t, level) })
+		})
+	}
+}
+
+// levels are those that this user can have here.
+func levels() []runtime.Level {
+	found := []runtime.Level{runtime.Process, runtime.UserNS}
+	if os.Geteuid() == 0 {
+		found = append(found, runtime.Full)
+	}
+	return found
 }
 
 func BenchmarkRuntime(b *testing.B) {
-	runtimetest.Benchmark(b, func(b *testing.B) runtime.Runtime { return open(b) })
+	for _, level := range levels() {
+		b.Run(string(level), func(b *testing.B) {
+			runtimetest.Benchmark(b, func(b *testing.B) runtime.Runtime { return open(b, level) })
+		})
+	}
 }
 
-func open(t testing.TB) runtime.Runtime {
+func open(t testing.TB, level runtime.Level) runtime.Runtime {
 	t.Helper()
-	rt, err := process.New(t.TempDir())
+	rt, err := process.New(t.TempDir(), level)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,9 +11,12 @@ import (
 // Role is the first argument with which this binary becomes a supervisor.
 const Role = "sandbox-init"
 
+// maxMounts is how many descriptors the kernel hands over at once.
+const maxMounts = 253
+
 // Descriptors of a supervisor. 1 and 2 are the command's own.
 const (
-	jobFD      = 3 // from the server: one job, then nothing; its end means kill
+	jobFD      = 3 // socket from the server: one byte with mounts, one job, then nothing; its end means kill
 	reportFD   = 4 // to the server: started, then ended
 	messagesFD = 5 // the command's message descriptor
 	commandFDs = 4 // the command has 0, 1, 2 and messages as 3
@@ -22,9 +25,11 @@ const (
 // job tells a supervisor what to run. Bytes, not strings: JSON would mangle what is not UTF-8.
 type job struct {
 	Argv, Env [][]byte
-	Dir, Home []byte
+	Dir       []byte
+	Own       [][]byte // folders that count for the disk limit
 	Messages  bool
 	Limits    runtime.Limits
+	Root      *root `json:",omitempty"` // nil at level process
 }
 
 // report is what a supervisor answers: first with PID or Failure, then with the end.

@@ -36,11 +36,17 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 	if ctx.Err() != nil {
 		return runtime.Exit{Reason: runtime.Canceled}, nil
 	}
+	if s.runtime.level != runtime.Process {
+		if j.Root, err = s.root(); err != nil {
+			return runtime.Exit{}, err
+		}
+		j.Own = append(j.Own, []byte("/tmp"))
+	}
 	sup, err := s.runtime.spare.take()
 	if err != nil {
 		return runtime.Exit{}, err
 	}
-	defer sup.closeFiles()
+	defer sup.release()
 	defer s.runtime.spare.prepare()
 
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -55,6 +61,10 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 	})
 	exit, err := supervised(ctx, sup, j)
 	out.finish()
+	if sup.cgroup != nil && sup.cgroup.killed() && !exit.OK() && exit.Reason != runtime.Canceled {
+		exit.Reason = runtime.OutOfMemory
+		exit.Usage.PeakMemoryBytes = max(exit.Usage.PeakMemoryBytes, j.Limits.MemoryBytes)
+	}
 	if err == nil && tooLong {
 		err = ErrMessageTooLong.Errorf("%s wrote a message line of more than %d MiB", label(j), maxMessage>>20).
 			WithNext("write large results to a file and report its path")
@@ -147,13 +157,13 @@ func (s *sandbox) job(cmd runtime.Command) (job, error) {
 	}
 	dir := cmd.Dir
 	if dir == "" {
-		dir = s.home
+		dir = s.Home()
 	}
 	if !filepath.IsAbs(dir) {
 		return job{}, bad("folder %q is not an absolute path", dir)
 	}
 	j := job{
-		Dir: []byte(dir), Home: []byte(s.home),
+		Dir: []byte(dir), Own: [][]byte{[]byte(s.Home())},
 		Messages: cmd.Message != nil, Limits: s.spec.Limits,
 	}
 	for _, a := range cmd.Argv {

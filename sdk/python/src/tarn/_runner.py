@@ -279,7 +279,7 @@ class Runner:
         if self._is_verdict(error):
             self._verdict(False, clip(str(error)) or "assertion failed", None, {}, self.context, messages)
             return
-        reason = None
+        reason, not_found = None, None
         kind, message = type(error).__name__, str(error)
         if isinstance(error, _frames.ResultError):
             reason, kind = "runner.return_type", "TypeError"
@@ -290,7 +290,8 @@ class Runner:
         elif isinstance(error, UndeclaredFileError):
             reason = "runner.undeclared_file"
         elif isinstance(error, FileNotFoundError):
-            undeclared = self._not_found(error)
+            not_found = self._not_found(error)
+            undeclared = next(filter(None, map(self._in_project, not_found)), None)
             if undeclared is not None:
                 reason, message = "runner.undeclared_file", self._undeclared_text(undeclared)
         elif isinstance(error, SystemExit):
@@ -305,6 +306,7 @@ class Runner:
             traceback=self.project.traceback(error),
             pickle=_pickled(error),
             reason=reason,
+            not_found=not_found if reason is None else None,
         )
 
     def _is_verdict(self, error: BaseException) -> bool:
@@ -361,18 +363,17 @@ class Runner:
             return None if any(map(_is_apart, inside)) else relative
         return None
 
-    def _not_found(self, error: FileNotFoundError) -> Optional[str]:
-        """The project file that could not be found from the working folder. Readers that are no Python say
-        its name in the message alone."""
-        named: List[str] = [os.fsdecode(error.filename)] if isinstance(error.filename, (str, bytes)) else re.split(r"['\"\s]+", str(error))
-        for name in filter(None, named):
-            if not os.path.isabs(name) and os.path.isfile(os.path.join(self.project.root, name)):
-                return os.path.normpath(name).replace(os.sep, "/")
-            for origin in self.origins:
-                found = self._in_origin(os.path.join(origin, name))
-                if found is not None:
-                    return found
-        return None
+    def _not_found(self, error: FileNotFoundError) -> List[str]:
+        """What could not be found. Readers that are no Python say its name in the message alone."""
+        if isinstance(error.filename, (str, bytes)):
+            return [os.fsdecode(error.filename)]
+        return [word for word in re.split(r"['\"\s]+", str(error)) if word][:100]
+
+    def _in_project(self, name: str) -> Optional[str]:
+        """What the user calls a file of the project that could not be found from the working folder."""
+        if not os.path.isabs(name) and os.path.isfile(os.path.join(self.project.root, name)):
+            return os.path.normpath(name).replace(os.sep, "/")
+        return next(filter(None, (self._in_origin(os.path.join(origin, name)) for origin in self.origins)), None)
 
     def _undeclared_text(self, name: str) -> str:
         folder, dot, ending = name.rpartition("/")[0], *name.rpartition(".")[1:]
