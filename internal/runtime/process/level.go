@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/runtime"
@@ -65,7 +66,7 @@ func try(ctx context.Context, dir string, level runtime.Level) error {
 	if err != nil {
 		return err
 	}
-	sb, err := rt.Create(ctx, runtime.Spec{ID: "trial"})
+	sb, err := rt.Create(ctx, runtime.Spec{ID: "trial", Limits: runtime.Limits{Time: 10 * time.Second}})
 	if err != nil {
 		return errors.Join(err, rt.Close())
 	}
