@@ -502,16 +502,26 @@ func (lv *live) tryItems(ctx context.Context, p *plan, wk *work, items []*invoca
 	var wg sync.WaitGroup
 	turn := make(chan struct{}, workers)
 	done := 0
+	progress := func(n int) { // with mu held
+		if done += n; n > 0 && len(items) > 1 {
+			lv.emit(Event{Type: "progress", Step: wk.node.Name, Done: done, Total: len(items)})
+		}
+	}
 	for part := range slices.Chunk(items, max(size, 1)) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			turn <- struct{}{}
 			defer func() { <-turn }()
-			out := lv.tryChunk(ctx, p, wk, part, try)
+			shown := 0
+			out := lv.tryChunk(ctx, p, wk, part, try, func() {
+				mu.Lock()
+				defer mu.Unlock()
+				shown++
+				progress(1)
+			})
 			mu.Lock()
 			defer mu.Unlock()
-			done += len(part)
 			for _, o := range out {
 				if o.err != nil {
 					failed = append(failed, o)
@@ -519,9 +529,7 @@ func (lv *live) tryItems(ctx context.Context, p *plan, wk *work, items []*invoca
 				}
 				o.inv.fragment, o.inv.reused = o.fragment, true
 			}
-			if len(items) > 1 {
-				lv.emit(Event{Type: "progress", Step: wk.node.Name, Done: done, Total: len(items)})
-			}
+			progress(len(part) - shown)
 		}()
 	}
 	wg.Wait()
@@ -529,8 +537,8 @@ func (lv *live) tryItems(ctx context.Context, p *plan, wk *work, items []*invoca
 }
 
 // tryChunk makes one attempt at some items, unless another run is making the same: then it takes that
-// run's results.
-func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocation, try int) []outcome {
+// run's results. ended is called for each item that ends before the chunk does.
+func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocation, try int, ended func()) []outcome {
 	f := lv.f
 	var mine []*invocation
 	var out []outcome
@@ -563,7 +571,7 @@ func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocat
 		return append(out, failAll(mine, context.Cause(ctx))...)
 	}
 	a := &attempt{
-		f: f, code: p.code, work: wk, run: lv.run.ID, n: try, level: string(f.Runtime.Level()), asked: p.demand,
+		f: f, code: p.code, work: wk, run: lv.run.ID, n: try, level: string(f.Runtime.Level()), asked: p.demand, ended: ended,
 		emit: func(e Event) { e.Step = wk.node.Name; lv.emit(e) },
 	}
 	return append(out, a.invoke(ctx, mine)...)

@@ -303,7 +303,7 @@ func (f *Flow) find(ctx context.Context, run string, q *question) (*memo.Fragmen
 		return frag, err
 	}
 	if q.function != nil {
-		a := &attempt{f: f, code: q.code, work: q.work, run: run, n: 1, level: string(f.Runtime.Level()), emit: func(Event) {}}
+		a := &attempt{f: f, code: q.code, work: q.work, run: run, n: 1, level: string(f.Runtime.Level()), emit: func(Event) {}, ended: func() {}}
 		o := a.invoke(ctx, []*invocation{&q.work.items[0]})[0]
 		return o.fragment, o.err
 	}

@@ -45,6 +45,7 @@ type attempt struct {
 	level string
 	asked demand
 	done  map[string]outcome // items that were taken over while others still ran
+	ended func()             // called for each of those
 }
 
 // outcome is what became of one item.
@@ -336,10 +337,11 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 	argv := []string{view.Python.Path, "-S", "-B", "-m", "tarn._runner"}
 	return got, a.execute(ctx, b, argv, env, got, func(m message) {
 		i := slices.IndexFunc(invs, func(inv *invocation) bool { return inv.id == m.Item })
-		if p := got[m.Item]; i >= 0 && p.err == nil {
+		if p := got[m.Item]; i >= 0 && p.err == nil && !p.ended {
 			p.usage, p.ended = m.Usage, true
 			// What has ended counts, also when the others are canceled.
 			a.done[m.Item] = a.takeOver(context.WithoutCancel(ctx), invs[i], p)
+			a.ended()
 		}
 	})
 }

@@ -2,6 +2,8 @@ package flow_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -77,5 +79,42 @@ printf 'x\n1\n' > $TARN_OUT_TALKS
 	}
 	if !slices.Equal(kept, want) {
 		t.Errorf("%d lines are kept of %d: %.100s", len(kept), len(want), strings.Join(kept, ", "))
+	}
+}
+
+// An item that has ended shows at once: the last of an interpreter's items waits until the one before was seen.
+func TestProgressOfItems(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "pipeline.py", strings.Replace(items, "    (out", `    import os, time
+    while os.path.exists("one") and not os.path.exists("go"):
+        time.sleep(0.01)
+    open("one", "w").close()
+    (out`, 1))
+	p.putFiles("raw/a.txt", "a", "raw/b.txt", "b", "raw/c.txt", "c")
+	run, _, err := p.Start(t.Context(), p.request())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen []string
+	for e, err := range p.Events(t.Context(), run.ID, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Type != "progress" || e.Total == 0 {
+			continue
+		}
+		if seen = append(seen, fmt.Sprintf("%d/%d", e.Done, e.Total)); len(seen) == 2 { // two interpreters: two and one
+			for _, box := range p.boxes() {
+				if err := os.WriteFile(filepath.Join(box, "go"), nil, 0o600); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	if want := []string{"1/3", "2/3", "3/3"}; !slices.Equal(seen, want) {
+		t.Errorf("%q", seen)
+	}
+	if o := p.wait(run.ID); o.State != flow.RunSucceeded {
+		t.Errorf("%s: %v", o.State, o.Error)
 	}
 }

@@ -65,20 +65,23 @@ var level = sync.OnceValue(func() rt.Level {
 	return found
 })
 
-// inBox is the path on the host of a file in the working folder of the one function that runs.
-func (p *place) inBox(name string) string {
-	p.t.Helper()
-	found, err := filepath.Glob(filepath.Join(p.home, "scratch", "boxes", "sandbox-*", "home", name))
-	if err != nil || len(found) != 1 {
-		p.t.Fatalf("%s of a running function: %v %v", name, found, err)
+// boxes are the working folders of functions that run, as the host sees them.
+func (p *place) boxes() []string {
+	found, err := filepath.Glob(filepath.Join(p.home, "scratch", "boxes", "sandbox-*", "home"))
+	if err != nil {
+		p.t.Fatal(err)
 	}
-	return found[0]
+	return found
 }
 
-// letGo lets a function go on that reads from a named pipe in its working folder.
+// letGo lets the one function that runs go on: it reads from a named pipe in its working folder.
 func (p *place) letGo(pipe string) {
 	p.t.Helper()
-	if err := os.WriteFile(p.inBox(pipe), []byte("go\n"), 0o600); err != nil {
+	boxes := p.boxes()
+	if len(boxes) != 1 {
+		p.t.Fatalf("%d functions run", len(boxes))
+	}
+	if err := os.WriteFile(filepath.Join(boxes[0], pipe), []byte("go\n"), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
 }
