@@ -51,6 +51,7 @@ type app struct {
 
 	client *client.Client
 	said   []string // steps whose progress was told
+	busy   string   // what is under way, on the line that does not stay
 }
 
 func (a *app) main(ctx context.Context, args []string) int {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,7 +57,7 @@ func (a *app) logLineOf(m *tarnv1.LogsResponse, labelled bool) {
 	}
 	label := ""
 	if labelled {
-		label = a.out.Dim(fmt.Sprintf("%12s |", clipRight(m.GetStep(), 12))) + " "
+		label = stepLabel(a.out, m.GetStep()) + " "
 	}
 	a.out.Printf("%s%s\n", label, ui.Clean(m.GetLine()))
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/mattn/go-runewidth"
 	"github.com/spf13/cobra"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
@@ -212,7 +213,7 @@ func (a *app) event(e *tarnv1.RunEvent) {
 	o.Settle()
 	switch e.GetType() {
 	case "log":
-		o.Printf("%s %s\n", o.Dim(fmt.Sprintf("%12s |", clipRight(e.GetStep(), 12))), ui.Clean(e.GetMessage()))
+		o.Printf("%s %s\n", stepLabel(o, e.GetStep()), ui.Clean(e.GetMessage()))
 	case "step":
 		if mark, show := stepMark(o, e.GetState()); show {
 			o.Printf("%s %-20s %s\n", mark, e.GetStep(), o.Dim(ui.Clean(firstLine(e.GetMessage()))))
@@ -228,6 +229,11 @@ func (a *app) event(e *tarnv1.RunEvent) {
 			o.Printf("%s\n", o.Warn(ui.Clean(e.GetMessage())+": planning again"))
 		}
 	}
+	if e.GetType() == "log" && a.busy != "" { // output scrolls by above what is under way
+		o.Busy(a.busy)
+	} else {
+		a.busy = ""
+	}
 }
 
 // progress shows what a run is at: a line that the next one takes the place of, where somebody looks;
@@ -238,10 +244,11 @@ func (a *app) progress(e *tarnv1.RunEvent) {
 		text = strings.TrimRight(e.GetStep()+": "+text, ": ")
 	}
 	switch {
-	case a.err.Terminal && e.GetTotal() > 0:
-		a.err.Busy(fmt.Sprintf("%s %s of %s", text, humanize.Comma(int64(e.GetDone())), humanize.Comma(int64(e.GetTotal()))))
 	case a.err.Terminal:
-		a.err.Busy(text)
+		if a.busy = text; e.GetTotal() > 0 {
+			a.busy = fmt.Sprintf("%s %s of %s", text, humanize.Comma(int64(e.GetDone())), humanize.Comma(int64(e.GetTotal())))
+		}
+		a.err.Busy(a.busy)
 	case e.GetMessage() != "" && !slices.Contains(a.said, e.GetStep()):
 		a.said = append(a.said, e.GetStep())
 		a.note("%s", text)
@@ -264,11 +271,9 @@ func stepMark(o ui.Out, state string) (string, bool) {
 	return "", false
 }
 
-func clipRight(s string, n int) string {
-	if len(s) > n {
-		return s[:n]
-	}
-	return s
+// stepLabel stands before a line of a step's output.
+func stepLabel(o ui.Out, step string) string {
+	return o.Dim(runewidth.FillLeft(runewidth.Truncate(step, 12, ""), 12) + " |")
 }
 
 func firstLine(s string) string {
