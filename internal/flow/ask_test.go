@@ -260,6 +260,10 @@ func TestItems(t *testing.T) {
 	if err != nil || len(assets) != 1 || assets[0].Files != 2 {
 		t.Errorf("%+v, %v", assets, err)
 	}
+	p.write("pipeline.py", strings.Replace(items, "upper()", "lower()", 1))
+	if plan, err := p.Plan(t.Context(), p.request()); err != nil || plan.Steps[0].Why != "code changed: pipeline.upper" {
+		t.Errorf("%+v, %v", plan.Steps, err)
+	}
 	if got := p.files("upper/"); !cmp.Equal(got, []string{"upper/b.txt", "upper/c.txt"}) {
 		t.Errorf("files %v", got)
 	}

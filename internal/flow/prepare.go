@@ -328,7 +328,17 @@ func (f *Flow) explain(ctx context.Context, wk *work, d demand) error {
 		wk.why = fmt.Sprintf("%d of %d items are new or changed: %s", len(missing), len(wk.items), firstIDs(missing))
 		return nil
 	}
-	before, err := memo.GetProvenance(ctx, f.lake, wk.state.Location.Provenance)
+	prov := wk.state.Location.Provenance
+	if key, ok := wk.prior[slotOf(wk.node.Function, missing[0])]; ok { // of this item, not of the last that was made
+		frag, err := f.memo.Lookup(ctx, key)
+		if err != nil {
+			return err
+		}
+		if frag != nil {
+			prov = frag.Provenance
+		}
+	}
+	before, err := memo.GetProvenance(ctx, f.lake, prov)
 	if err != nil {
 		return err
 	}
