@@ -62,13 +62,14 @@ type provenanceJSON struct {
 	Inputs      []string          `json:"inputs"`
 	Sources     []string          `json:"sources"`
 	Statement   string            `json:"statement,omitempty"`
+	Reported    []reportedJSON    `json:"reported"`
 }
 
 func provenanceDocument(n *tarnv1.ProvenanceNode) provenanceJSON {
 	doc := provenanceJSON{
 		Name: n.GetName(), Kind: n.GetKind(), Version: n.GetVersion(), Commit: n.GetCommit(), Run: n.GetRun(), Author: n.GetAuthor(),
 		Function: n.GetFunction(), File: n.GetFile(), Key: n.GetKey(), Code: orEmpty(n.GetCode()), Environment: n.GetEnvironment(),
-		Params: n.GetParams(), Inputs: orEmpty(n.GetInputs()), Sources: orEmpty(n.GetSources()), Statement: n.GetStatement(),
+		Params: n.GetParams(), Inputs: orEmpty(n.GetInputs()), Sources: orEmpty(n.GetSources()), Statement: n.GetStatement(), Reported: reportedDocuments(n.GetReported()),
 	}
 	if n.GetTime() != nil {
 		when := n.GetTime().AsTime()
@@ -100,6 +101,9 @@ func (a *app) showProvenance(nodes []*tarnv1.ProvenanceNode, forward bool) {
 		}
 		seen[n] = true
 		a.out.Printf("%s%s  %s\n", indent, a.out.Bold(ui.Clean(n.GetName())), a.made(n))
+		for _, r := range n.GetReported() {
+			a.out.Printf("%s  %s\n", indent, a.out.Dim(ui.Clean(r.GetName())+" = "+reportedText(r)))
+		}
 		for _, m := range next(n) {
 			show(m, depth+1)
 		}

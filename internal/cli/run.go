@@ -442,18 +442,19 @@ type runJSON struct {
 }
 
 type stepJSON struct {
-	Name    string        `json:"name"`
-	State   string        `json:"state"`
-	Why     string        `json:"why"`
-	Items   int32         `json:"items"`
-	Reused  int32         `json:"reused"`
-	Failed  int32         `json:"failed"`
-	Attempt int32         `json:"attempt"`
-	Rows    int64         `json:"rows"`
-	RowsIn  int64         `json:"rows_in"`
-	Seconds float64       `json:"seconds"`
-	Peak    int64         `json:"peak_bytes"`
-	Error   *errdef.Error `json:"error,omitempty"`
+	Name     string         `json:"name"`
+	State    string         `json:"state"`
+	Why      string         `json:"why"`
+	Items    int32          `json:"items"`
+	Reused   int32          `json:"reused"`
+	Failed   int32          `json:"failed"`
+	Attempt  int32          `json:"attempt"`
+	Rows     int64          `json:"rows"`
+	RowsIn   int64          `json:"rows_in"`
+	Seconds  float64        `json:"seconds"`
+	Peak     int64          `json:"peak_bytes"`
+	Reported []reportedJSON `json:"reported"`
+	Error    *errdef.Error  `json:"error,omitempty"`
 }
 
 type outputJSON struct {
@@ -512,7 +513,48 @@ func stepDocument(st *tarnv1.RunStep) stepJSON {
 	return stepJSON{
 		Name: st.GetName(), State: st.GetState(), Why: st.GetWhy(), Items: st.GetItems(), Reused: st.GetReused(), Failed: st.GetFailed(),
 		Attempt: st.GetAttempt(), Rows: st.GetRows(), RowsIn: st.GetRowsIn(), Seconds: stepSeconds(st), Peak: st.GetPeakBytes(), Error: errorOf(st.GetError()),
+		Reported: reportedDocuments(st.GetReported()),
 	}
+}
+
+type reportedJSON struct {
+	Kind  string          `json:"kind"`
+	Item  string          `json:"item,omitempty"`
+	Name  string          `json:"name"`
+	Value json.RawMessage `json:"value"`
+}
+
+func reportedDocuments(told []*tarnv1.Reported) []reportedJSON {
+	out := []reportedJSON{}
+	for _, r := range told {
+		out = append(out, reportedJSON{r.GetKind(), r.GetItem(), r.GetName(), json.RawMessage(r.GetValue())})
+	}
+	return out
+}
+
+// reportedText is a value as people read it: text without quotes, on one line.
+func reportedText(r *tarnv1.Reported) string {
+	var text string
+	if json.Unmarshal([]byte(r.GetValue()), &text) == nil {
+		return ui.Clean(firstLine(text))
+	}
+	return ui.Clean(r.GetValue())
+}
+
+// showReported prints what functions told of their results.
+func (a *app) showReported(told []*tarnv1.Reported) {
+	var rows [][]string
+	for _, r := range told {
+		rows = append(rows, []string{ui.Clean(r.GetItem()), ui.Clean(r.GetName()), reportedText(r)})
+	}
+	if !slices.ContainsFunc(told, func(r *tarnv1.Reported) bool { return r.GetItem() != "" }) {
+		for i := range rows {
+			rows[i] = rows[i][1:]
+		}
+		a.out.Table(columns("told", "value"), rows)
+		return
+	}
+	a.out.Table(columns("item", "told", "value"), rows)
 }
 
 func checkDocuments(cs []*tarnv1.CheckResult) []checkJSON {

@@ -99,6 +99,7 @@ func (a *app) showStep(run *tarnv1.Run, st *tarnv1.RunStep) {
 	if st.GetPeakBytes() > 0 {
 		a.out.Printf("used     %s of memory, %.1f s of processor time\n", ui.Size(st.GetPeakBytes()), st.GetCpuSeconds())
 	}
+	a.showReported(st.GetReported())
 	if e := st.GetError(); e != nil {
 		a.out.Printf("error    %s\n", ui.Clean(firstLine(e.GetMessage())))
 		a.note("next: tarn logs %s/%s", run.GetId(), st.GetName())

@@ -528,6 +528,7 @@ func (lv *live) tryItems(ctx context.Context, p *plan, wk *work, items []*invoca
 					continue
 				}
 				o.inv.fragment, o.inv.reused = o.fragment, true
+				lv.reported(wk.node.Name, o.inv.id, o.reported)
 			}
 			progress(len(part) - shown)
 		}()

@@ -54,15 +54,17 @@ type outcome struct {
 	fragment *memo.Fragment
 	err      error
 	classes  []string // of the user's exception with its bases, for retry policies
+	reported []memo.Reported
 }
 
 // produced is what one item left on the worker's scratch.
 type produced struct {
-	tables map[string]string // output -> Arrow IPC file
-	files  string            // folder, "" if none
-	check  *memo.Verdict
-	usage  memo.Usage
-	err    error
+	tables   map[string]string // output -> Arrow IPC file
+	files    string            // folder, "" if none
+	check    *memo.Verdict
+	usage    memo.Usage
+	err      error
+	reported []memo.Reported
 	// classes are the user's exception and its bases.
 	classes []string
 	ended   bool // before the others of its interpreter did
@@ -412,22 +414,24 @@ func writeJSON(path string, v any) error {
 
 // message is one line on the message descriptor.
 type message struct {
-	Type      string     `json:"type"`
-	Item      string     `json:"item"`
-	Name      string     `json:"name"`
-	Path      string     `json:"path"`
-	Message   string     `json:"message"`
-	Done      int        `json:"done"`
-	Total     int        `json:"total"`
-	Passed    bool       `json:"passed"`
-	Offenders int64      `json:"offenders"`
-	OffPath   string     `json:"offenders_path"`
-	Class     string     `json:"class"`
-	Bases     []string   `json:"bases"`
-	Reason    string     `json:"reason"`
-	NotFound  []string   `json:"not_found"` // names of files, of an error that says so
-	Traceback string     `json:"traceback"`
-	Usage     memo.Usage `json:"usage"` // of an item that has ended
+	Type      string                     `json:"type"`
+	Item      string                     `json:"item"`
+	Name      string                     `json:"name"`
+	Path      string                     `json:"path"`
+	Message   string                     `json:"message"`
+	Done      int                        `json:"done"`
+	Total     int                        `json:"total"`
+	Passed    bool                       `json:"passed"`
+	Offenders int64                      `json:"offenders"`
+	OffPath   string                     `json:"offenders_path"`
+	Class     string                     `json:"class"`
+	Bases     []string                   `json:"bases"`
+	Reason    string                     `json:"reason"`
+	NotFound  []string                   `json:"not_found"` // names of files, of an error that says so
+	Value     json.RawMessage            `json:"value"`
+	Values    map[string]json.RawMessage `json:"values"`
+	Traceback string                     `json:"traceback"`
+	Usage     memo.Usage                 `json:"usage"` // of an item that has ended
 }
 
 // execute runs a command in b and sorts what it reports to the items in got. ended is called for each item
@@ -483,6 +487,10 @@ func (a *attempt) message(m message, p *produced, host func(string) string) {
 	switch m.Type {
 	case "output":
 		p.tables[m.Name] = host(m.Path)
+	case "metric", "metadata":
+		if why := p.report(m); why != "" {
+			a.emit(Event{Type: "log", Stream: "stderr", Item: m.Item, Message: "not all of the " + m.Type + " is kept: " + why})
+		}
 	case "check":
 		p.check = &memo.Verdict{Passed: m.Passed, Message: m.Message, Offenders: m.Offenders}
 		if path := host(m.OffPath); path != "" {

@@ -36,6 +36,7 @@ type ProvenanceNode struct {
 	Inputs      []string // names of nodes
 	Sources     []string
 	Statement   string
+	Reported    []memo.Reported
 }
 
 // target is an entry that a word names.
@@ -135,6 +136,7 @@ func (n *ProvenanceNode) fill(p *memo.Provenance) {
 	if n.Function == "" {
 		n.Function = p.Asset
 	}
+	n.Reported = p.Reported
 	for _, in := range p.Inputs {
 		n.Inputs = append(n.Inputs, lake.DisplayKey(in.Key))
 	}

@@ -37,7 +37,7 @@ func (a *attempt) takeOver(ctx context.Context, inv *invocation, p *produced) ou
 		return outcome{inv: inv, err: p.err, classes: p.classes}
 	}
 	frag, err := a.keep(ctx, inv, p)
-	return outcome{inv: inv, fragment: frag, err: err}
+	return outcome{inv: inv, fragment: frag, err: err, reported: p.reported}
 }
 
 func (a *attempt) keep(ctx context.Context, inv *invocation, p *produced) (*memo.Fragment, error) {
@@ -69,7 +69,7 @@ func (a *attempt) keep(ctx context.Context, inv *invocation, p *produced) (*memo
 		}
 	}
 	var err error
-	if frag.Provenance, err = a.provenance(ctx, batch, inv); err != nil {
+	if frag.Provenance, err = a.provenance(ctx, batch, inv, p.reported); err != nil {
 		return nil, err
 	}
 	if err := batch.Flush(ctx); err != nil {
@@ -251,7 +251,7 @@ func keepFiles(ctx context.Context, b *lake.Batch, dir string) ([]memo.File, err
 }
 
 // provenance records how an item's result came about.
-func (a *attempt) provenance(ctx context.Context, b *lake.Batch, inv *invocation) (lake.Hash, error) {
+func (a *attempt) provenance(ctx context.Context, b *lake.Batch, inv *invocation, reported []memo.Reported) (lake.Hash, error) {
 	fn := a.work.node.Function
 	snap, err := a.code.record(ctx)
 	if err != nil {
@@ -259,7 +259,7 @@ func (a *attempt) provenance(ctx context.Context, b *lake.Batch, inv *invocation
 	}
 	p := memo.Provenance{
 		Kind: memo.ByStep, Asset: fn.Name, Function: fn.Qualname, File: fn.File, Run: a.run, Time: now(), Snapshot: snap,
-		Key: inv.key, Components: &inv.comps, Level: a.level,
+		Key: inv.key, Components: &inv.comps, Level: a.level, Reported: reported,
 	}
 	for _, in := range fn.Inputs {
 		switch in.Kind {

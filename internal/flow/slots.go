@@ -24,6 +24,8 @@ type slot struct {
 	Key    memo.Key     `json:"key"`
 	Tables []memo.Table `json:"tables,omitempty"`
 	Files  []memo.File  `json:"files,omitempty"`
+	// Provenance is the fragment's, so that a file of a folder leads to its own item.
+	Provenance lake.Hash `json:"provenance,omitzero"`
 }
 
 // same reports whether two slots hold one result. The same key alone does not say so: --no-cache makes
@@ -124,7 +126,7 @@ func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch) 
 		if err != nil {
 			return nil, err
 		}
-		s := slot{Key: inv.key, Tables: frag.Tables, Files: frag.Files}
+		s := slot{Key: inv.key, Tables: frag.Tables, Files: frag.Files, Provenance: frag.Provenance}
 		now[id], prov = s, frag.Provenance
 		added = append(added, s)
 	}
@@ -356,7 +358,7 @@ func (f *Flow) assembleFolder(ctx context.Context, w *world, wk *work, out *asse
 			}
 			owner[p] = id
 			total += file.Ref.Size
-			out.files = append(out.files, fileValue{path: p, ref: file.Ref, hash: file.Ref.Hash.String(), prov: prov})
+			out.files = append(out.files, fileValue{path: p, ref: file.Ref, hash: file.Ref.Hash.String(), prov: s.Provenance})
 		}
 	}
 	for id, s := range old {
@@ -373,7 +375,7 @@ func (f *Flow) assembleFolder(ctx context.Context, w *world, wk *work, out *asse
 			continue
 		}
 		out.entries[lake.FileKey(v.path)] = &lake.Entry{
-			Kind: lake.KindFile, Version: v.hash, Location: lake.Location{Ref: v.ref, Size: v.ref.Size, Provenance: prov},
+			Kind: lake.KindFile, Version: v.hash, Location: lake.Location{Ref: v.ref, Size: v.ref.Size, Provenance: v.prov},
 		}
 	}
 	o := Output{Asset: fn.Name, Name: fn.Name, Kind: "folder", Rows: int64(len(out.files)), Changed: true}

@@ -122,23 +122,24 @@ type Verdict struct {
 
 // Step is one function's part in a run.
 type Step struct {
-	Run      string        `json:"run"`
-	Name     string        `json:"name"`
-	State    StepState     `json:"state"`
-	Why      string        `json:"why,omitempty"` // why it ran, or did not
-	Items    int           `json:"items"`         // all
-	Reused   int           `json:"reused"`        // of them, without running
-	Failed   int           `json:"failed,omitempty"`
-	Attempt  int           `json:"attempt"`
-	Started  time.Time     `json:"started,omitzero"`
-	Ended    time.Time     `json:"ended,omitzero"`
-	Rows     int64         `json:"rows"`
-	Keys     []memo.Key    `json:"keys,omitempty"` // of its items, the first few
-	Usage    memo.Usage    `json:"usage"`
-	Log      *lake.FileRef `json:"log,omitempty"`
-	Error    *errdef.Error `json:"error,omitempty"`
-	RowsIn   int64         `json:"rows_in,omitempty"`
-	FailedAt string        `json:"failed_at,omitempty"` // item
+	Run      string         `json:"run"`
+	Name     string         `json:"name"`
+	State    StepState      `json:"state"`
+	Why      string         `json:"why,omitempty"` // why it ran, or did not
+	Items    int            `json:"items"`         // all
+	Reused   int            `json:"reused"`        // of them, without running
+	Failed   int            `json:"failed,omitempty"`
+	Attempt  int            `json:"attempt"`
+	Started  time.Time      `json:"started,omitzero"`
+	Ended    time.Time      `json:"ended,omitzero"`
+	Rows     int64          `json:"rows"`
+	Keys     []memo.Key     `json:"keys,omitempty"` // of its items, the first few
+	Usage    memo.Usage     `json:"usage"`
+	Log      *lake.FileRef  `json:"log,omitempty"`
+	Error    *errdef.Error  `json:"error,omitempty"`
+	RowsIn   int64          `json:"rows_in,omitempty"`
+	FailedAt string         `json:"failed_at,omitempty"` // item
+	Reported []StepReported `json:"reported,omitempty"`  // what functions told of their results, the first 100
 }
 
 // transition moves a run, or says that it cannot.

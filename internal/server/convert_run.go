@@ -37,7 +37,7 @@ func toRun(r *flow.Run, steps []*flow.Step) *tarnv1.Run {
 		out.Steps = append(out.Steps, &tarnv1.RunStep{
 			Name: st.Name, State: string(st.State), Why: st.Why, Items: int32(st.Items), Reused: int32(st.Reused), Failed: int32(st.Failed),
 			Attempt: int32(st.Attempt), Started: stamp(st.Started), Ended: stamp(st.Ended), Rows: st.Rows, RowsIn: st.RowsIn,
-			PeakBytes: st.Usage.PeakBytes, CpuSeconds: st.Usage.CPUSeconds, Error: toError(st.Error),
+			PeakBytes: st.Usage.PeakBytes, CpuSeconds: st.Usage.CPUSeconds, Error: toError(st.Error), Reported: toReported(st.Reported),
 		})
 	}
 	for _, o := range r.Outputs {
@@ -45,6 +45,14 @@ func toRun(r *flow.Run, steps []*flow.Step) *tarnv1.Run {
 	}
 	for _, v := range r.Verdicts {
 		out.Verdicts = append(out.Verdicts, &tarnv1.Verdict{Name: v.Name, Verdict: v.Verdict, Detail: v.Detail})
+	}
+	return out
+}
+
+func toReported(told []flow.StepReported) []*tarnv1.Reported {
+	var out []*tarnv1.Reported
+	for _, r := range told {
+		out = append(out, &tarnv1.Reported{Kind: r.Kind, Item: r.Item, Name: r.Name, Value: string(r.Value)})
 	}
 	return out
 }
@@ -74,9 +82,13 @@ func toRunEvent(e flow.Event) *tarnv1.RunEvent {
 }
 
 func toProvenance(n flow.ProvenanceNode) *tarnv1.ProvenanceNode {
+	var told []flow.StepReported
+	for _, r := range n.Reported {
+		told = append(told, flow.StepReported{Reported: r})
+	}
 	return &tarnv1.ProvenanceNode{
 		Name: n.Name, Kind: n.Kind, Version: n.Version, Commit: n.Commit, Run: n.Run, Author: n.Author, Time: stamp(n.Time),
 		Function: n.Function, File: n.File, Key: n.Key, Code: n.Code, Environment: n.Environment, Params: n.Params, Inputs: n.Inputs,
-		Sources: n.Sources, Statement: n.Statement,
+		Sources: n.Sources, Statement: n.Statement, Reported: toReported(told),
 	}
 }

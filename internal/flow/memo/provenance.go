@@ -35,6 +35,14 @@ type Provenance struct {
 	Source     []FileSource `json:"source,omitempty"`
 	Statement  string       `json:"statement,omitempty"`
 	Level      string       `json:"level,omitempty"`
+	Reported   []Reported   `json:"reported,omitempty"`
+}
+
+// Reported is a number (metric) or a fact (metadata) that a function told of its result.
+type Reported struct {
+	Kind  string          `json:"kind"`
+	Name  string          `json:"name"`
+	Value json.RawMessage `json:"value"`
 }
 
 // Source is one input as it was read.

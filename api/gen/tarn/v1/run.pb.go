@@ -453,19 +453,21 @@ type RunStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// waiting, queued, running, succeeded, cached, failed, skipped, canceled.
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Why           string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
-	Items         int32                  `protobuf:"varint,4,opt,name=items,proto3" json:"items,omitempty"`
-	Reused        int32                  `protobuf:"varint,5,opt,name=reused,proto3" json:"reused,omitempty"`
-	Failed        int32                  `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
-	Attempt       int32                  `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started,proto3" json:"started,omitempty"`
-	Ended         *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ended,proto3" json:"ended,omitempty"`
-	Rows          int64                  `protobuf:"varint,10,opt,name=rows,proto3" json:"rows,omitempty"`
-	RowsIn        int64                  `protobuf:"varint,11,opt,name=rows_in,json=rowsIn,proto3" json:"rows_in,omitempty"`
-	PeakBytes     int64                  `protobuf:"varint,12,opt,name=peak_bytes,json=peakBytes,proto3" json:"peak_bytes,omitempty"`
-	CpuSeconds    float64                `protobuf:"fixed64,13,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
-	Error         *ErrorDetail           `protobuf:"bytes,14,opt,name=error,proto3" json:"error,omitempty"`
+	State      string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Why        string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	Items      int32                  `protobuf:"varint,4,opt,name=items,proto3" json:"items,omitempty"`
+	Reused     int32                  `protobuf:"varint,5,opt,name=reused,proto3" json:"reused,omitempty"`
+	Failed     int32                  `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
+	Attempt    int32                  `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Started    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started,proto3" json:"started,omitempty"`
+	Ended      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ended,proto3" json:"ended,omitempty"`
+	Rows       int64                  `protobuf:"varint,10,opt,name=rows,proto3" json:"rows,omitempty"`
+	RowsIn     int64                  `protobuf:"varint,11,opt,name=rows_in,json=rowsIn,proto3" json:"rows_in,omitempty"`
+	PeakBytes  int64                  `protobuf:"varint,12,opt,name=peak_bytes,json=peakBytes,proto3" json:"peak_bytes,omitempty"`
+	CpuSeconds float64                `protobuf:"fixed64,13,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
+	Error      *ErrorDetail           `protobuf:"bytes,14,opt,name=error,proto3" json:"error,omitempty"`
+	// What its functions told of their results, the first 100.
+	Reported      []*Reported `protobuf:"bytes,15,rep,name=reported,proto3" json:"reported,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -598,6 +600,85 @@ func (x *RunStep) GetError() *ErrorDetail {
 	return nil
 }
 
+func (x *RunStep) GetReported() []*Reported {
+	if x != nil {
+		return x.Reported
+	}
+	return nil
+}
+
+// Reported is a number or a fact that a function told of its result.
+type Reported struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// metric or metadata.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Of which item; empty without items.
+	Item string `protobuf:"bytes,2,opt,name=item,proto3" json:"item,omitempty"`
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// JSON.
+	Value         string `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reported) Reset() {
+	*x = Reported{}
+	mi := &file_tarn_v1_run_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reported) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reported) ProtoMessage() {}
+
+func (x *Reported) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reported.ProtoReflect.Descriptor instead.
+func (*Reported) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Reported) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Reported) GetItem() string {
+	if x != nil {
+		return x.Item
+	}
+	return ""
+}
+
+func (x *Reported) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Reported) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type RunOutput struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Asset string                 `protobuf:"bytes,1,opt,name=asset,proto3" json:"asset,omitempty"`
@@ -614,7 +695,7 @@ type RunOutput struct {
 
 func (x *RunOutput) Reset() {
 	*x = RunOutput{}
-	mi := &file_tarn_v1_run_proto_msgTypes[5]
+	mi := &file_tarn_v1_run_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +707,7 @@ func (x *RunOutput) String() string {
 func (*RunOutput) ProtoMessage() {}
 
 func (x *RunOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[5]
+	mi := &file_tarn_v1_run_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +720,7 @@ func (x *RunOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunOutput.ProtoReflect.Descriptor instead.
 func (*RunOutput) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RunOutput) GetAsset() string {
@@ -697,7 +778,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_tarn_v1_run_proto_msgTypes[6]
+	mi := &file_tarn_v1_run_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +790,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[6]
+	mi := &file_tarn_v1_run_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +803,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Verdict) GetName() string {
@@ -766,7 +847,7 @@ type RunEvent struct {
 
 func (x *RunEvent) Reset() {
 	*x = RunEvent{}
-	mi := &file_tarn_v1_run_proto_msgTypes[7]
+	mi := &file_tarn_v1_run_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +859,7 @@ func (x *RunEvent) String() string {
 func (*RunEvent) ProtoMessage() {}
 
 func (x *RunEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[7]
+	mi := &file_tarn_v1_run_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +872,7 @@ func (x *RunEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunEvent.ProtoReflect.Descriptor instead.
 func (*RunEvent) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RunEvent) GetSeq() int64 {
@@ -876,7 +957,7 @@ type RunEventsRequest struct {
 
 func (x *RunEventsRequest) Reset() {
 	*x = RunEventsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[8]
+	mi := &file_tarn_v1_run_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +969,7 @@ func (x *RunEventsRequest) String() string {
 func (*RunEventsRequest) ProtoMessage() {}
 
 func (x *RunEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[8]
+	mi := &file_tarn_v1_run_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +982,7 @@ func (x *RunEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunEventsRequest.ProtoReflect.Descriptor instead.
 func (*RunEventsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RunEventsRequest) GetProject() string {
@@ -938,7 +1019,7 @@ type RunEventsResponse struct {
 
 func (x *RunEventsResponse) Reset() {
 	*x = RunEventsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[9]
+	mi := &file_tarn_v1_run_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1031,7 @@ func (x *RunEventsResponse) String() string {
 func (*RunEventsResponse) ProtoMessage() {}
 
 func (x *RunEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[9]
+	mi := &file_tarn_v1_run_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1044,7 @@ func (x *RunEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunEventsResponse.ProtoReflect.Descriptor instead.
 func (*RunEventsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RunEventsResponse) GetEvent() isRunEventsResponse_Event {
@@ -1017,7 +1098,7 @@ type GetRunRequest struct {
 
 func (x *GetRunRequest) Reset() {
 	*x = GetRunRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[10]
+	mi := &file_tarn_v1_run_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1110,7 @@ func (x *GetRunRequest) String() string {
 func (*GetRunRequest) ProtoMessage() {}
 
 func (x *GetRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[10]
+	mi := &file_tarn_v1_run_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1123,7 @@ func (x *GetRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRunRequest.ProtoReflect.Descriptor instead.
 func (*GetRunRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetRunRequest) GetProject() string {
@@ -1068,7 +1149,7 @@ type GetRunResponse struct {
 
 func (x *GetRunResponse) Reset() {
 	*x = GetRunResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[11]
+	mi := &file_tarn_v1_run_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1161,7 @@ func (x *GetRunResponse) String() string {
 func (*GetRunResponse) ProtoMessage() {}
 
 func (x *GetRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[11]
+	mi := &file_tarn_v1_run_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1174,7 @@ func (x *GetRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRunResponse.ProtoReflect.Descriptor instead.
 func (*GetRunResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetRunResponse) GetRun() *Run {
@@ -1113,7 +1194,7 @@ type ListRunsRequest struct {
 
 func (x *ListRunsRequest) Reset() {
 	*x = ListRunsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[12]
+	mi := &file_tarn_v1_run_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1206,7 @@ func (x *ListRunsRequest) String() string {
 func (*ListRunsRequest) ProtoMessage() {}
 
 func (x *ListRunsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[12]
+	mi := &file_tarn_v1_run_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1219,7 @@ func (x *ListRunsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunsRequest.ProtoReflect.Descriptor instead.
 func (*ListRunsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRunsRequest) GetProject() string {
@@ -1164,7 +1245,7 @@ type ListRunsResponse struct {
 
 func (x *ListRunsResponse) Reset() {
 	*x = ListRunsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[13]
+	mi := &file_tarn_v1_run_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1257,7 @@ func (x *ListRunsResponse) String() string {
 func (*ListRunsResponse) ProtoMessage() {}
 
 func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[13]
+	mi := &file_tarn_v1_run_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1270,7 @@ func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunsResponse.ProtoReflect.Descriptor instead.
 func (*ListRunsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRunsResponse) GetRuns() []*Run {
@@ -1209,7 +1290,7 @@ type CancelRunRequest struct {
 
 func (x *CancelRunRequest) Reset() {
 	*x = CancelRunRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[14]
+	mi := &file_tarn_v1_run_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1302,7 @@ func (x *CancelRunRequest) String() string {
 func (*CancelRunRequest) ProtoMessage() {}
 
 func (x *CancelRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[14]
+	mi := &file_tarn_v1_run_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1315,7 @@ func (x *CancelRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRunRequest.ProtoReflect.Descriptor instead.
 func (*CancelRunRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CancelRunRequest) GetProject() string {
@@ -1260,7 +1341,7 @@ type CancelRunResponse struct {
 
 func (x *CancelRunResponse) Reset() {
 	*x = CancelRunResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[15]
+	mi := &file_tarn_v1_run_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1353,7 @@ func (x *CancelRunResponse) String() string {
 func (*CancelRunResponse) ProtoMessage() {}
 
 func (x *CancelRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[15]
+	mi := &file_tarn_v1_run_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1366,7 @@ func (x *CancelRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRunResponse.ProtoReflect.Descriptor instead.
 func (*CancelRunResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CancelRunResponse) GetRun() *Run {
@@ -1310,7 +1391,7 @@ type RerunRequest struct {
 
 func (x *RerunRequest) Reset() {
 	*x = RerunRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[16]
+	mi := &file_tarn_v1_run_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1403,7 @@ func (x *RerunRequest) String() string {
 func (*RerunRequest) ProtoMessage() {}
 
 func (x *RerunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[16]
+	mi := &file_tarn_v1_run_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1416,7 @@ func (x *RerunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RerunRequest.ProtoReflect.Descriptor instead.
 func (*RerunRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RerunRequest) GetRequestId() string {
@@ -1394,7 +1475,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[17]
+	mi := &file_tarn_v1_run_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1487,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[17]
+	mi := &file_tarn_v1_run_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1500,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogsRequest) GetProject() string {
@@ -1463,7 +1544,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[18]
+	mi := &file_tarn_v1_run_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1556,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[18]
+	mi := &file_tarn_v1_run_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1569,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LogsResponse) GetStep() string {
@@ -1535,7 +1616,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[19]
+	mi := &file_tarn_v1_run_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1628,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[19]
+	mi := &file_tarn_v1_run_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1641,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlanRequest) GetSpec() *RunSpec {
@@ -1581,7 +1662,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[20]
+	mi := &file_tarn_v1_run_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1674,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[20]
+	mi := &file_tarn_v1_run_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1687,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PlanResponse) GetBase() string {
@@ -1642,7 +1723,7 @@ type PlannedStep struct {
 
 func (x *PlannedStep) Reset() {
 	*x = PlannedStep{}
-	mi := &file_tarn_v1_run_proto_msgTypes[21]
+	mi := &file_tarn_v1_run_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1735,7 @@ func (x *PlannedStep) String() string {
 func (*PlannedStep) ProtoMessage() {}
 
 func (x *PlannedStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[21]
+	mi := &file_tarn_v1_run_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1748,7 @@ func (x *PlannedStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedStep.ProtoReflect.Descriptor instead.
 func (*PlannedStep) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PlannedStep) GetName() string {
@@ -1737,7 +1818,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[22]
+	mi := &file_tarn_v1_run_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1830,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[22]
+	mi := &file_tarn_v1_run_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1843,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CheckRequest) GetSpec() *RunSpec {
@@ -1788,7 +1869,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[23]
+	mi := &file_tarn_v1_run_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +1881,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[23]
+	mi := &file_tarn_v1_run_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +1894,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckResponse) GetChecks() []*CheckResult {
@@ -1836,7 +1917,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[24]
+	mi := &file_tarn_v1_run_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +1929,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[24]
+	mi := &file_tarn_v1_run_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +1942,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WhyRequest) GetProject() string {
@@ -1902,7 +1983,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[25]
+	mi := &file_tarn_v1_run_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +1995,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[25]
+	mi := &file_tarn_v1_run_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2008,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WhyResponse) GetSentence() string {
@@ -1956,7 +2037,7 @@ type ProvenanceRequest struct {
 
 func (x *ProvenanceRequest) Reset() {
 	*x = ProvenanceRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[26]
+	mi := &file_tarn_v1_run_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2049,7 @@ func (x *ProvenanceRequest) String() string {
 func (*ProvenanceRequest) ProtoMessage() {}
 
 func (x *ProvenanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[26]
+	mi := &file_tarn_v1_run_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2062,7 @@ func (x *ProvenanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvenanceRequest.ProtoReflect.Descriptor instead.
 func (*ProvenanceRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProvenanceRequest) GetProject() string {
@@ -2022,7 +2103,7 @@ type ProvenanceResponse struct {
 
 func (x *ProvenanceResponse) Reset() {
 	*x = ProvenanceResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[27]
+	mi := &file_tarn_v1_run_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2115,7 @@ func (x *ProvenanceResponse) String() string {
 func (*ProvenanceResponse) ProtoMessage() {}
 
 func (x *ProvenanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[27]
+	mi := &file_tarn_v1_run_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2128,7 @@ func (x *ProvenanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvenanceResponse.ProtoReflect.Descriptor instead.
 func (*ProvenanceResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ProvenanceResponse) GetNodes() []*ProvenanceNode {
@@ -2074,16 +2155,17 @@ type ProvenanceNode struct {
 	Environment string                 `protobuf:"bytes,12,opt,name=environment,proto3" json:"environment,omitempty"`
 	Params      map[string]string      `protobuf:"bytes,13,rep,name=params,proto3" json:"params,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Names of the nodes it was made from.
-	Inputs        []string `protobuf:"bytes,14,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	Sources       []string `protobuf:"bytes,15,rep,name=sources,proto3" json:"sources,omitempty"`
-	Statement     string   `protobuf:"bytes,16,opt,name=statement,proto3" json:"statement,omitempty"`
+	Inputs        []string    `protobuf:"bytes,14,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	Sources       []string    `protobuf:"bytes,15,rep,name=sources,proto3" json:"sources,omitempty"`
+	Statement     string      `protobuf:"bytes,16,opt,name=statement,proto3" json:"statement,omitempty"`
+	Reported      []*Reported `protobuf:"bytes,17,rep,name=reported,proto3" json:"reported,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProvenanceNode) Reset() {
 	*x = ProvenanceNode{}
-	mi := &file_tarn_v1_run_proto_msgTypes[28]
+	mi := &file_tarn_v1_run_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2095,7 +2177,7 @@ func (x *ProvenanceNode) String() string {
 func (*ProvenanceNode) ProtoMessage() {}
 
 func (x *ProvenanceNode) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[28]
+	mi := &file_tarn_v1_run_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2108,7 +2190,7 @@ func (x *ProvenanceNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvenanceNode.ProtoReflect.Descriptor instead.
 func (*ProvenanceNode) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProvenanceNode) GetName() string {
@@ -2223,6 +2305,13 @@ func (x *ProvenanceNode) GetStatement() string {
 	return ""
 }
 
+func (x *ProvenanceNode) GetReported() []*Reported {
+	if x != nil {
+		return x.Reported
+	}
+	return nil
+}
+
 type DebugRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -2238,7 +2327,7 @@ type DebugRequest struct {
 
 func (x *DebugRequest) Reset() {
 	*x = DebugRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[29]
+	mi := &file_tarn_v1_run_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2339,7 @@ func (x *DebugRequest) String() string {
 func (*DebugRequest) ProtoMessage() {}
 
 func (x *DebugRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[29]
+	mi := &file_tarn_v1_run_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2352,7 @@ func (x *DebugRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugRequest.ProtoReflect.Descriptor instead.
 func (*DebugRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DebugRequest) GetProject() string {
@@ -2320,7 +2409,7 @@ type DebugResponse struct {
 
 func (x *DebugResponse) Reset() {
 	*x = DebugResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[30]
+	mi := &file_tarn_v1_run_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2421,7 @@ func (x *DebugResponse) String() string {
 func (*DebugResponse) ProtoMessage() {}
 
 func (x *DebugResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[30]
+	mi := &file_tarn_v1_run_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +2434,7 @@ func (x *DebugResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugResponse.ProtoReflect.Descriptor instead.
 func (*DebugResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DebugResponse) GetDir() string {
@@ -2400,7 +2489,7 @@ type Asset struct {
 
 func (x *Asset) Reset() {
 	*x = Asset{}
-	mi := &file_tarn_v1_run_proto_msgTypes[31]
+	mi := &file_tarn_v1_run_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2501,7 @@ func (x *Asset) String() string {
 func (*Asset) ProtoMessage() {}
 
 func (x *Asset) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[31]
+	mi := &file_tarn_v1_run_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2514,7 @@ func (x *Asset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Asset.ProtoReflect.Descriptor instead.
 func (*Asset) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Asset) GetName() string {
@@ -2503,7 +2592,7 @@ type AssetsRequest struct {
 
 func (x *AssetsRequest) Reset() {
 	*x = AssetsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	mi := &file_tarn_v1_run_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2604,7 @@ func (x *AssetsRequest) String() string {
 func (*AssetsRequest) ProtoMessage() {}
 
 func (x *AssetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	mi := &file_tarn_v1_run_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2617,7 @@ func (x *AssetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssetsRequest.ProtoReflect.Descriptor instead.
 func (*AssetsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AssetsRequest) GetProject() string {
@@ -2561,7 +2650,7 @@ type AssetsResponse struct {
 
 func (x *AssetsResponse) Reset() {
 	*x = AssetsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	mi := &file_tarn_v1_run_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2662,7 @@ func (x *AssetsResponse) String() string {
 func (*AssetsResponse) ProtoMessage() {}
 
 func (x *AssetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	mi := &file_tarn_v1_run_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2675,7 @@ func (x *AssetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssetsResponse.ProtoReflect.Descriptor instead.
 func (*AssetsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AssetsResponse) GetAssets() []*Asset {
@@ -2606,7 +2695,7 @@ type RemoveAssetsRequest struct {
 
 func (x *RemoveAssetsRequest) Reset() {
 	*x = RemoveAssetsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[34]
+	mi := &file_tarn_v1_run_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2618,7 +2707,7 @@ func (x *RemoveAssetsRequest) String() string {
 func (*RemoveAssetsRequest) ProtoMessage() {}
 
 func (x *RemoveAssetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[34]
+	mi := &file_tarn_v1_run_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2631,7 +2720,7 @@ func (x *RemoveAssetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAssetsRequest.ProtoReflect.Descriptor instead.
 func (*RemoveAssetsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveAssetsRequest) GetWrite() *Write {
@@ -2659,7 +2748,7 @@ type RemoveAssetsResponse struct {
 
 func (x *RemoveAssetsResponse) Reset() {
 	*x = RemoveAssetsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[35]
+	mi := &file_tarn_v1_run_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2760,7 @@ func (x *RemoveAssetsResponse) String() string {
 func (*RemoveAssetsResponse) ProtoMessage() {}
 
 func (x *RemoveAssetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[35]
+	mi := &file_tarn_v1_run_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2773,7 @@ func (x *RemoveAssetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAssetsResponse.ProtoReflect.Descriptor instead.
 func (*RemoveAssetsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveAssetsResponse) GetWritten() *Written {
@@ -2752,7 +2841,7 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\areplans\x18\x14 \x01(\x05R\areplans\x1a9\n" +
 	"\vParamsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd5\x03\n" +
 	"\aRunStep\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x10\n" +
@@ -2770,7 +2859,13 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"peak_bytes\x18\f \x01(\x03R\tpeakBytes\x12\x1f\n" +
 	"\vcpu_seconds\x18\r \x01(\x01R\n" +
 	"cpuSeconds\x12*\n" +
-	"\x05error\x18\x0e \x01(\v2\x14.tarn.v1.ErrorDetailR\x05error\"\x8f\x01\n" +
+	"\x05error\x18\x0e \x01(\v2\x14.tarn.v1.ErrorDetailR\x05error\x12-\n" +
+	"\breported\x18\x0f \x03(\v2\x11.tarn.v1.ReportedR\breported\"\\\n" +
+	"\bReported\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04item\x18\x02 \x01(\tR\x04item\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\tR\x05value\"\x8f\x01\n" +
 	"\tRunOutput\x12\x14\n" +
 	"\x05asset\x18\x01 \x01(\tR\x05asset\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2870,7 +2965,7 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\x06target\x18\x03 \x01(\tR\x06target\x12\x18\n" +
 	"\aforward\x18\x04 \x01(\bR\aforward\"C\n" +
 	"\x12ProvenanceResponse\x12-\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x17.tarn.v1.ProvenanceNodeR\x05nodes\"\x84\x04\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x17.tarn.v1.ProvenanceNodeR\x05nodes\"\xb3\x04\n" +
 	"\x0eProvenanceNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
@@ -2888,7 +2983,8 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\x06params\x18\r \x03(\v2#.tarn.v1.ProvenanceNode.ParamsEntryR\x06params\x12\x16\n" +
 	"\x06inputs\x18\x0e \x03(\tR\x06inputs\x12\x18\n" +
 	"\asources\x18\x0f \x03(\tR\asources\x12\x1c\n" +
-	"\tstatement\x18\x10 \x01(\tR\tstatement\x1a9\n" +
+	"\tstatement\x18\x10 \x01(\tR\tstatement\x12-\n" +
+	"\breported\x18\x11 \x03(\v2\x11.tarn.v1.ReportedR\breported\x1a9\n" +
 	"\vParamsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x01\n" +
@@ -2959,120 +3055,123 @@ func file_tarn_v1_run_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_run_proto_rawDescData
 }
 
-var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_tarn_v1_run_proto_goTypes = []any{
 	(*RunSpec)(nil),               // 0: tarn.v1.RunSpec
 	(*StartRunRequest)(nil),       // 1: tarn.v1.StartRunRequest
 	(*StartRunResponse)(nil),      // 2: tarn.v1.StartRunResponse
 	(*Run)(nil),                   // 3: tarn.v1.Run
 	(*RunStep)(nil),               // 4: tarn.v1.RunStep
-	(*RunOutput)(nil),             // 5: tarn.v1.RunOutput
-	(*Verdict)(nil),               // 6: tarn.v1.Verdict
-	(*RunEvent)(nil),              // 7: tarn.v1.RunEvent
-	(*RunEventsRequest)(nil),      // 8: tarn.v1.RunEventsRequest
-	(*RunEventsResponse)(nil),     // 9: tarn.v1.RunEventsResponse
-	(*GetRunRequest)(nil),         // 10: tarn.v1.GetRunRequest
-	(*GetRunResponse)(nil),        // 11: tarn.v1.GetRunResponse
-	(*ListRunsRequest)(nil),       // 12: tarn.v1.ListRunsRequest
-	(*ListRunsResponse)(nil),      // 13: tarn.v1.ListRunsResponse
-	(*CancelRunRequest)(nil),      // 14: tarn.v1.CancelRunRequest
-	(*CancelRunResponse)(nil),     // 15: tarn.v1.CancelRunResponse
-	(*RerunRequest)(nil),          // 16: tarn.v1.RerunRequest
-	(*LogsRequest)(nil),           // 17: tarn.v1.LogsRequest
-	(*LogsResponse)(nil),          // 18: tarn.v1.LogsResponse
-	(*PlanRequest)(nil),           // 19: tarn.v1.PlanRequest
-	(*PlanResponse)(nil),          // 20: tarn.v1.PlanResponse
-	(*PlannedStep)(nil),           // 21: tarn.v1.PlannedStep
-	(*CheckRequest)(nil),          // 22: tarn.v1.CheckRequest
-	(*CheckResponse)(nil),         // 23: tarn.v1.CheckResponse
-	(*WhyRequest)(nil),            // 24: tarn.v1.WhyRequest
-	(*WhyResponse)(nil),           // 25: tarn.v1.WhyResponse
-	(*ProvenanceRequest)(nil),     // 26: tarn.v1.ProvenanceRequest
-	(*ProvenanceResponse)(nil),    // 27: tarn.v1.ProvenanceResponse
-	(*ProvenanceNode)(nil),        // 28: tarn.v1.ProvenanceNode
-	(*DebugRequest)(nil),          // 29: tarn.v1.DebugRequest
-	(*DebugResponse)(nil),         // 30: tarn.v1.DebugResponse
-	(*Asset)(nil),                 // 31: tarn.v1.Asset
-	(*AssetsRequest)(nil),         // 32: tarn.v1.AssetsRequest
-	(*AssetsResponse)(nil),        // 33: tarn.v1.AssetsResponse
-	(*RemoveAssetsRequest)(nil),   // 34: tarn.v1.RemoveAssetsRequest
-	(*RemoveAssetsResponse)(nil),  // 35: tarn.v1.RemoveAssetsResponse
-	nil,                           // 36: tarn.v1.RunSpec.ParamsEntry
-	nil,                           // 37: tarn.v1.Run.ParamsEntry
-	nil,                           // 38: tarn.v1.ProvenanceNode.ParamsEntry
-	nil,                           // 39: tarn.v1.DebugResponse.EnvEntry
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*CheckResult)(nil),           // 41: tarn.v1.CheckResult
-	(*ErrorDetail)(nil),           // 42: tarn.v1.ErrorDetail
-	(*Write)(nil),                 // 43: tarn.v1.Write
-	(*Written)(nil),               // 44: tarn.v1.Written
+	(*Reported)(nil),              // 5: tarn.v1.Reported
+	(*RunOutput)(nil),             // 6: tarn.v1.RunOutput
+	(*Verdict)(nil),               // 7: tarn.v1.Verdict
+	(*RunEvent)(nil),              // 8: tarn.v1.RunEvent
+	(*RunEventsRequest)(nil),      // 9: tarn.v1.RunEventsRequest
+	(*RunEventsResponse)(nil),     // 10: tarn.v1.RunEventsResponse
+	(*GetRunRequest)(nil),         // 11: tarn.v1.GetRunRequest
+	(*GetRunResponse)(nil),        // 12: tarn.v1.GetRunResponse
+	(*ListRunsRequest)(nil),       // 13: tarn.v1.ListRunsRequest
+	(*ListRunsResponse)(nil),      // 14: tarn.v1.ListRunsResponse
+	(*CancelRunRequest)(nil),      // 15: tarn.v1.CancelRunRequest
+	(*CancelRunResponse)(nil),     // 16: tarn.v1.CancelRunResponse
+	(*RerunRequest)(nil),          // 17: tarn.v1.RerunRequest
+	(*LogsRequest)(nil),           // 18: tarn.v1.LogsRequest
+	(*LogsResponse)(nil),          // 19: tarn.v1.LogsResponse
+	(*PlanRequest)(nil),           // 20: tarn.v1.PlanRequest
+	(*PlanResponse)(nil),          // 21: tarn.v1.PlanResponse
+	(*PlannedStep)(nil),           // 22: tarn.v1.PlannedStep
+	(*CheckRequest)(nil),          // 23: tarn.v1.CheckRequest
+	(*CheckResponse)(nil),         // 24: tarn.v1.CheckResponse
+	(*WhyRequest)(nil),            // 25: tarn.v1.WhyRequest
+	(*WhyResponse)(nil),           // 26: tarn.v1.WhyResponse
+	(*ProvenanceRequest)(nil),     // 27: tarn.v1.ProvenanceRequest
+	(*ProvenanceResponse)(nil),    // 28: tarn.v1.ProvenanceResponse
+	(*ProvenanceNode)(nil),        // 29: tarn.v1.ProvenanceNode
+	(*DebugRequest)(nil),          // 30: tarn.v1.DebugRequest
+	(*DebugResponse)(nil),         // 31: tarn.v1.DebugResponse
+	(*Asset)(nil),                 // 32: tarn.v1.Asset
+	(*AssetsRequest)(nil),         // 33: tarn.v1.AssetsRequest
+	(*AssetsResponse)(nil),        // 34: tarn.v1.AssetsResponse
+	(*RemoveAssetsRequest)(nil),   // 35: tarn.v1.RemoveAssetsRequest
+	(*RemoveAssetsResponse)(nil),  // 36: tarn.v1.RemoveAssetsResponse
+	nil,                           // 37: tarn.v1.RunSpec.ParamsEntry
+	nil,                           // 38: tarn.v1.Run.ParamsEntry
+	nil,                           // 39: tarn.v1.ProvenanceNode.ParamsEntry
+	nil,                           // 40: tarn.v1.DebugResponse.EnvEntry
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
+	(*CheckResult)(nil),           // 42: tarn.v1.CheckResult
+	(*ErrorDetail)(nil),           // 43: tarn.v1.ErrorDetail
+	(*Write)(nil),                 // 44: tarn.v1.Write
+	(*Written)(nil),               // 45: tarn.v1.Written
 }
 var file_tarn_v1_run_proto_depIdxs = []int32{
-	36, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
+	37, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
 	0,  // 1: tarn.v1.StartRunRequest.spec:type_name -> tarn.v1.RunSpec
 	3,  // 2: tarn.v1.StartRunResponse.run:type_name -> tarn.v1.Run
-	37, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
-	40, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
-	40, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
+	38, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
+	41, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
+	41, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
 	4,  // 6: tarn.v1.Run.steps:type_name -> tarn.v1.RunStep
-	5,  // 7: tarn.v1.Run.outputs:type_name -> tarn.v1.RunOutput
-	41, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
-	6,  // 9: tarn.v1.Run.verdicts:type_name -> tarn.v1.Verdict
-	42, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
-	40, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
-	40, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
-	42, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
-	40, // 14: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
-	7,  // 15: tarn.v1.RunEventsResponse.happened:type_name -> tarn.v1.RunEvent
-	3,  // 16: tarn.v1.RunEventsResponse.run:type_name -> tarn.v1.Run
-	3,  // 17: tarn.v1.GetRunResponse.run:type_name -> tarn.v1.Run
-	3,  // 18: tarn.v1.ListRunsResponse.runs:type_name -> tarn.v1.Run
-	3,  // 19: tarn.v1.CancelRunResponse.run:type_name -> tarn.v1.Run
-	40, // 20: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
-	0,  // 21: tarn.v1.PlanRequest.spec:type_name -> tarn.v1.RunSpec
-	21, // 22: tarn.v1.PlanResponse.steps:type_name -> tarn.v1.PlannedStep
-	0,  // 23: tarn.v1.CheckRequest.spec:type_name -> tarn.v1.RunSpec
-	41, // 24: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
-	28, // 25: tarn.v1.ProvenanceResponse.nodes:type_name -> tarn.v1.ProvenanceNode
-	40, // 26: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
-	38, // 27: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
-	39, // 28: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
-	31, // 29: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
-	43, // 30: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
-	44, // 31: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
-	1,  // 32: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
-	8,  // 33: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
-	10, // 34: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
-	12, // 35: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
-	14, // 36: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
-	16, // 37: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
-	17, // 38: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
-	19, // 39: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
-	22, // 40: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
-	24, // 41: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
-	26, // 42: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
-	29, // 43: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
-	32, // 44: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
-	34, // 45: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
-	2,  // 46: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
-	9,  // 47: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
-	11, // 48: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
-	13, // 49: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
-	15, // 50: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
-	2,  // 51: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
-	18, // 52: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
-	20, // 53: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
-	23, // 54: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
-	25, // 55: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
-	27, // 56: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
-	30, // 57: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
-	33, // 58: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
-	35, // 59: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
-	46, // [46:60] is the sub-list for method output_type
-	32, // [32:46] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	6,  // 7: tarn.v1.Run.outputs:type_name -> tarn.v1.RunOutput
+	42, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
+	7,  // 9: tarn.v1.Run.verdicts:type_name -> tarn.v1.Verdict
+	43, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
+	41, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
+	41, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
+	43, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
+	5,  // 14: tarn.v1.RunStep.reported:type_name -> tarn.v1.Reported
+	41, // 15: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
+	8,  // 16: tarn.v1.RunEventsResponse.happened:type_name -> tarn.v1.RunEvent
+	3,  // 17: tarn.v1.RunEventsResponse.run:type_name -> tarn.v1.Run
+	3,  // 18: tarn.v1.GetRunResponse.run:type_name -> tarn.v1.Run
+	3,  // 19: tarn.v1.ListRunsResponse.runs:type_name -> tarn.v1.Run
+	3,  // 20: tarn.v1.CancelRunResponse.run:type_name -> tarn.v1.Run
+	41, // 21: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	0,  // 22: tarn.v1.PlanRequest.spec:type_name -> tarn.v1.RunSpec
+	22, // 23: tarn.v1.PlanResponse.steps:type_name -> tarn.v1.PlannedStep
+	0,  // 24: tarn.v1.CheckRequest.spec:type_name -> tarn.v1.RunSpec
+	42, // 25: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
+	29, // 26: tarn.v1.ProvenanceResponse.nodes:type_name -> tarn.v1.ProvenanceNode
+	41, // 27: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
+	39, // 28: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
+	5,  // 29: tarn.v1.ProvenanceNode.reported:type_name -> tarn.v1.Reported
+	40, // 30: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
+	32, // 31: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
+	44, // 32: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
+	45, // 33: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
+	1,  // 34: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
+	9,  // 35: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
+	11, // 36: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
+	13, // 37: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
+	15, // 38: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
+	17, // 39: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
+	18, // 40: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
+	20, // 41: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
+	23, // 42: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
+	25, // 43: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
+	27, // 44: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
+	30, // 45: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
+	33, // 46: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
+	35, // 47: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
+	2,  // 48: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
+	10, // 49: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
+	12, // 50: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
+	14, // 51: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
+	16, // 52: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
+	2,  // 53: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
+	19, // 54: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
+	21, // 55: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
+	24, // 56: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
+	26, // 57: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
+	28, // 58: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
+	31, // 59: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
+	34, // 60: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
+	36, // 61: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
+	48, // [48:62] is the sub-list for method output_type
+	34, // [34:48] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_run_proto_init() }
@@ -3082,7 +3181,7 @@ func file_tarn_v1_run_proto_init() {
 	}
 	file_tarn_v1_common_proto_init()
 	file_tarn_v1_table_proto_init()
-	file_tarn_v1_run_proto_msgTypes[9].OneofWrappers = []any{
+	file_tarn_v1_run_proto_msgTypes[10].OneofWrappers = []any{
 		(*RunEventsResponse_Happened)(nil),
 		(*RunEventsResponse_Run)(nil),
 	}
@@ -3092,7 +3191,7 @@ func file_tarn_v1_run_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_run_proto_rawDesc), len(file_tarn_v1_run_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

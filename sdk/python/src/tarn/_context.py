@@ -89,11 +89,15 @@ class Context:
         self._messages.send("log", level=level, message=str(message), **({"fields": fields} if fields else {}))
 
     def metric(self, name: str, value: float) -> None:
-        """Record a number under a name."""
-        self._messages.send("metric", name=name, value=value)
+        """Record a number about the result, shown by `tarn show RUN/STEP` and kept with the result's provenance.
+
+        A name that is told again has its latest value; what is not finite is kept as text. 100 names at most.
+        """
+        number = float(value)
+        self._messages.send("metric", name=str(name), value=value if -1.8e308 < number < 1.8e308 else str(number))
 
     def metadata(self, **values: Any) -> None:
-        """Record facts about the result, shown with it."""
+        """Record facts about the result, shown and kept like metrics: values of JSON, of at most 1 KiB each."""
         self._messages.send("metadata", values=values)
 
     def progress(self, done: int, total: Optional[int] = None) -> None:
