@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -501,9 +502,16 @@ func (a *attempt) message(m message, p *produced, host func(string) string) {
 		if name := a.undeclared(m.NotFound); name != "" {
 			m.Reason, m.Message = "runner.undeclared_file", fmt.Sprintf(undeclaredText, a.work.node.Name, name, path.Join(path.Dir(name), "*"+path.Ext(name)))
 		}
-		p.err = userError(m)
+		err := userError(m)
+		if a.level != string(runtime.Process) && !a.work.node.Options.Network && noNetwork.MatchString(m.Message+m.Traceback) {
+			err = err.WithNext(a.work.node.Name + " has no network; network=True beside fresh= or cache= gives it one")
+		}
+		p.err = err
 	}
 }
+
+// noNetwork is how programs say that there is none.
+var noNetwork = regexp.MustCompile(`(?i)network is unreachable|name resolution|name or service not known|could ?n.t resolve|cannot assign requested address`)
 
 const undeclaredText = "%s read %s, which is not in its key. Write its name as a literal, or declare tarn.local(%q)."
 
@@ -527,7 +535,7 @@ func (a *attempt) undeclared(names []string) string {
 	return ""
 }
 
-func userError(m message) error {
+func userError(m message) *errdef.Error {
 	e := ErrUserCode
 	if m.Reason != "" {
 		e = errdef.New(errdef.UserCode, m.Reason, m.Message)
