@@ -18,6 +18,8 @@ var (
 	ErrFileAccess = errdef.New(errdef.PermissionDenied, "query.file_access", "queries read tables, not files")
 	// ErrRead is a file of a source that cannot be read.
 	ErrRead = errdef.New(errdef.FailedPrecondition, "query.read", "a file cannot be read")
+	// ErrCorrupt is a file of a source whose bytes are not what was written.
+	ErrCorrupt = errdef.New(errdef.DataLoss, "query.corrupt", "a file is corrupt")
 	// ErrOutOfMemory is a query that needs more than its memory limit.
 	ErrOutOfMemory = errdef.New(errdef.ResourceExhausted, "query.out_of_memory", "the query needs more memory than its limit")
 	// ErrDiskFull is a query that needs more disk than there is, or than it may use.

@@ -41,6 +41,12 @@ func classify(err error) error {
 			return query.ErrDiskFull.Errorf("%s", e.Message)
 		}
 		return query.ErrRead.Errorf("%s", e.Error())
+	case "Invalid Error":
+		// DuckDB's name for what a library below it threw, here the reader of Parquet's metadata.
+		if strings.HasPrefix(e.Message, "TProtocolException") || strings.HasPrefix(e.Message, "don't know what type") {
+			return query.ErrCorrupt.Errorf("a Parquet file is corrupt: %s", firstLine(e.Message)).
+				WithNext("Find the table: tarn fsck --deep")
+		}
 	case "INTERNAL Error", "INTERNAL", "FATAL Error":
 		return errdef.Newf(errdef.Internal, "query.engine_bug", "%s", e.Error())
 	case "Not implemented Error":

@@ -198,6 +198,19 @@ func TestImport(t *testing.T) {
 }
 
 // TestLocked tries to get out: past the analysis, straight at the engine.
+func TestCorruptParquet(t *testing.T) {
+	t.Parallel()
+	e := start(t, query.Options{})
+	path := filepath.Join(t.TempDir(), "bad.parquet")
+	if err := os.WriteFile(path, []byte("PAR1\xff\xff\xff\xff\xff\xff\xff\xff\x08\x00\x00\x00PAR1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := runSQL(t, e, "FROM f", query.Source{Name: query.Name{Table: "f"}, Import: &query.ImportScan{Format: "parquet", Paths: []string{path}}})
+	if !errors.Is(err, query.ErrCorrupt) {
+		t.Errorf("reading a corrupt Parquet file = %v, want %v", err, query.ErrCorrupt)
+	}
+}
+
 func TestLocked(t *testing.T) {
 	t.Parallel()
 	e := start(t, query.Options{})
