@@ -23,16 +23,17 @@ type live struct {
 
 	journal *journal
 
-	mu     sync.Mutex
-	run    *Run
-	steps  map[string]*Step
-	seq    int64
-	unsent []meta.Write
+	mu      sync.Mutex
+	run     *Run
+	steps   map[string]*Step
+	seq     int64
+	unsent  []meta.Write
+	toldAll map[string]bool // steps whose row has no room for more of what items told
 }
 
 func (f *Flow) newLive(run *Run, cancel context.CancelCauseFunc) *live {
 	return &live{
-		f: f, run: run, cancel: cancel, done: make(chan struct{}), steps: map[string]*Step{},
+		f: f, run: run, cancel: cancel, done: make(chan struct{}), steps: map[string]*Step{}, toldAll: map[string]bool{},
 		journal: newJournal(f.scratch("logs", run.ID+".jsonl")),
 	}
 }

@@ -54,7 +54,11 @@ func (lv *live) reported(step, item string, told []memo.Reported) {
 	st := lv.steps[step]
 	for _, r := range told {
 		if len(st.Reported) == maxReported {
-			return // each item's provenance has its own
+			if !lv.toldAll[step] { // each item's provenance has its own
+				lv.toldAll[step] = true
+				lv.emitLocked(Event{Type: "log", Step: step, Stream: "stderr", Message: "tarn show lists the first 100 metrics and facts of this step; tarn provenance has each item's"})
+			}
+			return
 		}
 		st.Reported = append(st.Reported, StepReported{Item: item, Reported: r})
 	}
