@@ -49,21 +49,21 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	if p.session, err = lease.Begin(ctx, rows, "s", sessionTTL, "server"); err != nil {
 		return nil, err
 	}
-	boxes := filepath.Join(h.Scratch(), "boxes")
-	level, lacking, err := process.Choose(ctx, boxes, os.Getenv("TARN_LEVEL"))
-	if err != nil {
-		return nil, err
-	}
-	p.lacking = lacking
-	if p.runtime, err = process.New(boxes, level); err != nil {
-		return nil, err
-	}
 	images, err := image.Open(h.Cache, os.Environ())
 	if err != nil {
 		return nil, err
 	}
 	sdkDir, err := unpackSDK(filepath.Join(h.Cache, "sdk"))
 	if err != nil {
+		return nil, err
+	}
+	boxes := filepath.Join(h.Scratch(), "boxes")
+	level, lacking, err := process.Choose(ctx, boxes, os.Getenv("TARN_LEVEL"), h.Cache)
+	if err != nil {
+		return nil, err
+	}
+	p.lacking = lacking
+	if p.runtime, err = process.New(boxes, level); err != nil {
 		return nil, err
 	}
 	exe, err := os.Executable()

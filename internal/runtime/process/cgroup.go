@@ -108,7 +108,10 @@ func newCgroup(pid int) (_ *cgroup, err error) {
 	name := groupPrefix + strconv.Itoa(pid)
 	for c, dir := range h.dirs {
 		path := filepath.Join(dir, name)
-		if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, os.ErrExist) { // a group of that name is one that a killed server left
+		if err := unix.Rmdir(path); err != nil && !errors.Is(err, unix.ENOENT) { // one that was left has limits of its own
+			return nil, errCgroup.Errorf("remove a control group that was left: %w", err)
+		}
+		if err := os.Mkdir(path, 0o755); err != nil {
 			return nil, errCgroup.Errorf("make a control group: %w", err)
 		}
 		g.dirs[c] = path
@@ -171,7 +174,8 @@ func (g *cgroup) killed() bool {
 	return err == nil && field(append([]byte("\n"), text...), "\noom_kill ") > 0
 }
 
-// remove removes the group. Processes that are about to end hold it for a moment.
+// remove removes the group. Processes that are about to end hold it for a moment, and version 1 has no event
+// for the last one's end. What stays nevertheless is removed by the next server.
 func (g *cgroup) remove() {
 	for _, dir := range g.dirs {
 		for range 50 {

@@ -148,6 +148,10 @@ func openTree(path string, writable bool, users int) (int, error) {
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		unix.Close(fd) //nolint:errcheck // the first error counts
+		if errors.Is(err, unix.EINVAL) && users >= 0 {
+			return -1, errLacks.Errorf("level full cannot show %s: its file system does not map users", path).
+				WithNext("put it on another file system, or start the server with TARN_LEVEL=userns")
+		}
 		return -1, fmt.Errorf("show %s to a sandbox: %w", path, err)
 	}
 	return fd, nil

@@ -169,7 +169,7 @@ func (w *watch) start() (int, error) {
 	// When the host runs out of memory the command goes before its supervisor and the server.
 	_ = os.WriteFile("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", []byte("500"), 0)
 	// The pipes end when the command's tree has: the supervisor keeps no end open.
-	if err := errors.Join(syscall.Dup2(int(null.Fd()), 1), syscall.Dup2(int(null.Fd()), 2), messages.Close()); err != nil {
+	if err := errors.Join(unix.Dup3(int(null.Fd()), 1, 0), unix.Dup3(int(null.Fd()), 2, 0), messages.Close()); err != nil {
 		w.kill(runtime.Canceled)
 		return 0, err
 	}

@@ -30,8 +30,8 @@ type Lacking struct {
 
 // Choose returns the strongest level at which a sandbox really starts here, and why stronger ones do not.
 // If want names a level it is that one or an error: nobody who asks for isolation gets less.
-// Trial sandboxes have their folders in dir.
-func Choose(ctx context.Context, dir, want string) (runtime.Level, []Lacking, error) {
+// Trial sandboxes have their folders in dir and see what is shown, whose file systems must allow it.
+func Choose(ctx context.Context, dir, want string, shown ...string) (runtime.Level, []Lacking, error) {
 	var lacking []Lacking
 	known := make([]string, len(strongestFirst))
 	for i, level := range strongestFirst {
@@ -39,7 +39,7 @@ func Choose(ctx context.Context, dir, want string) (runtime.Level, []Lacking, er
 		if want != "" && want != string(level) {
 			continue
 		}
-		err := try(ctx, dir, level)
+		err := try(ctx, dir, level, shown)
 		if err == nil {
 			return level, lacking, nil
 		}
@@ -58,7 +58,7 @@ func Choose(ctx context.Context, dir, want string) (runtime.Level, []Lacking, er
 }
 
 // try starts a sandbox of the level.
-func try(ctx context.Context, dir string, level runtime.Level) error {
+func try(ctx context.Context, dir string, level runtime.Level, shown []string) error {
 	if level == runtime.Full && os.Geteuid() != 0 {
 		return errLacks.Errorf("the server does not run as root")
 	}
@@ -66,7 +66,11 @@ func try(ctx context.Context, dir string, level runtime.Level) error {
 	if err != nil {
 		return err
 	}
-	sb, err := rt.Create(ctx, runtime.Spec{ID: "trial", Limits: runtime.Limits{Time: 10 * time.Second}})
+	spec := runtime.Spec{ID: "trial", Limits: runtime.Limits{Time: 10 * time.Second}}
+	for i, path := range shown {
+		spec.Mounts = append(spec.Mounts, runtime.Mount{Name: fmt.Sprint("shown-", i), Source: path})
+	}
+	sb, err := rt.Create(ctx, spec)
 	if err != nil {
 		return errors.Join(err, rt.Close())
 	}

@@ -22,7 +22,7 @@ type Lacking struct {
 }
 
 // Choose finds no level here.
-func Choose(context.Context, string, string) (runtime.Level, []Lacking, error) {
+func Choose(context.Context, string, string, ...string) (runtime.Level, []Lacking, error) {
 	_, err := New("", runtime.Process)
 	return "", nil, err
 }
