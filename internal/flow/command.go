@@ -26,7 +26,7 @@ func (a *attempt) command(ctx context.Context, scratch string, invs []*invocatio
 	if err != nil {
 		return nil, err
 	}
-	b, laid, err := a.openBox(ctx, scratch, installed)
+	b, laid, err := a.openBox(ctx, scratch, installed, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +34,7 @@ func (a *attempt) command(ctx context.Context, scratch string, invs []*invocatio
 	if err := linkProject(laid, b); err != nil {
 		return nil, err
 	}
-	env := a.env(b)
+	env := languageEnv(b.Home())
 	for k, v := range a.work.params {
 		env["TARN_PARAM_"+envName(k)] = strings.Trim(string(v), `"`)
 	}

@@ -197,5 +197,5 @@ func (f *Flow) layOutDebug(ctx context.Context, run *Run, c *code, wk *work, inv
 	for k, v := range view.Lock.Vars {
 		env[k] = v
 	}
-	return &Debugging{Dir: dir, Argv: []string{view.Python.Path, "-S", "-B", "-m", "tarn._runner"}, Env: env, Item: inv.id}, nil
+	return &Debugging{Dir: dir, Argv: append([]string{view.Python.Path}, append(interpreterFlags, "tarn._runner")...), Env: env, Item: inv.id}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
+	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/runtime"
@@ -272,7 +274,7 @@ type box struct {
 }
 
 // openBox makes a sandbox for an attempt: the code, the inputs, a folder for results.
-func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.Mount) (*box, string, error) {
+func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.Mount, template *runtime.Template) (*box, string, error) {
 	laid, err := a.code.layout()
 	if err != nil {
 		return nil, "", err
@@ -288,7 +290,9 @@ func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.
 	}
 	mounts = append(mounts, runtime.Mount{Name: "project", Source: laid}, runtime.Mount{Name: "scratch", Source: scratch},
 		runtime.Mount{Name: "out", Source: out, Writable: true})
-	sb, err := a.f.Runtime.Create(ctx, runtime.Spec{ID: a.run + "/" + fn.Name, Mounts: mounts, Limits: limits, Network: fn.Options.Network})
+	sb, err := a.f.Runtime.Create(ctx, runtime.Spec{
+		ID: a.run + "/" + fn.Name, Mounts: mounts, Limits: limits, Network: fn.Options.Network, Template: template,
+	})
 	if err != nil {
 		return nil, "", fmt.Errorf("make a sandbox for %s: %w", fn.Name, err)
 	}
@@ -304,8 +308,11 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 	if err := a.f.Images.Compile(ctx, view.Python.Path, a.f.SDK); err != nil {
 		return nil, err
 	}
-	b, _, err := a.openBox(ctx, scratch, append(runtime.Installed("python", view.Python.Prefix),
-		runtime.Mount{Name: "sdk", Source: a.f.SDK}, runtime.Mount{Name: "packages", Source: view.SitePackages}))
+	template, err := a.template(view)
+	if err != nil {
+		return nil, err
+	}
+	b, _, err := a.openBox(ctx, scratch, nil, template)
 	if err != nil {
 		return nil, err
 	}
@@ -332,12 +339,8 @@ func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation
 	if err := writeJSON(filepath.Join(b.HostHome(), ".tarn-context.json"), pc); err != nil {
 		return nil, err
 	}
-	env := a.env(b)
-	env["PYTHONPATH"] = b.Path("sdk") + string(os.PathListSeparator) + b.Path("packages")
-	for k, v := range view.Lock.Vars {
-		env[k] = v
-	}
-	argv := []string{view.Python.Path, "-S", "-B", "-m", "tarn._runner"}
+	env := pythonEnv(b.Home(), view, b.Path)
+	argv := append([]string{view.Python.Path}, append(interpreterFlags, "tarn._runner")...)
 	return got, a.execute(ctx, b, argv, env, got, func(m message) {
 		i := slices.IndexFunc(invs, func(inv *invocation) bool { return inv.id == m.Item })
 		if p := got[m.Item]; i >= 0 && p.err == nil && !p.ended {
@@ -363,12 +366,26 @@ func (a *attempt) pyContext(b *box) pyContext {
 	return pc
 }
 
-func (a *attempt) env(b *box) map[string]string {
+// interpreterFlags start a module of ours: without site packages of the host, and without writing bytecode.
+var interpreterFlags = []string{"-S", "-B", "-m"}
+
+// languageEnv are the variables that every language gets; home is the sandbox's.
+func languageEnv(home string) map[string]string {
 	return map[string]string{
-		"TARN_CONTEXT": b.Home() + "/.tarn-context.json", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
-		"LC_ALL": "C.UTF-8", "HOME": b.Home(), "TMPDIR": b.Home(), "PATH": "/usr/local/bin:/usr/bin:/bin", "TZ": "UTC",
+		"TARN_CONTEXT": home + "/.tarn-context.json", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+		"LC_ALL": "C.UTF-8", "HOME": home, "TMPDIR": home, "PATH": "/usr/local/bin:/usr/bin:/bin", "TZ": "UTC",
 		"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
 	}
+}
+
+// pythonEnv adds what Python needs, and the variables of its environment. path is where a mount is.
+func pythonEnv(home string, view image.View, path func(mount string) string) map[string]string {
+	env := languageEnv(home)
+	env["PYTHONPATH"] = path("sdk") + string(os.PathListSeparator) + path("packages")
+	// pyarrow starts a thread for an allocator that it does not use, and what has threads cannot be forked.
+	env["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+	maps.Copy(env, view.Lock.Vars)
+	return env
 }
 
 func (a *attempt) pyItem(ctx context.Context, b *box, in inputsOf, i int, inv *invocation) (pyItem, *produced, error) {

@@ -30,6 +30,7 @@ type code struct {
 	manifest *manifest.Manifest
 	globs    map[string][]string                          // literal file names and tarn.local globs -> files
 	layout   func() (string, error)                       // folder with the snapshot's files
+	named    func() ([]string, error)                     // modules that its Python files import
 	record   func(ctx context.Context) (lake.Hash, error) // stores the snapshot in the lake
 }
 
@@ -72,6 +73,7 @@ func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Fol
 		return nil, err
 	}
 	c.layout = sync.OnceValues(func() (string, error) { return layout(c.snap) })
+	c.named = sync.OnceValues(c.imports)
 	c.record = func(ctx context.Context) (lake.Hash, error) { return f.recordCode(ctx, c) }
 	return c, nil
 }

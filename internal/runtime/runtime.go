@@ -66,6 +66,29 @@ type Spec struct {
 	Mounts  []Mount
 	Limits  Limits
 	Network bool // false: no network where the level can enforce it
+	// Template, if any, is what commands are forked from instead of being started. The effect is the same, but earlier.
+	// Where a level cannot fork, or the template fails, commands are started.
+	Template *Template
+}
+
+// Template is a program that does ahead what many commands begin with, such as to import packages, and then forks for
+// each. It is started once, in a sandbox of its own with the isolation of the level, and shared by all Specs that name
+// the same one; it ends when it is not used. It speaks docs/formats/template.md.
+type Template struct {
+	// Owner is whose it is: templates of different owners are different, whatever else is equal.
+	Owner  string
+	Argv   []string
+	Env    map[string]string // "{mount:NAME}" in a value is that mount's path inside
+	Mounts []Mount           // the sandboxes have them too
+}
+
+// TemplateStats is what became of templates since the runtime was made.
+type TemplateStats struct {
+	Started, Evicted int   // templates
+	Hits, Misses     int   // commands that found their template, or had to wait for its start
+	Unforked         int   // commands that were started, because their template failed
+	Live             int   // templates now
+	MemoryBytes      int64 // of those, their forks' own not counted
 }
 
 // MessagesVariable is the one variable that a command gets beside its own, if it has a Message function.
@@ -137,6 +160,8 @@ type Runtime interface {
 	Level() Level
 	// Create prepares a sandbox. The caller closes it.
 	Create(ctx context.Context, spec Spec) (Sandbox, error)
+	// Templates tells how templates serve.
+	Templates() TemplateStats
 	// Close closes every sandbox that is still open.
 	Close() error
 }

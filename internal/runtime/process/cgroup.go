@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,7 +95,10 @@ type cgroup struct {
 
 const groupPrefix = "tarn-"
 
-func newCgroup(pid int) (_ *cgroup, err error) {
+var groupsMade atomic.Int64
+
+// newCgroup makes a group. Its name begins with the server's number, so that a later server knows what was left.
+func newCgroup() (_ *cgroup, err error) {
 	h, err := hierarchies()
 	if err != nil {
 		return nil, err
@@ -105,7 +109,7 @@ func newCgroup(pid int) (_ *cgroup, err error) {
 			g.remove()
 		}
 	}()
-	name := groupPrefix + strconv.Itoa(pid)
+	name := fmt.Sprintf("%s%d-%d", groupPrefix, os.Getpid(), groupsMade.Add(1))
 	for c, dir := range h.dirs {
 		path := filepath.Join(dir, name)
 		if err := unix.Rmdir(path); err != nil && !errors.Is(err, unix.ENOENT) { // one that was left has limits of its own
@@ -115,11 +119,31 @@ func newCgroup(pid int) (_ *cgroup, err error) {
 			return nil, errCgroup.Errorf("make a control group: %w", err)
 		}
 		g.dirs[c] = path
-		if err := os.WriteFile(filepath.Join(path, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
-			return nil, errCgroup.Errorf("enter a control group: %w", err)
-		}
 	}
 	return g, nil
+}
+
+// enter moves a process into the group.
+func (g *cgroup) enter(pid int) error {
+	for _, dir := range g.dirs {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+			return errCgroup.Errorf("enter a control group: %w", err)
+		}
+	}
+	return nil
+}
+
+// doors are descriptors to which a process writes 0 to enter the group, with the rights of this one.
+func (g *cgroup) doors() ([]*os.File, error) {
+	var doors []*os.File
+	for _, dir := range g.dirs {
+		f, err := os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
+		if err != nil {
+			return doors, errCgroup.Errorf("open a control group: %w", err)
+		}
+		doors = append(doors, f)
+	}
+	return doors, nil
 }
 
 // file is the path of a controller's setting.
@@ -187,7 +211,7 @@ func (g *cgroup) remove() {
 	}
 }
 
-// removeGroups removes what servers left that were killed: groups of supervisors that are gone.
+// removeGroups removes what servers left that were killed: groups whose server is gone.
 func removeGroups() {
 	h, err := hierarchies()
 	if err != nil {
@@ -196,7 +220,8 @@ func removeGroups() {
 	for _, dir := range h.dirs {
 		left, _ := filepath.Glob(filepath.Join(dir, groupPrefix+"*"))
 		for _, path := range left {
-			pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(path), groupPrefix))
+			server, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(path), groupPrefix), "-")
+			pid, err := strconv.Atoi(server)
 			if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 				unix.Rmdir(path) //nolint:errcheck // one that is in use stays
 			}

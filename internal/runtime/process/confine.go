@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -31,22 +30,28 @@ const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | u
 
 // Host users of sandboxes at level full come from a range that no distribution gives to anybody: one for
 // each sandbox, so that two of them have nothing in common, not even a limit. They own nothing: the
-// mounts of a sandbox show files of the server's user as its own.
+// mounts of a sandbox show files of the server's user as its own. A template has a block of them, its forks'.
 const (
-	firstUser = 0x70000000
-	users     = 1 << 27
+	firstUser  = 0x70000000
+	users      = 1 << 27
+	firstBlock = firstUser + users
+	blocks     = 1 << 11
+	blockSize  = 1 << 16
 )
 
 // confine makes a supervisor that is about to start the first process of its own namespaces.
-func confine(level runtime.Level, attr *syscall.SysProcAttr) {
-	user, group := os.Geteuid(), os.Getegid()
+func confine(level runtime.Level, part string, attr *syscall.SysProcAttr) {
+	user, group, size := os.Geteuid(), os.Getegid(), 1
 	if level == runtime.Full {
 		user = firstUser + rand.IntN(users)
+		if part == partTemplate {
+			user, size = firstBlock+rand.IntN(blocks)*blockSize, blockSize
+		}
 		group = user
 	}
 	attr.Cloneflags = namespaces
-	attr.UidMappings = []syscall.SysProcIDMap{{HostID: user, Size: 1}}
-	attr.GidMappings = []syscall.SysProcIDMap{{HostID: group, Size: 1}}
+	attr.UidMappings = []syscall.SysProcIDMap{{HostID: user, Size: size}}
+	attr.GidMappings = []syscall.SysProcIDMap{{HostID: group, Size: size}}
 	attr.GidMappingsEnableSetgroups = level == runtime.Full
 	attr.Credential = &syscall.Credential{NoSetGroups: level != runtime.Full}
 }
@@ -107,22 +112,17 @@ func inside(m runtime.Mount) string {
 
 // trees opens what the root binds, as the sandbox's user sees it: files of the server's user are that
 // user's. Only root may do this, and only on the host's side.
-func (r *root) trees(supervisor int) (fds []int, err error) {
+func (r *root) trees(users *os.File) (fds []int, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(fds)
 		}
 	}()
-	users, err := unix.Open("/proc/"+strconv.Itoa(supervisor)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the sandbox's users: %w", err)
-	}
-	defer unix.Close(users) //nolint:errcheck // read-only
 	for _, b := range r.Binds {
 		if !b.Passed {
 			continue
 		}
-		fd, err := openTree(string(b.Source), b.Writable, users)
+		fd, err := openTree(string(b.Source), b.Writable, int(users.Fd()))
 		if err != nil {
 			return fds, err
 		}

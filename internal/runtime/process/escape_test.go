@@ -4,6 +4,7 @@ package process_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -139,6 +140,7 @@ var attacks = map[string]attack{
 	"clone_namespace":     {func(args) error { return raw(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD)) }, noRight},
 	"clone3":              {func(args) error { return raw(unix.SYS_CLONE3, 0, 0) }, []error{unix.ENOSYS}},
 	"enter_namespace":     {func(args) error { return raw(unix.SYS_SETNS, 0, 0) }, noRight},
+	"enter_others":        {enterOthers, []error{errHidden}},
 	"mount":               {func(args) error { return unix.Mount("x", "/tmp", "tmpfs", 0, "") }, noRight},
 	"remount_usr":         {func(args) error { return unix.Mount("", "/usr", "", unix.MS_REMOUNT|unix.MS_BIND, "") }, noRight},
 	"unmount_mask":        {func(args) error { return unix.Unmount("/proc/keys", unix.MNT_DETACH) }, noRight},
@@ -183,6 +185,27 @@ var attacks = map[string]attack{
 	"other_segments":  {func(args) error { return hidden(read("/proc/sysvipc/shm") == nil) }, []error{errHidden}},
 	"inherited_files": {inheritedFiles, []error{errHidden}},
 	"host_variables":  {func(args) error { return hidden(len(os.Environ()) > 0) }, []error{errHidden}},
+}
+
+// enterOthers tries every namespace in sight that is not its own.
+func enterOthers(args) error {
+	all, _ := filepath.Glob("/proc/[0-9]*/ns/*")
+	for _, path := range all {
+		own, err := os.Stat("/proc/self/ns/" + filepath.Base(path))
+		if err != nil {
+			continue
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		info, err := f.Stat()
+		if err == nil && !os.SameFile(own, info) && raw(unix.SYS_SETNS, f.Fd(), 0) == nil {
+			return f.Close()
+		}
+		f.Close()
+	}
+	return errHidden
 }
 
 func device(path string, major, minor uint32) error {
@@ -308,31 +331,75 @@ func TestNobodyEscapes(t *testing.T) {
 			_, port, _ = net.SplitHostPort(l.Addr().String())
 		}
 	}
-	for _, level := range levels[1:] { // process holds nobody who is hostile
+	for _, level := range confinedLevels {
 		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
 			need(t, level)
 			rt := open(t, level)
-			create := func(mounts ...runtime.Mount) runtime.Sandbox {
-				sb, err := rt.Create(t.Context(), runtime.Spec{ID: t.Name(), Mounts: mounts})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return sb
+			other, err := rt.Create(t.Context(), runtime.Spec{ID: "other"})
+			if err != nil {
+				t.Fatal(err)
 			}
-			other := create()
 			theirs := filepath.Join(other.HostHome(), "secret")
 			if err := os.WriteFile(theirs, []byte("secret"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			sb := create(runtime.Mount{Name: "self", Source: self}, runtime.Mount{Name: "given", Source: dir})
-			var out bytes.Buffer
-			exit, err := sb.Run(t.Context(), runtime.Command{
-				Argv:   []string{sb.Path("self"), attackRole, secret, theirs, abstract, port, fmt.Sprint(os.Getpid())},
-				Stdout: &out, Stderr: &out,
-			})
-			if want := fmt.Sprintln(len(attacks)); err != nil || !exit.OK() || out.String() != want {
-				t.Errorf("%+v %v:\n%s", exit, err, out.String())
+			attack := []string{"/mnt/self", attackRole, secret, theirs, abstract, port, fmt.Sprint(os.Getpid())}
+			mounts := []runtime.Mount{{Name: "self", Source: self}, {Name: "given", Source: dir}}
+			want := fmt.Sprintln(len(attacks))
+			try := func(t *testing.T, template *runtime.Template) {
+				t.Parallel()
+				sb, err := rt.Create(t.Context(), runtime.Spec{ID: t.Name(), Mounts: mounts, Template: template})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer sb.Close()
+				var out bytes.Buffer
+				exit, err := sb.Run(t.Context(), runtime.Command{Argv: attack, Stdout: &out, Stderr: &out})
+				if err != nil || !exit.OK() || out.String() != want {
+					t.Errorf("%+v %v:\n%s", exit, err, out.String())
+				}
 			}
+			t.Run("command", func(t *testing.T) { try(t, nil) })
+			t.Run("fork", func(t *testing.T) {
+				try(t, pythonTemplate(t))
+				if stats := rt.Templates(); stats.Unforked > 0 {
+					t.Error("it was no fork")
+				}
+			})
+			t.Run("package", func(t *testing.T) { attackFromPackage(t, rt, mounts, attack, want) })
 		})
+	}
+}
+
+// attackFromPackage attacks from the template itself: a package does it when it is imported.
+func attackFromPackage(t *testing.T, rt runtime.Runtime, mounts []runtime.Mount, attack []string, want string) {
+	t.Parallel()
+	packages, result := t.TempDir(), t.TempDir()
+	argv, err := json.Marshal(attack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("import subprocess\nout = subprocess.run(%s, stdout=-1, stderr=-2, env={}).stdout\nopen('/mnt/result/out', 'wb').write(out)\n", argv)
+	if err := os.WriteFile(filepath.Join(packages, "hostile.py"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	template := pythonTemplate(t, "hostile")
+	template.Env["PYTHONPATH"] += ":/mnt/packages"
+	template.Mounts = append(append(template.Mounts, mounts...), runtime.Mount{Name: "packages", Source: packages},
+		runtime.Mount{Name: "result", Source: result, Writable: true})
+	sb, err := rt.Create(t.Context(), runtime.Spec{ID: t.Name(), Template: template})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sb.Close()
+	if exit, err := sb.Run(t.Context(), runtime.Command{Argv: []string{"/bin/true"}}); err != nil || !exit.OK() {
+		t.Fatal(exit, err)
+	}
+	out, err := os.ReadFile(filepath.Join(result, "out"))
+	// It may enter namespaces, of which it sees none.
+	want = "enter_namespace was refused in another way than expected: invalid argument\n" + want
+	if err != nil || string(out) != want {
+		t.Errorf("%v:\n%s", err, out)
 	}
 }

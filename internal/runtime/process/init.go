@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -44,53 +45,106 @@ func supervise() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become reaper: %w", err)
 	}
-	confined := len(os.Args) > 2 && os.Args[2] != string(runtime.Process)
-	if confined {
-		signal.Notify(make(chan os.Signal, 1)) // its command has its user, and no business to stop it
-		if err := prepareRoot(); err != nil {
+	part, level := partCommand, runtime.Process
+	if len(os.Args) > 3 {
+		level, part = runtime.Level(os.Args[2]), os.Args[3]
+	}
+	w := &watch{
+		level: level, gone: make(chan struct{}), wake: make(chan struct{}, 1),
+		reports: json.NewEncoder(os.NewFile(reportFD, "report")), jobs: os.NewFile(jobFD, "job"),
+	}
+	err := w.prepare(part)
+	if err != nil {
+		return w.reports.Encode(report{Failure: "its sandbox: " + err.Error()})
+	}
+	var end *ended
+	switch part {
+	case partFork:
+		end, err = w.superviseFork()
+	case partTemplate:
+		end, err = w.superviseTemplate()
+	default:
+		end, err = w.superviseCommand()
+	}
+	if err != nil || end == nil {
+		return err
+	}
+	return w.reports.Encode(report{Ended: end})
+}
+
+// prepare does what needs no job.
+func (w *watch) prepare(part string) (err error) {
+	if !w.confined() {
+		return nil
+	}
+	signal.Notify(make(chan os.Signal, 1)) // its command has its user, and no business to stop it
+	if part == partFork {
+		if err := joinGroups(); err != nil {
 			return err
 		}
 	}
-	jobs := os.NewFile(jobFD, "job")
-	mounts, err := receiveMounts()
-	if err != nil {
-		return fmt.Errorf("receive mounts: %w", err)
+	w.outside, err = prepareRoot()
+	return err
+}
+
+// superviseCommand starts the job's command and sees it to its end.
+func (w *watch) superviseCommand() (*ended, error) {
+	if err := w.receive(); err != nil {
+		return nil, err
 	}
-	dec := json.NewDecoder(jobs)
-	var j job
-	if err := dec.Decode(&j); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil // the server did not need a supervisor after all
-		}
-		return fmt.Errorf("read the job: %w", err)
+	if w.job == nil {
+		return nil, nil // the server did not need a supervisor after all
 	}
-	reports := json.NewEncoder(os.NewFile(reportFD, "report"))
-	w := &watch{job: j, confined: confined, gone: make(chan struct{}), wake: make(chan struct{}, 1)}
-	if confined {
-		if err := errors.Join(j.Root.enter(mounts), seal(j.Root.Network)); err != nil {
-			return reports.Encode(report{Failure: "its sandbox: " + err.Error()})
+	if w.confined() {
+		if err := seal(w.job.Root.Network, false); err != nil {
+			return nil, w.reports.Encode(report{Failure: "its sandbox: " + err.Error()})
 		}
 	}
 	start := time.Now()
 	pid, err := w.start()
 	if err != nil {
-		return reports.Encode(report{Failure: err.Error()})
+		return nil, w.reports.Encode(report{Failure: err.Error()})
 	}
-	// A failing report means that the server is gone; then the job's pipe is closed as well.
-	_ = reports.Encode(report{PID: pid})
-	go func() {
-		io.Copy(io.Discard, io.MultiReader(dec.Buffered(), jobs)) //nolint:errcheck // any end counts
-		w.kill(runtime.Canceled)
-	}()
+	// A failing report means that the server is gone; then the job's socket is closed as well.
+	_ = w.reports.Encode(report{PID: pid})
+	go w.heedServer()
+	w.watchLimits()
+	return w.reap(pid, start)
+}
+
+// heedServer ends everything when the server closes the socket, by intent or because it was killed.
+func (w *watch) heedServer() {
+	io.Copy(io.Discard, w.jobs) //nolint:errcheck // any end counts
+	w.kill(runtime.Canceled)
+}
+
+func (w *watch) watchLimits() {
 	go w.look()
-	if j.Limits.DiskBytes > 0 {
+	if w.job.Limits.DiskBytes > 0 {
 		go w.sampleDisk()
 	}
-	end, err := w.reap(pid, start)
+}
+
+// receive waits for the job and shows what it binds. Without a job there is none to do.
+func (w *watch) receive() error {
+	mounts, err := receiveMounts()
 	if err != nil {
-		return err
+		return fmt.Errorf("receive mounts: %w", err)
 	}
-	return reports.Encode(report{Ended: end})
+	var j job
+	if err := readJob(w.jobs, &j); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return fmt.Errorf("read the job: %w", err)
+	}
+	if w.confined() {
+		if err := j.Root.enter(w.outside, mounts); err != nil {
+			return w.reports.Encode(report{Failure: "its sandbox: " + err.Error()})
+		}
+	}
+	w.job = &j
+	return nil
 }
 
 // receiveMounts takes the mounts that come before the job.
@@ -103,11 +157,7 @@ func receiveMounts() ([]int, error) {
 	if err != nil || n == 0 || oobn == 0 {
 		return nil, err
 	}
-	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil || len(messages) == 0 {
-		return nil, err
-	}
-	return unix.ParseUnixRights(&messages[0])
+	return rights(oob[:oobn])
 }
 
 // keepDescriptors makes sure that the command inherits nothing: neither the supervisor's own
@@ -127,8 +177,13 @@ func keepDescriptors() error {
 
 // watch is a supervisor's state.
 type watch struct {
-	job      job
-	confined bool // first process of its own process namespace
+	level   runtime.Level
+	jobs    *os.File
+	reports *json.Encoder
+	outside *outside // nil at level process
+	job     *job
+	// template says that the command is one: what it forked outlives it.
+	template bool
 
 	gone chan struct{} // closed when no descendant is left
 	wake chan struct{} // buffered: killing has begun
@@ -140,7 +195,11 @@ type watch struct {
 	peak    int64
 }
 
-func (w *watch) start() (int, error) {
+// confined says that it is the first process of its own process namespace.
+func (w *watch) confined() bool { return w.level != runtime.Process }
+
+// start starts the command, which gets more descriptors after the usual ones.
+func (w *watch) start(more ...*os.File) (int, error) {
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	if err != nil {
 		return 0, err
@@ -150,6 +209,7 @@ func (w *watch) start() (int, error) {
 	if w.job.Messages {
 		files = append(files, messages)
 	}
+	files = append(files, more...)
 	text := func(list [][]byte) []string {
 		s := make([]string, len(list))
 		for i, b := range list {
@@ -230,18 +290,25 @@ func (w *watch) reap(pid int, start time.Time) (*ended, error) {
 			continue // an orphan
 		}
 		e.Wall = time.Since(start)
-		w.mu.Lock()
-		w.over = true
-		killedFor := w.reason
-		w.mu.Unlock()
-		switch {
-		case ws.Signaled() && ws.Signal() == syscall.SIGKILL && killedFor != "":
-			e.Reason = killedFor
-		case ws.Signaled():
-			e.Reason, e.Signal = runtime.Signaled, int(ws.Signal())
-		default:
-			e.Code = ws.ExitStatus()
-		}
+		w.settle(e, ws)
+	}
+}
+
+// settle notes how the command ended and begins to end what it left behind.
+func (w *watch) settle(e *ended, ws syscall.WaitStatus) {
+	w.mu.Lock()
+	w.over = true
+	killedFor := w.reason
+	w.mu.Unlock()
+	switch {
+	case ws.Signaled() && ws.Signal() == syscall.SIGKILL && killedFor != "":
+		e.Reason = killedFor
+	case ws.Signaled():
+		e.Reason, e.Signal = runtime.Signaled, int(ws.Signal())
+	default:
+		e.Code = ws.ExitStatus()
+	}
+	if !w.template { // its forks live on
 		w.kill("")
 	}
 }
@@ -299,17 +366,26 @@ func (w *watch) look() {
 
 // killAll sends the signal to every descendant that it can see; in a process namespace that is all there are.
 func (w *watch) killAll() {
-	if w.confined {
+	if w.confined() {
 		syscall.Kill(-1, syscall.SIGKILL) //nolint:errcheck // nobody is left
 		return
 	}
-	killAll(descendants(os.Getpid()))
+	killAll(w.tree())
+}
+
+// tree is every process below this one. In a process namespace those are all, also the ones that entered it.
+func (w *watch) tree() []int {
+	if !w.confined() {
+		return descendants(os.Getpid())
+	}
+	pids := processes()
+	return slices.DeleteFunc(pids, func(pid int) bool { return pid == 1 })
 }
 
 // sample compares memory and number of the tree's processes with the limits.
 func (w *watch) sample() {
 	limits := w.job.Limits
-	pids := descendants(os.Getpid())
+	pids := w.tree()
 	threads, memory := 0, int64(0)
 	for _, p := range pids {
 		u := readUsage(p)

@@ -27,7 +27,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/runtime"
@@ -53,7 +56,9 @@ var (
 type Runtime struct {
 	dir   string
 	level runtime.Level
-	spare spare
+	spare spares
+
+	templates templates
 
 	mu     sync.Mutex
 	open   map[*sandbox]struct{}
@@ -73,8 +78,23 @@ func New(dir string, level runtime.Level) (runtime.Runtime, error) {
 	if level == runtime.Full {
 		removeGroups()
 	}
-	return &Runtime{dir: dir, level: level, spare: spare{level: level}, open: map[*sandbox]struct{}{}}, nil
+	r := &Runtime{dir: dir, level: level, open: map[*sandbox]struct{}{}}
+	r.spare = spares{size: 1, start: func() (*supervisor, error) { return startSupervisor(level, partCommand) }}
+	r.templates = templates{runtime: r, budget: templateBudget(), byKey: map[string]*template{}, stop: make(chan struct{})}
+	return r, nil
 }
+
+// templateBudget is how much memory all templates may take: a quarter of the host's.
+func templateBudget() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 1 << 30
+	}
+	return int64(info.Totalram) * int64(info.Unit) / 4 //nolint:gosec // no host has that much
+}
+
+// Templates implements runtime.Runtime.
+func (r *Runtime) Templates() runtime.TemplateStats { return r.templates.statistics() }
 
 // Level implements runtime.Runtime.
 func (r *Runtime) Level() runtime.Level { return r.level }
@@ -84,14 +104,30 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbo
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	paths, err := checkSpec(spec)
-	if err != nil {
-		return nil, err
+	if spec.Template != nil {
+		spec.Mounts = slices.Concat(spec.Template.Mounts, spec.Mounts)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return nil, ErrClosed.Errorf("create sandbox %s: the runtime is closed", spec.ID)
+	}
+	s, err := r.newSandbox(spec)
+	if err != nil {
+		return nil, err
+	}
+	r.open[s] = struct{}{}
+	if !s.forks() {
+		r.spare.prepare()
+	}
+	return s, nil
+}
+
+// newSandbox checks a spec and makes the sandbox's folders.
+func (r *Runtime) newSandbox(spec runtime.Spec) (*sandbox, error) {
+	paths, err := checkSpec(spec)
+	if err != nil {
+		return nil, err
 	}
 	dir, err := os.MkdirTemp(r.dir, "sandbox-")
 	if err != nil {
@@ -101,8 +137,6 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbo
 	if err := errors.Join(os.Mkdir(s.home, 0o700), os.Mkdir(filepath.Join(dir, "tmp"), 0o700)); err != nil {
 		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), os.RemoveAll(dir))
 	}
-	r.open[s] = struct{}{}
-	r.spare.prepare()
 	return s, nil
 }
 
@@ -120,6 +154,7 @@ func (r *Runtime) Close() error {
 		errs = append(errs, s.Close())
 	}
 	r.spare.discard()
+	r.templates.close()
 	return errors.Join(errs...)
 }
 

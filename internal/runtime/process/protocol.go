@@ -14,13 +14,54 @@ const Role = "sandbox-init"
 // maxMounts is how many descriptors the kernel hands over at once.
 const maxMounts = 253
 
+// Parts that a supervisor may have, its third argument.
+const (
+	partCommand  = "command"  // it starts the command
+	partTemplate = "template" // it starts a template, and supervisors of its forks
+	partFork     = "fork"     // its command is a fork of a template
+)
+
 // Descriptors of a supervisor. 1 and 2 are the command's own.
 const (
 	jobFD      = 3 // socket from the server: one byte with mounts, one job, then nothing; its end means kill
 	reportFD   = 4 // to the server: started, then ended
 	messagesFD = 5 // the command's message descriptor
+	forksFD    = 6 // of a fork's supervisor: socket to the template; its control groups follow
 	commandFDs = 4 // the command has 0, 1, 2 and messages as 3
 )
+
+// ForksVariable names the descriptor of a template's socket: docs/formats/template.md.
+const ForksVariable = "TARN_FORKS_FD"
+
+// The template's socket is its fourth descriptor above the usual ones of a command.
+const templateForksFD = commandFDs
+
+// forkOrder asks a template's supervisor for a supervisor of a fork. Its descriptors come beside it.
+type forkOrder struct {
+	User    int  // within the users of the template's sandbox
+	Network bool // the template's
+}
+
+// forkRequest asks a template for a fork. Its descriptors come beside it: stdout, stderr, messages, start, exit, then
+// control groups, then namespaces in the order of their names.
+type forkRequest struct {
+	Groups     int      `json:"groups"`
+	Namespaces []string `json:"namespaces"`
+	Filter     []byte   `json:"filter"` // of system calls, for the fork once it is inside
+}
+
+// forkJob is what a fork is to become, and forkEnd how it ended.
+type forkJob struct {
+	Argv [][]byte `json:"argv"`
+	Env  [][]byte `json:"env"`
+	Dir  []byte   `json:"dir"`
+}
+
+type forkEnd struct {
+	Status int     `json:"status"` // as wait4 gives it
+	CPU    float64 `json:"cpu"`    // seconds
+	Peak   int64   `json:"peak"`   // bytes
+}
 
 // job tells a supervisor what to run. Bytes, not strings: JSON would mangle what is not UTF-8.
 type job struct {
@@ -36,7 +77,9 @@ type job struct {
 type report struct {
 	PID     int    `json:",omitempty"`
 	Failure string `json:",omitempty"` // why the command could not be started
-	Ended   *ended `json:",omitempty"`
+	// Unforked is why no fork of a template is there. The command itself may be sound.
+	Unforked string `json:",omitempty"`
+	Ended    *ended `json:",omitempty"`
 }
 
 type ended struct {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newRoot is where a confined supervisor builds the root of its command: a folder that every host has
+// newRoot is where a confined supervisor builds its root, which is its command's too: a folder that every host has
 // and that holds nothing which a sandbox might be given.
 const newRoot = "/sys"
 
@@ -43,14 +43,20 @@ var (
 	maskedFolders = []string{"acpi", "asound", "bus", "driver", "dynamic_debug", "fs", "irq", "pressure", "scsi", "sysvipc", "tty"}
 )
 
-// prepareRoot builds what every job's root has, so that it is there when a job comes. It runs as the
-// first process of its namespaces.
-func prepareRoot() error {
+// prepareRoot builds what every job's root has and makes it the only one, so that it is there when a job comes: nothing
+// of the host that was not shown can be reached afterwards, by no path and no descriptor, but by the thread that it
+// leaves outside. It runs as the first process of its namespaces.
+func prepareRoot() (*outside, error) {
+	var out *outside
 	steps := []struct {
 		what string
 		do   func() error
 	}{
 		{"keep mounts to itself", func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }},
+		{"leave a thread outside", func() (err error) {
+			out, err = stayOutside()
+			return err
+		}},
 		{"name the host", func() error { return unix.Sethostname([]byte("sandbox")) }},
 		{"mount the root", func() error {
 			return unix.Mount("tarn", newRoot, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=4m")
@@ -59,13 +65,27 @@ func prepareRoot() error {
 		{"make /etc", prepareSettings},
 		{"make /dev", prepareDevices},
 		{"mount /proc", prepareProc},
+		{"change the root", changeRoot},
 	}
 	for _, s := range steps {
 		if err := s.do(); err != nil {
-			return fmt.Errorf("%s: %w", s.what, err)
+			return nil, fmt.Errorf("%s: %w", s.what, err)
 		}
 	}
-	return nil
+	return out, nil
+}
+
+func changeRoot() error {
+	if err := os.Chdir(newRoot); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return err
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("leave the host's: %w", err)
+	}
+	return os.Chdir("/")
 }
 
 func prepareSystem() error {
@@ -175,12 +195,11 @@ func show(source, target string) error {
 		return err
 	}
 	defer unix.Close(fd) //nolint:errcheck // the mount is where it belongs, or the error is known
-	return attach(fd, target, info.IsDir())
+	return attach(fd, newRoot+target, info.IsDir())
 }
 
-// attach puts an open mount into the new root.
-func attach(fd int, target string, folder bool) error {
-	at := newRoot + target
+// attach puts an open mount where its file or folder is made.
+func attach(fd int, at string, folder bool) error {
 	place := touch
 	if folder {
 		place = func(path string) error { return os.MkdirAll(path, 0o755) }
@@ -189,7 +208,7 @@ func attach(fd int, target string, folder bool) error {
 		return err
 	}
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("mount %s: %w", target, err)
+		return fmt.Errorf("mount %s: %w", at, err)
 	}
 	return nil
 }
@@ -206,10 +225,9 @@ func readOnly(path string, flags uint) error {
 	return unix.MountSetattr(unix.AT_FDCWD, path, flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
-// enter completes the root with what the job binds, and makes it the only one: nothing of the host
-// that was not shown can be reached afterwards, by no path and no descriptor. passed are the mounts that
-// came with the job.
-func (r *root) enter(passed []int) error {
+// enter completes the root with what the job binds, and makes it read-only. passed are the mounts that came with
+// the job; others are opened outside.
+func (r *root) enter(out *outside, passed []int) error {
 	defer closeAll(passed)
 	for _, b := range r.Binds {
 		var fd int
@@ -219,8 +237,11 @@ func (r *root) enter(passed []int) error {
 			}
 			fd, passed = passed[0], passed[1:]
 		} else {
-			var err error
-			if fd, err = openTree(string(b.Source), b.Writable, -1); err != nil {
+			err := out.do(func() (err error) {
+				fd, err = openTree(string(b.Source), b.Writable, -1)
+				return err
+			})
+			if err != nil {
 				return err
 			}
 		}
@@ -234,20 +255,11 @@ func (r *root) enter(passed []int) error {
 	if r.Shared > 0 {
 		size = fmt.Sprintf(",size=%d", r.Shared)
 	}
-	if err := unix.Mount("tarn", newRoot+"/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777"+size); err != nil {
+	if err := unix.Mount("tarn", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777"+size); err != nil {
 		return fmt.Errorf("mount /dev/shm: %w", err)
 	}
-	if err := readOnly(newRoot, 0); err != nil {
+	if err := readOnly("/", 0); err != nil {
 		return fmt.Errorf("make the root read-only: %w", err)
 	}
-	if err := os.Chdir(newRoot); err != nil {
-		return err
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("change the root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leave the host's root: %w", err)
-	}
-	return os.Chdir("/")
+	return nil
 }

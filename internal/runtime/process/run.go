@@ -42,13 +42,36 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 		}
 		j.Own = append(j.Own, []byte("/tmp"))
 	}
+	if s.forks() {
+		if t := s.runtime.templates.get(s.spec); t != nil {
+			sup, err := t.take(ctx)
+			if err == nil {
+				var exit runtime.Exit
+				if exit, err = s.attempt(ctx, sup, j, cmd); !errors.Is(err, errUnforked) {
+					return exit, err
+				}
+			}
+			if ctx.Err() != nil {
+				return runtime.Exit{Reason: runtime.Canceled}, nil
+			}
+		}
+		s.runtime.templates.unforked()
+	}
 	sup, err := s.runtime.spare.take()
 	if err != nil {
 		return runtime.Exit{}, err
 	}
-	defer sup.release()
 	defer s.runtime.spare.prepare()
+	return s.attempt(ctx, sup, j, cmd)
+}
 
+// forks says that commands are forks of a template where one can be had. At level process there is no
+// sandbox that a template could be kept in.
+func (s *sandbox) forks() bool { return s.spec.Template != nil && s.runtime.level != runtime.Process }
+
+// attempt has sup do the job and delivers what it puts out.
+func (s *sandbox) attempt(ctx context.Context, sup *supervisor, j job, cmd runtime.Command) (runtime.Exit, error) {
+	defer sup.release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var out outputs
@@ -112,17 +135,20 @@ func supervised(ctx context.Context, sup *supervisor, j job) (runtime.Exit, erro
 	}
 	sup.report.SetReadDeadline(time.Now().Add(drainGrace)) //nolint:errcheck // pipes have deadlines
 	<-read
+	if first.Unforked != "" {
+		return runtime.Exit{}, errUnforked.Errorf("%s", first.Unforked)
+	}
 	if first.Failure != "" {
 		return runtime.Exit{}, notStarted(label(j), first.Failure)
 	}
 	wall := time.Since(began)
 	if last.Ended == nil { // the supervisor was killed
-		killSession(sup.cmd.Process.Pid)
+		killSession(sup.process.Pid)
 		switch {
 		case asked:
 			return runtime.Exit{Reason: whyEnded(ctx), Usage: runtime.Usage{Wall: wall}}, nil
 		case first.PID == 0 && sup.signal() == 0: // it failed; a signal comes from its command, or from outside
-			return runtime.Exit{}, notStarted(label(j), "its supervisor ended: "+sup.cmd.ProcessState.String())
+			return runtime.Exit{}, notStarted(label(j), "its supervisor ended: "+sup.how.String())
 		}
 		return runtime.Exit{Reason: runtime.Signaled, Signal: sup.signal(), Usage: runtime.Usage{Wall: wall}}, nil
 	}

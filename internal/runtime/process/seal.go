@@ -14,7 +14,7 @@ import (
 // out of the sandbox: the network unless the job may use the host's, every capability for good, new
 // privileges by programs, and system calls that only escape attempts need. The thread must be locked to
 // its goroutine; other threads of the supervisor keep what they have, they reap and kill.
-func seal(network bool) error {
+func seal(network, template bool) error {
 	// The command has the user of this thread and its lack of capabilities: without this it could write
 	// to the memory of the supervisor, whose other threads have them.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -48,7 +48,7 @@ func seal(network bool) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("refuse new privileges: %w", err)
 	}
-	filter := seccompFilter()
+	filter := seccompFilter(template)
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
 		return fmt.Errorf("filter system calls: %w", err)

@@ -70,7 +70,8 @@ func refuse(errno uint32) uint32 { return unix.SECCOMP_RET_ERRNO | errno }
 
 // seccompFilter is the program that judges each system call. The kernel remembers for each number
 // whether its answer depends on arguments, so its length costs nothing for most calls.
-func seccompFilter() []unix.SockFilter {
+// A template may also enter namespaces: those that its supervisor's sandboxes pass to it.
+func seccompFilter(template bool) []unix.SockFilter {
 	const (
 		load = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		eq   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
@@ -105,6 +106,9 @@ func seccompFilter() []unix.SockFilter {
 	// Limits of other processes: the supervisor has the same user.
 	when(unix.SYS_PRLIMIT64, argument(0),
 		unix.SockFilter{Code: eq, K: 0, Jf: 1}, give(unix.SECCOMP_RET_ALLOW), give(refuse(uint32(unix.EPERM))))
+	if template {
+		when(unix.SYS_SETNS, give(unix.SECCOMP_RET_ALLOW))
+	}
 	special := []uint32{unix.SYS_IOCTL, unix.SYS_PRLIMIT64}
 	for _, number := range slices.Concat(allowed, allowedHere) {
 		if !slices.Contains(special, number) {

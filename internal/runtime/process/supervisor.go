@@ -3,12 +3,11 @@
 package process
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -20,64 +19,93 @@ import (
 
 // supervisor is the server's side of one supervising process that waits for its job or does it.
 type supervisor struct {
-	cmd                              *exec.Cmd
+	process                          *os.Process
 	job                              *net.UnixConn // closing it kills
+	users                            *os.File      // its user namespace; nil at level process
 	cgroup                           *cgroup       // nil where there are none
 	report, stdout, stderr, messages *os.File
-	exited                           chan struct{} // closed when the process is gone and reaped
+	exited                           chan struct{} // closed when the process is gone
+	// how it ended, once it is gone; nil for the supervisor of a fork, which is no child of the server.
+	how  *os.ProcessState
+	from *template // of a fork
 }
 
-func startSupervisor(level runtime.Level) (_ *supervisor, err error) {
-	s := &supervisor{exited: make(chan struct{})}
-	var theirs []*os.File
-	defer func() {
-		for _, f := range theirs {
-			if f != nil {
-				err = errors.Join(err, f.Close())
-			}
+// pipes are the ends that a supervisor is to have: stdout, stderr, job, report, messages.
+type pipes [5]*os.File
+
+func (p *pipes) close() {
+	for _, f := range p {
+		if f != nil {
+			f.Close() //nolint:errcheck // the supervisor has its own
+		}
+	}
+}
+
+// connect makes the pipes of a supervisor that is about to start.
+func (s *supervisor) connect() (theirs pipes, err error) {
+	ours := []**os.File{&s.stdout, &s.stderr, nil, &s.report, &s.messages}
+	for i, end := range ours {
+		if end == nil {
+			s.job, theirs[i], err = socketPair()
+		} else {
+			*end, theirs[i], err = os.Pipe()
 		}
 		if err != nil {
+			theirs.close()
 			s.closeFiles()
+			return pipes{}, err
+		}
+	}
+	return theirs, nil
+}
+
+func startSupervisor(level runtime.Level, part string) (_ *supervisor, err error) {
+	s := &supervisor{exited: make(chan struct{})}
+	theirs, err := s.connect()
+	if err != nil {
+		return nil, ErrNotStarted.Errorf("start a sandbox: %w", err)
+	}
+	defer theirs.close()
+	defer func() {
+		if err != nil {
+			s.release()
 			err = ErrNotStarted.Errorf("start a sandbox: %w", err)
 		}
 	}()
-	pipe := func(read **os.File) error {
-		r, w, err := os.Pipe()
-		theirs, *read = append(theirs, w), r
-		return err
-	}
-	socket := func() error {
-		ours, their, err := socketPair()
-		theirs, s.job = append(theirs, their), ours
-		return err
-	}
-	if err := errors.Join(pipe(&s.stdout), pipe(&s.stderr), socket(), pipe(&s.report), pipe(&s.messages)); err != nil {
-		return nil, err
-	}
-	// Not the file's name: an upgrade may have replaced it, and both sides must be the same program.
-	s.cmd = exec.Command("/proc/self/exe", Role, string(level))
-	s.cmd.Args[0] = "tarn"
-	s.cmd.Env = []string{"GORACE=" + os.Getenv("GORACE")} // a race-enabled program sleeps before it exits unless told not to
-	s.cmd.Stdout, s.cmd.Stderr, s.cmd.ExtraFiles = theirs[0], theirs[1], theirs[2:]
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals of the terminal are the server's business
-	if level != runtime.Process {
-		confine(level, s.cmd.SysProcAttr)
-	}
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
 	if level == runtime.Full {
-		if s.cgroup, err = newCgroup(s.cmd.Process.Pid); err != nil {
-			s.cmd.Process.Kill() //nolint:errcheck // it lives
-			s.cmd.Wait()         //nolint:errcheck // it was killed
+		if s.cgroup, err = newCgroup(); err != nil {
 			return nil, err
 		}
 	}
+	// Not the file's name: an upgrade may have replaced it, and both sides must be the same program.
+	cmd := exec.Command("/proc/self/exe", Role, string(level), part)
+	cmd.Args[0] = "tarn"
+	cmd.Env = []string{"GORACE=" + os.Getenv("GORACE")} // a race-enabled program sleeps before it exits unless told not to
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = theirs[0], theirs[1], theirs[2:]
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals of the terminal are the server's business
+	if level != runtime.Process {
+		confine(level, part, cmd.SysProcAttr)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	s.process = cmd.Process
 	go func() {
-		s.cmd.Wait() //nolint:errcheck // how it ended is in ProcessState
+		cmd.Wait() //nolint:errcheck // how it ended is in ProcessState
+		s.how = cmd.ProcessState
 		close(s.exited)
 	}()
-	return s, nil
+	if s.cgroup != nil {
+		err = s.cgroup.enter(cmd.Process.Pid)
+	}
+	if err == nil && level != runtime.Process {
+		s.users, err = os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/user")
+	}
+	if err != nil {
+		s.kill()
+		<-s.exited
+	}
+	return s, err
 }
 
 func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
@@ -86,6 +114,11 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 		return nil, nil, err
 	}
 	theirs = os.NewFile(uintptr(fds[1]), "job")
+	// The supervisor of a fork is a grandchild of somebody: the kernel tells its number.
+	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		unix.Close(fds[0]) //nolint:errcheck // unused
+		return nil, theirs, err
+	}
 	f := os.NewFile(uintptr(fds[0]), "job")
 	defer f.Close() // FileConn has its own
 	conn, err := net.FileConn(f)
@@ -103,7 +136,7 @@ func (s *supervisor) send(j job) error {
 	var mounts []int
 	if j.Root != nil {
 		var err error
-		if mounts, err = j.Root.trees(s.cmd.Process.Pid); err != nil {
+		if mounts, err = j.Root.trees(s.users); err != nil {
 			return err
 		}
 		defer closeAll(mounts)
@@ -116,34 +149,38 @@ func (s *supervisor) send(j job) error {
 	if _, _, err := s.job.WriteMsgUnix([]byte{0}, unix.UnixRights(mounts...), nil); err != nil {
 		return err
 	}
-	return json.NewEncoder(s.job).Encode(j)
+	return writeJob(s.job, j)
 }
 
 func (s *supervisor) closeFiles() {
 	if s.job != nil {
 		s.job.Close() //nolint:errcheck // closing it twice is no harm
 	}
-	for _, f := range []*os.File{s.report, s.stdout, s.stderr, s.messages} {
+	for _, f := range []*os.File{s.users, s.report, s.stdout, s.stderr, s.messages} {
 		if f != nil {
-			f.Close() //nolint:errcheck // pipes
+			f.Close() //nolint:errcheck // nothing is buffered
 		}
 	}
 }
 
 // signal says by which signal the supervisor itself was ended, 0 if by none.
 func (s *supervisor) signal() int {
-	if ws, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+	if s.how == nil {
+		return 0
+	}
+	if ws, ok := s.how.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return int(ws.Signal())
 	}
 	return 0
 }
 
-// spare keeps one supervisor ready.
-type spare struct {
-	level runtime.Level
+// spares keeps supervisors ready.
+type spares struct {
+	size  int
+	start func() (*supervisor, error)
 
 	mu     sync.Mutex
-	next   chan started // nil: none is ready or on its way
+	next   []chan started // ready or on their way
 	closed bool
 }
 
@@ -152,56 +189,56 @@ type started struct {
 	err error
 }
 
-// prepare starts a supervisor unless one is ready.
-func (p *spare) prepare() {
+// prepare starts supervisors until enough are ready or on their way.
+func (p *spares) prepare() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.next != nil || p.closed {
-		return
+	for len(p.next) < p.size && !p.closed {
+		next := make(chan started, 1)
+		p.next = append(p.next, next)
+		go func() {
+			s, err := p.start()
+			next <- started{s, err}
+		}()
 	}
-	next := make(chan started, 1)
-	p.next = next
-	go func() {
-		s, err := startSupervisor(p.level)
-		next <- started{s, err}
-	}()
 }
 
 // take returns a supervisor that lives.
-func (p *spare) take() (*supervisor, error) {
+func (p *spares) take() (*supervisor, error) {
 	p.mu.Lock()
-	next := p.next
-	p.next = nil
+	var next chan started
+	if len(p.next) > 0 {
+		next, p.next = p.next[0], p.next[1:]
+	}
 	p.mu.Unlock()
 	if next == nil {
-		return startSupervisor(p.level)
+		return p.start()
 	}
 	n := <-next
 	if n.err != nil {
-		return startSupervisor(p.level) // what was in the way may be over
+		return p.start() // what was in the way may be over
 	}
 	select {
 	case <-n.s.exited: // somebody killed it while it waited
 		n.s.release()
-		return startSupervisor(p.level)
+		return p.start()
 	default:
 		return n.s, nil
 	}
 }
 
-// discard ends the spare for good.
-func (p *spare) discard() {
+// discard ends the spares for good.
+func (p *spares) discard() {
 	p.mu.Lock()
-	next := p.next
+	left := p.next
 	p.next, p.closed = nil, true
 	p.mu.Unlock()
-	if next == nil {
-		return
-	}
-	if n := <-next; n.err == nil {
-		n.s.closeFiles()
-		<-n.s.exited
-		n.s.release()
+	for _, next := range left {
+		if n := <-next; n.err == nil {
+			n.s.closeFiles()
+			<-n.s.exited
+			n.s.release()
+		}
 	}
 }
 
@@ -211,14 +248,17 @@ func (s *supervisor) release() {
 	if s.cgroup != nil {
 		s.cgroup.remove()
 	}
+	if s.from != nil {
+		s.from.released()
+	}
 }
 
 // kill ends a supervisor that does not react, and everything that is known to belong to it.
 func (s *supervisor) kill() {
-	tree := descendants(s.cmd.Process.Pid)
-	s.cmd.Process.Kill() //nolint:errcheck // it may be gone
+	tree := descendants(s.process.Pid)
+	s.process.Kill() //nolint:errcheck // it may be gone
 	killAll(tree)
-	killSession(s.cmd.Process.Pid)
+	killSession(s.process.Pid)
 }
 
 func notStarted(argv0, why string) error {
