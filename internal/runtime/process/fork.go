@@ -229,7 +229,7 @@ func helloServer() error {
 // handOver gives the fork its job. why says what was wrong with the job.
 func (w *watch) handOver(start *os.File) (why string, err error) {
 	defer start.Close() //nolint:errcheck // it has done its work
-	if err := writeJob(start, forkJob{Argv: w.job.Argv, Env: w.job.Env, Dir: w.job.Dir}); err != nil {
+	if err := writeJob(start, forkJob{Argv: w.job.Argv, Env: append([][]byte{}, w.job.Env...), Dir: w.job.Dir}); err != nil {
 		return "", err
 	}
 	answer, err := io.ReadAll(io.LimitReader(start, 16))

@@ -25,7 +25,7 @@ import signal
 import socket
 import struct
 import sys
-from typing import Any, List, NoReturn, Optional, Set
+from typing import Any, List, NoReturn, Optional, Set, Tuple
 
 MAX_REQUEST = 1 << 17
 MAX_DESCRIPTORS = 64
@@ -170,25 +170,32 @@ def _inside(request: Request) -> int:
     if size is None:
         return 0  # there is no job after all
     job = json.loads(_exactly(start, struct.unpack(">I", size)[0]) or b"")
-    argv, env, folder = [[base64.b64decode(v) for v in job[name]] if isinstance(job[name], list) else base64.b64decode(job[name] or "") for name in ("argv", "env", "dir")]
-    if not any(v.startswith(b"TARN_MESSAGES_FD=") for v in env):
+    argv, env = ([base64.b64decode(v) for v in job[name]] for name in ("argv", "env"))
+    folder = base64.b64decode(job["dir"])
+    variables = dict(_variable(v) for v in env)
+    if b"TARN_MESSAGES_FD" not in variables:
         os.close(3)
     try:
         os.chdir(folder)
         module = _own_module(argv)
         if module is None:
             start.sendall(b"begun")  # and the end of the socket says that it was so
-            os.execve(argv[0], argv, dict(v.split(b"=", 1) for v in env))
+            os.execve(argv[0], argv, variables)
     except OSError as error:
         start.sendall(b"%d" % (error.errno or 5))
         return 127
     os.environb.clear()
-    os.environb.update(dict(v.split(b"=", 1) for v in env))
+    os.environb.update(variables)
     sys.argv = [module.__file__ or "", *map(os.fsdecode, argv[5:])]
     sys.path[0] = os.fsdecode(folder)
     start.sendall(b"begun")
     start.close()
     return int(module.main())
+
+
+def _variable(text: bytes) -> Tuple[bytes, bytes]:
+    name, _, value = text.partition(b"=")
+    return name, value
 
 
 def _own_module(argv: List[bytes]) -> Any:
