@@ -66,3 +66,13 @@ func TestForkConformance(t *testing.T) {
 		})
 	}
 }
+
+func BenchmarkFork(b *testing.B) {
+	for _, level := range confinedLevels {
+		b.Run(string(level), func(b *testing.B) {
+			need(b, level)
+			template := pythonTemplate(b)
+			runtimetest.Benchmark(b, func(b *testing.B) runtime.Runtime { return forking{open(b, level), template} })
+		})
+	}
+}
