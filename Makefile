@@ -17,6 +17,7 @@ demo: build ## Install what is missing, build, and show a pipeline from empty fo
 
 build: ## Build bin/tarn
 	@tools/setup
+	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o internal/runtime/process/initprogram/bin/tarn-init ./cmd/tarn-init
 	go build -o bin/tarn ./cmd/tarn
 
 test: build ## Run every test

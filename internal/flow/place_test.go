@@ -58,7 +58,7 @@ var level = sync.OnceValue(func() rt.Level {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	found, _, err := process.Choose(context.Background(), dir, os.Getenv("TARN_LEVEL"))
+	found, _, err := process.Choose(context.Background(), process.Place{Dir: dir}, os.Getenv("TARN_LEVEL"))
 	if err != nil {
 		panic(err)
 	}
@@ -127,7 +127,7 @@ func (p *place) open() {
 	check(err)
 	session, err := lease.Begin(ctx, rows, "s", time.Minute, "test")
 	check(err)
-	boxes, err := process.New(filepath.Join(scratch, "boxes"), level())
+	boxes, err := process.New(process.Place{Dir: filepath.Join(scratch, "boxes")}, level())
 	check(err)
 	images, err := image.Open(filepath.Join(p.home, "cache"), os.Environ())
 	check(err)

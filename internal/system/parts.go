@@ -18,6 +18,7 @@ import (
 	"tarn.dev/tarn/internal/query"
 	runtimeport "tarn.dev/tarn/internal/runtime"
 	"tarn.dev/tarn/internal/runtime/process"
+	"tarn.dev/tarn/internal/runtime/process/initprogram"
 	"tarn.dev/tarn/internal/system/home"
 	"tarn.dev/tarn/sdk/python"
 )
@@ -57,13 +58,16 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
-	boxes := filepath.Join(h.Scratch(), "boxes")
-	level, lacking, err := process.Choose(ctx, boxes, os.Getenv("TARN_LEVEL"), h.Cache)
+	place := process.Place{Dir: filepath.Join(h.Scratch(), "boxes")}
+	if place.Init, err = initprogram.Path(); err != nil {
+		return nil, errdef.Newf(errdef.FailedPrecondition, "system.init", "prepare sandboxes: %w", err)
+	}
+	level, lacking, err := process.Choose(ctx, place, os.Getenv("TARN_LEVEL"), h.Cache)
 	if err != nil {
 		return nil, err
 	}
 	p.lacking = lacking
-	if p.runtime, err = process.New(boxes, level); err != nil {
+	if p.runtime, err = process.New(place, level); err != nil {
 		return nil, err
 	}
 	exe, err := os.Executable()

@@ -27,7 +27,7 @@ const daemonize = `exec 9>"$1"; setsid sh -c 'setsid sleep 1000 & sleep 1000' & 
 
 // server runs a command in dir until it is killed.
 func server(dir string) int {
-	rt, err := process.New(filepath.Join(dir, "boxes"), runtime.Process)
+	rt, err := process.New(process.Place{Dir: filepath.Join(dir, "boxes")}, runtime.Process)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -170,7 +170,7 @@ func TestNothingLeaks(t *testing.T) {
 	}
 	before := 0
 	for i := range 15 {
-		rt, err := process.New(dir, runtime.Process)
+		rt, err := process.New(process.Place{Dir: dir}, runtime.Process)
 		if err != nil {
 			t.Fatal(err)
 		}

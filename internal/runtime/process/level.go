@@ -30,8 +30,8 @@ type Lacking struct {
 
 // Choose returns the strongest level at which a sandbox really starts here, and why stronger ones do not.
 // If want names a level it is that one or an error: nobody who asks for isolation gets less.
-// Trial sandboxes have their folders in dir and see what is shown, whose file systems must allow it.
-func Choose(ctx context.Context, dir, want string, shown ...string) (runtime.Level, []Lacking, error) {
+// Trial sandboxes see what is shown, whose file systems must allow it.
+func Choose(ctx context.Context, place Place, want string, shown ...string) (runtime.Level, []Lacking, error) {
 	var lacking []Lacking
 	known := make([]string, len(strongestFirst))
 	for i, level := range strongestFirst {
@@ -39,7 +39,7 @@ func Choose(ctx context.Context, dir, want string, shown ...string) (runtime.Lev
 		if want != "" && want != string(level) {
 			continue
 		}
-		err := try(ctx, dir, level, shown)
+		err := try(ctx, place, level, shown)
 		if err == nil {
 			return level, lacking, nil
 		}
@@ -58,11 +58,11 @@ func Choose(ctx context.Context, dir, want string, shown ...string) (runtime.Lev
 }
 
 // try starts a sandbox of the level.
-func try(ctx context.Context, dir string, level runtime.Level, shown []string) error {
+func try(ctx context.Context, place Place, level runtime.Level, shown []string) error {
 	if level == runtime.Full && os.Geteuid() != 0 {
 		return errLacks.Errorf("the server does not run as root")
 	}
-	rt, err := New(dir, level)
+	rt, err := New(place, level)
 	if err != nil {
 		return err
 	}

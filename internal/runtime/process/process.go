@@ -21,6 +21,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,7 @@ var (
 // Runtime makes sandboxes at level process.
 type Runtime struct {
 	dir   string
+	init  string
 	level runtime.Level
 	spare spares
 
@@ -65,10 +67,16 @@ type Runtime struct {
 	closed bool
 }
 
-// New returns a runtime of a level that this host has. Its sandboxes have their folders in dir, which is
-// made if it does not exist.
-func New(dir string, level runtime.Level) (runtime.Runtime, error) {
-	dir, err := filepath.Abs(dir)
+// Place is where sandboxes are made.
+type Place struct {
+	Dir string // of their folders; made if it does not exist
+	// Init is the program that supervisors are started from, which calls InitMain. "" is this program itself.
+	Init string
+}
+
+// New returns a runtime of a level that this host has.
+func New(place Place, level runtime.Level) (runtime.Runtime, error) {
+	dir, err := filepath.Abs(place.Dir)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o700)
 	}
@@ -78,8 +86,9 @@ func New(dir string, level runtime.Level) (runtime.Runtime, error) {
 	if level == runtime.Full {
 		removeGroups()
 	}
-	r := &Runtime{dir: dir, level: level, open: map[*sandbox]struct{}{}}
-	r.spare = spares{size: 1, start: func() (*supervisor, error) { return startSupervisor(level, partCommand) }}
+	// Not the file's name: an upgrade may have replaced it, and both sides must be the same program.
+	r := &Runtime{dir: dir, init: cmp.Or(place.Init, "/proc/self/exe"), level: level, open: map[*sandbox]struct{}{}}
+	r.spare = spares{size: 1, start: func() (*supervisor, error) { return r.startSupervisor(partCommand) }}
 	r.templates = templates{runtime: r, budget: templateBudget(), byKey: map[string]*template{}, stop: make(chan struct{})}
 	return r, nil
 }

@@ -9,8 +9,11 @@ import (
 	"tarn.dev/tarn/internal/runtime"
 )
 
+// Place is where sandboxes are made.
+type Place struct{ Dir, Init string }
+
 // New is not available here: it needs a kernel that keeps a process tree together.
-func New(string, runtime.Level) (runtime.Runtime, error) {
+func New(Place, runtime.Level) (runtime.Runtime, error) {
 	return nil, errdef.New(errdef.NotImplemented, "runtime.no_level", "commands can be run on Linux only").
 		WithNext("set TARN_URL to a Tarn server on Linux")
 }
@@ -22,8 +25,8 @@ type Lacking struct {
 }
 
 // Choose finds no level here.
-func Choose(context.Context, string, string, ...string) (runtime.Level, []Lacking, error) {
-	_, err := New("", runtime.Process)
+func Choose(context.Context, Place, string, ...string) (runtime.Level, []Lacking, error) {
+	_, err := New(Place{}, runtime.Process)
 	return "", nil, err
 }
 

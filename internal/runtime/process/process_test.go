@@ -44,7 +44,7 @@ var levels = []runtime.Level{runtime.Process, runtime.UserNS, runtime.Full}
 // need skips a test where the host lacks a level: CI has all of them, as root.
 func need(t testing.TB, level runtime.Level) {
 	t.Helper()
-	if _, _, err := process.Choose(t.Context(), t.TempDir(), string(level)); err != nil {
+	if _, _, err := process.Choose(t.Context(), process.Place{Dir: t.TempDir()}, string(level)); err != nil {
 		t.Skip(err)
 	}
 }
@@ -60,7 +60,7 @@ func BenchmarkRuntime(b *testing.B) {
 
 func open(t testing.TB, level runtime.Level) runtime.Runtime {
 	t.Helper()
-	rt, err := process.New(t.TempDir(), level)
+	rt, err := process.New(process.Place{Dir: t.TempDir()}, level)
 	if err != nil {
 		t.Fatal(err)
 	}

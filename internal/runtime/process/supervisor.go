@@ -59,7 +59,7 @@ func (s *supervisor) connect() (theirs pipes, err error) {
 	return theirs, nil
 }
 
-func startSupervisor(level runtime.Level, part string) (_ *supervisor, err error) {
+func (r *Runtime) startSupervisor(part string) (_ *supervisor, err error) {
 	s := &supervisor{exited: make(chan struct{})}
 	theirs, err := s.connect()
 	if err != nil {
@@ -72,19 +72,18 @@ func startSupervisor(level runtime.Level, part string) (_ *supervisor, err error
 			err = ErrNotStarted.Errorf("start a sandbox: %w", err)
 		}
 	}()
-	if level == runtime.Full {
+	if r.level == runtime.Full {
 		if s.cgroup, err = newCgroup(); err != nil {
 			return nil, err
 		}
 	}
-	// Not the file's name: an upgrade may have replaced it, and both sides must be the same program.
-	cmd := exec.Command("/proc/self/exe", Role, string(level), part)
+	cmd := exec.Command(r.init, Role, string(r.level), part)
 	cmd.Args[0] = "tarn"
 	cmd.Env = []string{"GORACE=" + os.Getenv("GORACE")} // a race-enabled program sleeps before it exits unless told not to
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = theirs[0], theirs[1], theirs[2:]
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // signals of the terminal are the server's business
-	if level != runtime.Process {
-		confine(level, part, cmd.SysProcAttr)
+	if r.level != runtime.Process {
+		confine(r.level, part, cmd.SysProcAttr)
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -98,7 +97,7 @@ func startSupervisor(level runtime.Level, part string) (_ *supervisor, err error
 	if s.cgroup != nil {
 		err = s.cgroup.enter(cmd.Process.Pid)
 	}
-	if err == nil && level != runtime.Process {
+	if err == nil && r.level != runtime.Process {
 		s.users, err = os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/user")
 	}
 	if err != nil {

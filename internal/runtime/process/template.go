@@ -152,7 +152,7 @@ func (t *template) serve(spec runtime.Spec) {
 	if err == nil {
 		defer removeAll(box.dir) //nolint:errcheck // the next server removes it
 		t.box = box
-		t.sup, err = startSupervisor(box.runtime.level, partTemplate)
+		t.sup, err = box.runtime.startSupervisor(partTemplate)
 	}
 	if err != nil {
 		t.fail(err)

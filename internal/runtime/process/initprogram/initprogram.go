@@ -1,0 +1,48 @@
+//go:build linux
+
+// Package initprogram carries the built command tarn-init.
+//
+// `make build` builds it before tarn. A tarn that was built without it, by `go build ./cmd/tarn` alone, is
+// the first process of its sandboxes itself: the same code, and 20 ms later.
+package initprogram
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed all:bin
+var built embed.FS
+
+// Path is what to execute, "" if there is nothing: a file in memory, so that no disk must allow it and nobody can replace
+// it. It is good for this process and for what it forks, until they execute something.
+var Path = sync.OnceValues(func() (string, error) {
+	program, err := built.ReadFile("bin/tarn-init")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	fd, err := unix.MemfdCreate("tarn-init", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return "", fmt.Errorf("make room for tarn-init: %w", err)
+	}
+	held = os.NewFile(uintptr(fd), "tarn-init")
+	if _, err := held.Write(program); err != nil {
+		return "", fmt.Errorf("write tarn-init: %w", err)
+	}
+	if _, err := unix.FcntlInt(held.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		return "", fmt.Errorf("seal tarn-init: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+})
+
+// held keeps the file open.
+var held *os.File
