@@ -99,6 +99,8 @@ type Command struct {
 	Argv []string          // Argv[0] is the absolute path of a program of the host's system, or inside a mount
 	Env  map[string]string // the child has exactly these variables
 	Dir  string            // as seen inside; "" is the sandbox's own empty folder
+	// Stdin is a pipe or file of the caller that the command reads as it is; nil is an empty one.
+	Stdin *os.File
 	// Stdout and Stderr get the output as it is written. They may be the same writer; writes are
 	// serialized then. Nil discards.
 	Stdout, Stderr io.Writer
@@ -146,6 +148,10 @@ type Sandbox interface {
 	// Home is the sandbox's own writable folder as seen inside; HostHome is the same on the host.
 	Home() string
 	HostHome() string
+	// Assign replaces the limits of the Spec and adds to its mounts. For a command that runs both are in force when
+	// it returns, so a command can be started before it is known what it will work on. Limits.Time is that of
+	// the next Run.
+	Assign(ctx context.Context, limits Limits, mounts ...Mount) error
 	// Run runs cmd to its end and until every process it started is gone. All output and messages
 	// have been delivered when it returns. An error means the command could not be started.
 	// Ending ctx kills the whole tree; everything is freed within a second.

@@ -75,31 +75,45 @@ type bind struct {
 
 // root is what the sandbox's jobs see.
 func (s *sandbox) root() (*root, error) {
-	r := &root{Network: s.spec.Network, Shared: s.spec.Limits.MemoryBytes}
-	add := func(source, target string, writable bool) error {
-		info, err := os.Stat(source)
-		if err != nil {
-			return ErrInvalidSpec.Errorf("sandbox %s: %w", s.spec.ID, err)
-		}
-		r.Binds = append(r.Binds, bind{
-			Source: []byte(source), Target: []byte(target), Writable: writable, Folder: info.IsDir(),
-			Passed: s.runtime.level == runtime.Full,
-		})
-		return nil
+	spec := s.now()
+	home, err1 := s.bind(s.home, homeInside, true)
+	tmp, err2 := s.bind(filepath.Join(s.dir, "tmp"), "/tmp", true)
+	mounts, err3 := s.binds(spec.Mounts)
+	r := &root{Network: spec.Network, Shared: spec.Limits.MemoryBytes, Binds: append([]bind{home, tmp}, mounts...)}
+	var err4 error
+	if path, err := filepath.EvalSymlinks("/etc/resolv.conf"); err == nil && spec.Network {
+		var resolver bind
+		resolver, err4 = s.bind(path, "/etc/resolv.conf", false)
+		r.Binds = append(r.Binds, resolver)
 	}
-	errs := []error{add(s.home, homeInside, true), add(filepath.Join(s.dir, "tmp"), "/tmp", true)}
-	for _, m := range s.spec.Mounts {
-		if m.InPlace && slices.ContainsFunc(systemFolders, func(dir string) bool { return m.Source == dir || strings.HasPrefix(m.Source, dir+"/") }) {
+	return r, errors.Join(err1, err2, err3, err4)
+}
+
+// binds are what shows mounts.
+func (s *sandbox) binds(mounts []runtime.Mount) ([]bind, error) {
+	var all []bind
+	for _, m := range mounts {
+		if m.InPlace && !m.Writable && slices.ContainsFunc(systemFolders, func(dir string) bool { return m.Source == dir || strings.HasPrefix(m.Source, dir+"/") }) {
 			continue // every sandbox has it
 		}
-		errs = append(errs, add(m.Source, inside(m), m.Writable))
-	}
-	if s.spec.Network {
-		if path, err := filepath.EvalSymlinks("/etc/resolv.conf"); err == nil {
-			errs = append(errs, add(path, "/etc/resolv.conf", false))
+		b, err := s.bind(m.Source, inside(m), m.Writable)
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, b)
 	}
-	return r, errors.Join(errs...)
+	return all, nil
+}
+
+func (s *sandbox) bind(source, target string, writable bool) (bind, error) {
+	info, err := os.Stat(source)
+	if err != nil {
+		return bind{}, ErrInvalidSpec.Errorf("sandbox %s: %w", s.spec.ID, err)
+	}
+	return bind{
+		Source: []byte(source), Target: []byte(target), Writable: writable, Folder: info.IsDir(),
+		Passed: s.runtime.level == runtime.Full,
+	}, nil
 }
 
 // inside is where a confined command finds a mount.

@@ -162,8 +162,8 @@ func (w *watch) superviseFork() (*ended, error) {
 		return nil, w.reports.Encode(report{Failure: why})
 	}
 	_ = w.reports.Encode(report{PID: 2}) // a failing report means that the server is gone
-	go w.heedServer()
 	w.watchLimits()
+	go w.heedServer()
 	return w.reapFork(exit, began)
 }
 

@@ -51,7 +51,7 @@ func supervise() error {
 	}
 	w := &watch{
 		level: level, gone: make(chan struct{}), wake: make(chan struct{}, 1),
-		reports: json.NewEncoder(os.NewFile(reportFD, "report")), jobs: os.NewFile(jobFD, "job"),
+		reports: &reports{to: json.NewEncoder(os.NewFile(reportFD, "report"))}, jobs: os.NewFile(jobFD, "job"),
 	}
 	err := w.prepare(part)
 	if err != nil {
@@ -83,7 +83,10 @@ func (w *watch) prepare(part string) (err error) {
 			return err
 		}
 	}
-	w.outside, err = prepareRoot()
+	if w.outside, err = prepareRoot(); err != nil {
+		return err
+	}
+	w.places, err = unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	return err
 }
 
@@ -107,22 +110,14 @@ func (w *watch) superviseCommand() (*ended, error) {
 	}
 	// A failing report means that the server is gone; then the job's socket is closed as well.
 	_ = w.reports.Encode(report{PID: pid})
-	go w.heedServer()
 	w.watchLimits()
+	go w.heedServer()
 	return w.reap(pid, start)
 }
 
-// heedServer ends everything when the server closes the socket, by intent or because it was killed.
-func (w *watch) heedServer() {
-	io.Copy(io.Discard, w.jobs) //nolint:errcheck // any end counts
-	w.kill(runtime.Canceled)
-}
-
 func (w *watch) watchLimits() {
+	w.limit(w.job.Limits)
 	go w.look()
-	if w.job.Limits.DiskBytes > 0 {
-		go w.sampleDisk()
-	}
 }
 
 // receive waits for the job and shows what it binds. Without a job there is none to do.
@@ -137,6 +132,9 @@ func (w *watch) receive() error {
 			return nil
 		}
 		return fmt.Errorf("read the job: %w", err)
+	}
+	if last := len(mounts) - 1; j.Stdin && last >= 0 {
+		w.stdin, mounts = os.NewFile(uintptr(mounts[last]), "stdin"), mounts[:last]
 	}
 	if w.confined() {
 		if err := j.Root.enter(w.outside, mounts); err != nil {
@@ -175,13 +173,28 @@ func keepDescriptors() error {
 	return nil
 }
 
+// reports go to the server, each as a whole.
+type reports struct {
+	mu sync.Mutex
+	to *json.Encoder
+}
+
+// Encode sends one.
+func (r *reports) Encode(what report) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.to.Encode(what)
+}
+
 // watch is a supervisor's state.
 type watch struct {
 	level   runtime.Level
 	jobs    *os.File
-	reports *json.Encoder
+	reports *reports
 	outside *outside // nil at level process
+	places  int      // the root, writable, which nobody else has
 	job     *job
+	stdin   *os.File // of the command; nil is an empty one
 	// template says that the command is one: what it forked outlives it.
 	template bool
 
@@ -189,6 +202,7 @@ type watch struct {
 	wake chan struct{} // buffered: killing has begun
 
 	mu      sync.Mutex
+	limits  runtime.Limits
 	reason  runtime.Reason // why the tree is being killed; "" if it is not
 	over    bool           // the command itself has ended
 	killing bool
@@ -206,6 +220,10 @@ func (w *watch) start(more ...*os.File) (int, error) {
 	}
 	messages := os.NewFile(messagesFD, "messages")
 	files := []*os.File{null, os.Stdout, os.Stderr}
+	if w.stdin != nil {
+		files[0] = w.stdin
+		defer w.stdin.Close() //nolint:errcheck // the command has it
+	}
 	if w.job.Messages {
 		files = append(files, messages)
 	}
@@ -384,7 +402,7 @@ func (w *watch) tree() []int {
 
 // sample compares memory and number of the tree's processes with the limits.
 func (w *watch) sample() {
-	limits := w.job.Limits
+	limits := w.limitsNow()
 	pids := w.tree()
 	threads, memory := 0, int64(0)
 	for _, p := range pids {
@@ -420,7 +438,7 @@ func (w *watch) sampleDisk() {
 		for _, dir := range w.job.Own {
 			used += diskUsage(string(dir))
 		}
-		if used > w.job.Limits.DiskBytes {
+		if most := w.limitsNow().DiskBytes; most > 0 && used > most {
 			w.kill(runtime.DiskFull)
 			return
 		}

@@ -200,9 +200,10 @@ type sandbox struct {
 	dir     string
 	home    string
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards spec's mounts and limits, and paths
 	closed  bool
 	cancel  context.CancelCauseFunc // of the Run under way; nil if there is none
+	live    *live                   // its command
 	running sync.WaitGroup
 	closing sync.Once
 	err     error // of Close
@@ -210,7 +211,9 @@ type sandbox struct {
 
 // Path implements runtime.Sandbox. An unknown name gives a path that nothing can have.
 func (s *sandbox) Path(mount string) string {
+	s.mu.Lock()
 	p, ok := s.paths[mount]
+	s.mu.Unlock()
 	switch {
 	case !ok:
 		return "/proc/self/no-mount-is-named/" + mount
@@ -251,23 +254,33 @@ func (s *sandbox) Close() error {
 	return s.err
 }
 
+// now is the spec with what was assigned until now.
+func (s *sandbox) now() runtime.Spec {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spec
+}
+
 // begin claims the sandbox for one Run.
-func (s *sandbox) begin(ctx context.Context) (context.Context, func(), error) {
+func (s *sandbox) begin(ctx context.Context) (context.Context, *live, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
-		return nil, nil, ErrClosed.Errorf("run in sandbox %s: it is closed", s.spec.ID)
+		return nil, nil, nil, ErrClosed.Errorf("run in sandbox %s: it is closed", s.spec.ID)
 	case s.cancel != nil:
-		return nil, nil, ErrBusy.Errorf("run in sandbox %s: another command runs in it", s.spec.ID)
+		return nil, nil, nil, ErrBusy.Errorf("run in sandbox %s: another command runs in it", s.spec.ID)
 	}
 	ctx, s.cancel = context.WithCancelCause(ctx)
 	s.running.Add(1)
-	return ctx, func() {
+	running := newLive()
+	s.live = running
+	return ctx, running, func() {
 		s.mu.Lock()
 		s.cancel(nil)
-		s.cancel = nil
+		s.cancel, s.live = nil, nil
 		s.mu.Unlock()
+		close(running.over)
 		s.running.Done()
 	}, nil
 }

@@ -23,8 +23,8 @@ const (
 
 // Descriptors of a supervisor. 1 and 2 are the command's own.
 const (
-	jobFD      = 3 // socket from the server: one byte with mounts, one job, then nothing; its end means kill
-	reportFD   = 4 // to the server: started, then ended
+	jobFD      = 3 // socket from the server: a byte with mounts, the job; then the same with more to show; its end means kill
+	reportFD   = 4 // to the server: started, answers, then ended
 	messagesFD = 5 // the command's message descriptor
 	forksFD    = 6 // of a fork's supervisor: socket to the template; its control groups follow
 	commandFDs = 4 // the command has 0, 1, 2 and messages as 3
@@ -69,18 +69,23 @@ type job struct {
 	Dir       []byte
 	Own       [][]byte // folders that count for the disk limit
 	Messages  bool
+	Stdin     bool // comes as the last descriptor beside the mounts
 	Limits    runtime.Limits
 	Root      *root `json:",omitempty"` // nil at level process
 }
 
-// report is what a supervisor answers: first with PID or Failure, then with the end.
+// report is what a supervisor answers: first with PID or Failure, then to each order to show, then with the end.
 type report struct {
 	PID     int    `json:",omitempty"`
 	Failure string `json:",omitempty"` // why the command could not be started
 	// Unforked is why no fork of a template is there. The command itself may be sound.
 	Unforked string `json:",omitempty"`
+	Shown    *shown `json:",omitempty"`
 	Ended    *ended `json:",omitempty"`
 }
+
+// shown answers an order to show more.
+type shown struct{ Failure string }
 
 type ended struct {
 	Reason    runtime.Reason // Canceled when the server asked for it

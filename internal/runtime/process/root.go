@@ -200,13 +200,33 @@ func show(source, target string) error {
 
 // attach puts an open mount where its file or folder is made.
 func attach(fd int, at string, folder bool) error {
+	if err := makePlace(at, folder); err != nil {
+		return err
+	}
+	return moveMount(fd, at)
+}
+
+// attachLate is attach in a root that is read-only for everybody else.
+func (w *watch) attachLate(fd int, at string, folder bool) error {
+	err := makePlace(at, folder)
+	if errors.Is(err, unix.EROFS) {
+		err = makePlace(fmt.Sprintf("/proc/self/fd/%d%s", w.places, at), folder)
+	}
+	if err != nil {
+		return err
+	}
+	return moveMount(fd, at)
+}
+
+func makePlace(at string, folder bool) error {
 	place := touch
 	if folder {
 		place = func(path string) error { return os.MkdirAll(path, 0o755) }
 	}
-	if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), place(at)); err != nil {
-		return err
-	}
+	return errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), place(at))
+}
+
+func moveMount(fd int, at string) error {
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount %s: %w", at, err)
 	}
@@ -228,6 +248,24 @@ func readOnly(path string, flags uint) error {
 // enter completes the root with what the job binds, and makes it read-only. passed are the mounts that came with
 // the job; others are opened outside.
 func (r *root) enter(out *outside, passed []int) error {
+	if err := r.bind(out, passed, attach); err != nil {
+		return err
+	}
+	size := ""
+	if r.Shared > 0 {
+		size = fmt.Sprintf(",size=%d", r.Shared)
+	}
+	if err := unix.Mount("tarn", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777"+size); err != nil {
+		return fmt.Errorf("mount /dev/shm: %w", err)
+	}
+	if err := readOnly("/", 0); err != nil {
+		return fmt.Errorf("make the root read-only: %w", err)
+	}
+	return nil
+}
+
+// bind attaches what the root binds.
+func (r *root) bind(out *outside, passed []int, attach func(fd int, at string, folder bool) error) error {
 	defer closeAll(passed)
 	for _, b := range r.Binds {
 		var fd int
@@ -250,16 +288,6 @@ func (r *root) enter(out *outside, passed []int) error {
 		if err != nil {
 			return err
 		}
-	}
-	size := ""
-	if r.Shared > 0 {
-		size = fmt.Sprintf(",size=%d", r.Shared)
-	}
-	if err := unix.Mount("tarn", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777"+size); err != nil {
-		return fmt.Errorf("mount /dev/shm: %w", err)
-	}
-	if err := readOnly("/", 0); err != nil {
-		return fmt.Errorf("make the root read-only: %w", err)
 	}
 	return nil
 }

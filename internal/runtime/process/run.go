@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,15 +25,15 @@ var errTimeLimit = errors.New("time limit")
 
 // Run implements runtime.Sandbox.
 func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, error) {
-	j, err := s.job(cmd)
-	if err != nil {
-		return runtime.Exit{}, err
-	}
-	ctx, end, err := s.begin(ctx)
+	ctx, running, end, err := s.begin(ctx)
 	if err != nil {
 		return runtime.Exit{}, err
 	}
 	defer end()
+	j, err := s.job(cmd)
+	if err != nil {
+		return runtime.Exit{}, err
+	}
 	if ctx.Err() != nil {
 		return runtime.Exit{Reason: runtime.Canceled}, nil
 	}
@@ -42,12 +43,12 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 		}
 		j.Own = append(j.Own, []byte("/tmp"))
 	}
-	if s.forks() {
-		if t := s.runtime.templates.get(s.spec); t != nil {
+	if s.forks() && cmd.Stdin == nil { // a fork has none
+		if t := s.runtime.templates.get(s.now()); t != nil {
 			sup, err := t.take(ctx)
 			if err == nil {
 				var exit runtime.Exit
-				if exit, err = s.attempt(ctx, sup, j, cmd); !errors.Is(err, errUnforked) {
+				if exit, err = s.attempt(ctx, sup, running, j, cmd); !errors.Is(err, errUnforked) {
 					return exit, err
 				}
 			}
@@ -62,7 +63,7 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 		return runtime.Exit{}, err
 	}
 	defer s.runtime.spare.prepare()
-	return s.attempt(ctx, sup, j, cmd)
+	return s.attempt(ctx, sup, running, j, cmd)
 }
 
 // forks says that commands are forks of a template where one can be had. At level process there is no
@@ -70,7 +71,7 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 func (s *sandbox) forks() bool { return s.spec.Template != nil && s.runtime.level != runtime.Process }
 
 // attempt has sup do the job and delivers what it puts out.
-func (s *sandbox) attempt(ctx context.Context, sup *supervisor, j job, cmd runtime.Command) (runtime.Exit, error) {
+func (s *sandbox) attempt(ctx context.Context, sup *supervisor, running *live, j job, cmd runtime.Command) (runtime.Exit, error) {
 	defer sup.release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -82,7 +83,7 @@ func (s *sandbox) attempt(ctx context.Context, sup *supervisor, j job, cmd runti
 		tooLong = true
 		cancel(ErrMessageTooLong)
 	})
-	exit, err := supervised(ctx, sup, j)
+	exit, err := supervised(ctx, sup, running, j, cmd.Stdin)
 	out.finish()
 	if sup.cgroup != nil && sup.cgroup.killed() && !exit.OK() && exit.Reason != runtime.Canceled {
 		exit.Reason = runtime.OutOfMemory
@@ -96,9 +97,9 @@ func (s *sandbox) attempt(ctx context.Context, sup *supervisor, j job, cmd runti
 }
 
 // supervised has sup do the job, and returns when every process of it is gone.
-func supervised(ctx context.Context, sup *supervisor, j job) (runtime.Exit, error) {
+func supervised(ctx context.Context, sup *supervisor, running *live, j job, stdin *os.File) (runtime.Exit, error) {
 	began := time.Now()
-	if err := sup.send(j); err != nil {
+	if err := sup.send(j, stdin); err != nil {
 		sup.kill()
 		<-sup.exited
 		return runtime.Exit{}, ErrNotStarted.Errorf("start %s: hand over to the supervisor: %w", label(j), err)
@@ -114,8 +115,18 @@ func supervised(ctx context.Context, sup *supervisor, j job) (runtime.Exit, erro
 		defer close(read)
 		// What does not decode came from a command that wrote to its supervisor's pipe.
 		dec := json.NewDecoder(&stream{f: sup.report})
-		if dec.Decode(&first) == nil && first.PID > 0 {
-			_ = dec.Decode(&last)
+		if dec.Decode(&first) != nil || first.PID == 0 {
+			return
+		}
+		running.begin(sup)
+		for last.Ended == nil {
+			last = report{}
+			if dec.Decode(&last) != nil {
+				return
+			}
+			if last.Shown != nil {
+				running.answer(*last.Shown)
+			}
 		}
 	}()
 	asked := false
@@ -190,7 +201,7 @@ func (s *sandbox) job(cmd runtime.Command) (job, error) {
 	}
 	j := job{
 		Dir: []byte(dir), Own: [][]byte{[]byte(s.Home())},
-		Messages: cmd.Message != nil, Limits: s.spec.Limits,
+		Messages: cmd.Message != nil, Limits: s.now().Limits,
 	}
 	for _, a := range cmd.Argv {
 		j.Argv = append(j.Argv, []byte(a))

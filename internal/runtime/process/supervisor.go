@@ -128,24 +128,28 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 }
 
 // send hands the job over. A supervisor that does not read it is not waited for.
-func (s *supervisor) send(j job) error {
+func (s *supervisor) send(j job, stdin *os.File) error {
 	if err := s.job.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return err
 	}
-	var mounts []int
+	var passed []int
 	if j.Root != nil {
-		var err error
-		if mounts, err = j.Root.trees(s.users); err != nil {
+		mounts, err := j.Root.trees(s.users)
+		if err != nil {
 			return err
 		}
 		defer closeAll(mounts)
+		passed = mounts
+	}
+	if j.Stdin = stdin != nil; j.Stdin {
+		passed = append(passed, int(stdin.Fd()))
 	}
 	if s.cgroup != nil {
 		if err := s.cgroup.limit(j.Limits); err != nil {
 			return err
 		}
 	}
-	if _, _, err := s.job.WriteMsgUnix([]byte{0}, unix.UnixRights(mounts...), nil); err != nil {
+	if _, _, err := s.job.WriteMsgUnix([]byte{0}, unix.UnixRights(passed...), nil); err != nil {
 		return err
 	}
 	return writeJob(s.job, j)

@@ -230,7 +230,7 @@ func (t *template) load(spec runtime.Spec) (said func() string, err error) {
 		j.Root, err = t.box.root()
 	}
 	if err == nil {
-		err = t.sup.send(j)
+		err = t.sup.send(j, nil)
 	}
 	if err != nil {
 		return said, err
