@@ -60,7 +60,7 @@ func BenchmarkRuntime(b *testing.B) {
 
 func open(t testing.TB, level runtime.Level) runtime.Runtime {
 	t.Helper()
-	rt, err := process.New(process.Place{Dir: t.TempDir()}, level)
+	rt, err := process.New(process.Place{Dir: t.TempDir(), Init: os.Getenv("TARN_INIT")}, level)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,8 @@ from typing import Any, Dict, List, Optional, Sequence
 from tarn import _placeholder
 
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Asked for once: it takes 2 ms, which a template has spent before its forks.
+STANDARD = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 
 
 class Project:
@@ -32,7 +34,7 @@ class Project:
         self.finder = _placeholder.Finder(self.owns)
         self._folders: List[str] = []
         self._names: Dict[str, str] = {}
-        standard = {os.path.realpath(p) for p in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))}
+        standard = {os.path.realpath(p) for p in STANDARD}
         paths = [p for p in sys.path if p and os.path.realpath(p) != os.path.realpath(os.getcwd())]
         first = [p for p in paths if os.path.realpath(p) in standard or p.endswith((".zip", "lib-dynload"))]
         sys.path[:] = [*first, self.root, *(p for p in paths if p not in first)]
@@ -119,7 +121,7 @@ def is_ours(file: str) -> bool:
 
 def is_standard(name: str) -> bool:
     """Whether the standard library has a module of that name."""
-    folders = [f for key in ("stdlib", "platstdlib") for f in (sysconfig.get_path(key), os.path.join(sysconfig.get_path(key), "lib-dynload"))]
+    folders = [f for path in STANDARD for f in (path, os.path.join(path, "lib-dynload"))]
     return name in sys.builtin_module_names or (importlib.machinery.PathFinder.find_spec(name, folders) is not None and name != "site-packages")
 
 
