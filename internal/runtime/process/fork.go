@@ -229,8 +229,14 @@ func helloServer() error {
 // handOver gives the fork its job. why says what was wrong with the job.
 func (w *watch) handOver(start *os.File) (why string, err error) {
 	defer start.Close() //nolint:errcheck // it has done its work
-	if err := writeJob(start, forkJob{Argv: w.job.Argv, Env: append([][]byte{}, w.job.Env...), Dir: w.job.Dir}); err != nil {
+	if err := writeJob(start, forkJob{Argv: w.job.Argv, Env: append([][]byte{}, w.job.Env...), Dir: w.job.Dir, Stdin: w.stdin != nil}); err != nil {
 		return "", err
+	}
+	if w.stdin != nil {
+		defer w.stdin.Close() //nolint:errcheck // the fork has it
+		if err := unix.Sendmsg(int(start.Fd()), []byte{0}, unix.UnixRights(int(w.stdin.Fd())), nil, 0); err != nil {
+			return "", err
+		}
 	}
 	answer, err := io.ReadAll(io.LimitReader(start, 16))
 	if err != nil {

@@ -52,9 +52,10 @@ type forkRequest struct {
 
 // forkJob is what a fork is to become, and forkEnd how it ended.
 type forkJob struct {
-	Argv [][]byte `json:"argv"`
-	Env  [][]byte `json:"env"`
-	Dir  []byte   `json:"dir"`
+	Argv  [][]byte `json:"argv"`
+	Env   [][]byte `json:"env"`
+	Dir   []byte   `json:"dir"`
+	Stdin bool     `json:"stdin"` // follows, beside one byte
 }
 
 type forkEnd struct {

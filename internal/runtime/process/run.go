@@ -43,7 +43,7 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 		}
 		j.Own = append(j.Own, []byte("/tmp"))
 	}
-	if s.forks() && cmd.Stdin == nil { // a fork has none
+	if s.forks() {
 		if t := s.runtime.templates.get(s.now()); t != nil {
 			sup, err := t.take(ctx)
 			if err == nil {

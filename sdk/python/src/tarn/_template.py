@@ -173,6 +173,11 @@ def _inside(request: Request) -> int:
     argv, env = ([base64.b64decode(v) for v in job[name]] for name in ("argv", "env"))
     folder = base64.b64decode(job["dir"])
     variables = dict(_variable(v) for v in env)
+    if job["stdin"]:
+        _, passed, _, _ = start.recvmsg(1, socket.CMSG_SPACE(4))
+        given = int.from_bytes(passed[0][2][:4], sys.byteorder)
+        os.dup2(given, 0)
+        os.close(given)
     if b"TARN_MESSAGES_FD" not in variables:
         os.close(3)
     try:
