@@ -3,23 +3,23 @@ package query
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	tarnruntime "tarn.dev/tarn/internal/runtime"
 )
 
 // Options configure an Engine. The limits are for jobs that bring none of their own.
 type Options struct {
-	Launch      Launcher
-	Concurrent  int    // jobs that run at a time, others wait; 0 is the number of processors, at least 4
-	MemoryBytes int64  // 0 is 1 GiB
-	Threads     int    // 0 is the number of processors
-	TempDir     string // each job gets a folder in it; "" is no spilling
-	TempBytes   int64  // 0 is unlimited
+	Runtime     tarnruntime.Runtime // makes the children's sandboxes
+	Command     []string            // starts a child; the program is shown to the sandbox
+	Concurrent  int                 // jobs that run at a time, others wait; 0 is the number of processors, at least 4
+	MemoryBytes int64               // 0 is 1 GiB
+	Threads     int                 // 0 is the number of processors
+	TempBytes   int64               // of what a job spills; 0 is unlimited
 }
 
 const (
@@ -39,15 +39,15 @@ type Engine struct {
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
-	work sync.WaitGroup // running jobs and the start of a spare
+	work sync.WaitGroup // running jobs, and the end of their children
 
-	mu       sync.Mutex
-	spare    *child // warm, idle
-	starting bool
-	closed   bool
+	mu      sync.Mutex
+	spare   *child // warm, idle, and has done nothing
+	analyst *child // idle; it has seen statements, so it gets no job: no statement meets another one's tables
+	closed  bool
 }
 
-// New makes an engine and starts its first child in the background.
+// New makes an engine and starts its first children in the background.
 func New(opt Options) *Engine {
 	if opt.Concurrent == 0 {
 		opt.Concurrent = max(4, runtime.NumCPU())
@@ -67,7 +67,8 @@ func New(opt Options) *Engine {
 		opt: opt, analyses: analyses, ctx: ctx, stop: stop,
 		jobs: make(chan struct{}, opt.Concurrent), analyze: make(chan struct{}, concurrentAnalyses),
 	}
-	e.refill()
+	e.warm(&e.spare)
+	e.warm(&e.analyst)
 	return e
 }
 
@@ -75,12 +76,14 @@ func New(opt Options) *Engine {
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	e.closed = true
-	spare := e.spare
-	e.spare = nil
+	idle := []*child{e.spare, e.analyst}
+	e.spare, e.analyst = nil, nil
 	e.mu.Unlock()
 	e.stop(ErrClosed)
-	if spare != nil {
-		spare.close()
+	for _, c := range idle {
+		if c != nil {
+			c.close()
+		}
 	}
 	e.work.Wait()
 	return nil
@@ -90,24 +93,36 @@ func (e *Engine) Close() error {
 // otherwise. A stream that was cut short is an error, never a short result. Ending ctx kills the child
 // and returns within a moment, unless stdout itself blocks.
 func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, error) {
+	job = e.limited(job)
+	shown, err := show(job)
+	if err != nil {
+		return Result{}, err
+	}
+	if stdout == nil {
+		stdout = io.Discard
+	}
 	var result Result
-	err := e.withChild(ctx, e.jobs, func(ctx context.Context, c *child) (reusable bool, err error) {
-		e.refill() // warms up while the job runs
-		if job, err = e.limited(job); err != nil {
-			return true, err
-		}
-		c.folder = job.TempDir
-		if stdout == nil {
-			stdout = io.Discard
+	err = e.withChild(ctx, e.jobs, &e.spare, func(ctx context.Context, c *child) (reusable bool, err error) {
+		job.TempDir = c.box.Home()
+		if err := c.give(ctx, sandboxLimits(job), shown.mounts); err != nil {
+			return false, err
 		}
 		result, err = c.do(ctx, job, stdout)
 		return false, err
 	})
+	if err != nil {
+		shown.discard()
+	}
 	return result, err
 }
 
-// limited fills in the limits and makes the job's folder.
-func (e *Engine) limited(job Job) (Job, error) {
+// sandboxLimits hold an engine that does not keep to the limits of its job.
+func sandboxLimits(job Job) tarnruntime.Limits {
+	return tarnruntime.Limits{MemoryBytes: 2*job.MemoryBytes + 256<<20, PIDs: 256 + 4*job.Threads}
+}
+
+// limited fills in the limits.
+func (e *Engine) limited(job Job) Job {
 	if job.MemoryBytes == 0 {
 		job.MemoryBytes = e.opt.MemoryBytes
 	}
@@ -117,15 +132,7 @@ func (e *Engine) limited(job Job) (Job, error) {
 	if job.TempBytes == 0 {
 		job.TempBytes = e.opt.TempBytes
 	}
-	job.TempDir = ""
-	if e.opt.TempDir != "" {
-		dir, err := os.MkdirTemp(e.opt.TempDir, "query-")
-		if err != nil {
-			return job, fmt.Errorf("make the query's folder: %w", err)
-		}
-		job.TempDir = dir
-	}
-	return job, nil
+	return job
 }
 
 // Analyze says which tables a statement reads and what it writes, without looking at any table. name
@@ -139,7 +146,7 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 		return Analysis{}, err
 	}
 	var result Result
-	err := e.withChild(ctx, e.analyze, func(ctx context.Context, c *child) (reusable bool, err error) {
+	err := e.withChild(ctx, e.analyze, &e.analyst, func(ctx context.Context, c *child) (reusable bool, err error) {
 		result, err = c.do(ctx, Job{Analyze: true, SQL: sql}, nil)
 		answered := result.Analysis != nil || result.Error != nil
 		return answered && ctx.Err() == nil, err
@@ -154,9 +161,9 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 	return *result.Analysis, nil
 }
 
-// withChild waits for a slot and runs fn with a child that nobody else uses. A reusable child becomes the spare again, any
-// other one is closed.
-func (e *Engine) withChild(ctx context.Context, slots chan struct{}, fn func(context.Context, *child) (reusable bool, err error)) error {
+// withChild waits for a slot and runs fn with a child that nobody else uses: the idle one, or a new one. A reusable child becomes
+// the idle one, any other one is closed.
+func (e *Engine) withChild(ctx context.Context, slots chan struct{}, idle **child, fn func(context.Context, *child) (reusable bool, err error)) error {
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
@@ -179,19 +186,19 @@ func (e *Engine) withChild(ctx context.Context, slots chan struct{}, fn func(con
 	defer cancel(nil)
 	defer context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })()
 
-	for again := true; ; again = false {
-		c, err := e.take()
+	for again := true; ; again, idle = false, nil {
+		c, err := e.take(idle)
 		if err != nil {
 			return err
 		}
+		e.warm(&e.spare) // while the job runs
 		reusable, err := fn(ctx, c)
-		if !reusable || !e.keep(c) {
+		if !reusable || idle == nil || !e.keep(c, idle) {
 			e.work.Add(1)
 			go func() { // nobody waits for a process that has answered: freeing its memory takes milliseconds
 				defer e.work.Done()
 				c.close()
 			}()
-			e.refill()
 		}
 		if !again || !errors.Is(err, errUnsent) { // a spare that was killed while it waited
 			return err
@@ -199,11 +206,18 @@ func (e *Engine) withChild(ctx context.Context, slots chan struct{}, fn func(con
 	}
 }
 
-// take returns the spare, or a new child if there is none.
-func (e *Engine) take() (*child, error) {
+// take returns the idle child, if idle is not nil and there is one, or a new one. Whoever has not done anything yet
+// may analyze.
+func (e *Engine) take(idle **child) (*child, error) {
+	if idle == nil {
+		return startChild(e.ctx, e.opt)
+	}
 	e.mu.Lock()
-	c := e.spare
-	e.spare = nil
+	if *idle == nil {
+		idle = &e.spare
+	}
+	c := *idle
+	*idle = nil
 	e.mu.Unlock()
 	if c != nil && !c.dead() {
 		return c, nil
@@ -211,41 +225,26 @@ func (e *Engine) take() (*child, error) {
 	if c != nil {
 		c.close()
 	}
-	return startChild(e.opt.Launch)
+	return startChild(e.ctx, e.opt)
 }
 
-// keep makes an idle child the spare; false if there is one already.
-func (e *Engine) keep(c *child) bool {
+// keep makes a child the idle one; false if there is one already.
+func (e *Engine) keep(c *child, idle **child) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed || e.spare != nil {
+	if e.closed || *idle != nil {
 		return false
 	}
-	e.spare = c
+	*idle = c
 	return true
 }
 
-// refill starts the spare in the background. A failure shows when a job needs a child.
-func (e *Engine) refill() {
+// warm has an idle child start in the background, unless there is one. A failure shows when a job needs a child.
+func (e *Engine) warm(idle **child) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed || e.starting || e.spare != nil {
+	if e.closed || *idle != nil {
 		return
 	}
-	e.starting = true
-	e.work.Add(1)
-	go func() {
-		defer e.work.Done()
-		c, err := startChild(e.opt.Launch)
-		e.mu.Lock()
-		e.starting = false
-		keep := err == nil && !e.closed && e.spare == nil
-		if keep {
-			e.spare = c
-		}
-		e.mu.Unlock()
-		if err == nil && !keep {
-			c.close()
-		}
-	}()
+	*idle, _ = startChild(e.ctx, e.opt)
 }

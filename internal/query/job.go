@@ -1,10 +1,10 @@
 // Package query runs SQL over the tables of a ref, in children that may die.
 //
 // The server never opens DuckDB. It keeps an Engine: a pool of processes of its own binary in the role
-// `tarn engine` (package query/engine, the only one that links DuckDB), one of them warm. A child gets
+// `tarn engine` (package query/engine, the only one that links DuckDB), each in a sandbox, two of them warm. A child gets
 // a Job as a line of JSON on stdin, says on descriptor 3 that it began, streams Arrow on stdout and
-// answers with a Result as a line of JSON on descriptor 3. It may analyze any number of texts, then runs
-// one job, then exits. Cancelling kills it; a crash or a runaway query is an error of that query and of
+// answers with a Result as a line of JSON on descriptor 3. It analyzes any number of texts, or runs
+// one job and exits. Cancelling kills it; a crash or a runaway query is an error of that query and of
 // nothing else.
 //
 // A query is two steps: Analyze says which tables a statement reads and what it writes, a Resolver
@@ -44,7 +44,7 @@ type Job struct {
 
 	MemoryBytes int64  `json:",omitempty"` // DuckDB's own limit; the process needs up to 1.7 times that
 	Threads     int    `json:",omitempty"`
-	TempDir     string `json:",omitempty"` // where it may spill; "" is no spilling
+	TempDir     string `json:",omitempty"` // where it may spill: set by Run
 	TempBytes   int64  `json:",omitempty"` // bound of what it spills
 }
 
@@ -171,7 +171,7 @@ const (
 // Sink is one destination of a job's rows.
 type Sink struct {
 	Kind   SinkKind
-	Path   string `json:",omitempty"` // arrow, file: the file, which must not exist; table: a folder
+	Path   string `json:",omitempty"` // arrow, file: the file, which must not exist before Run; table: a folder
 	Sync   bool   `json:",omitempty"` // arrow, file: durable before the job ends
 	Format string `json:",omitempty"` // file: parquet, csv, json (lines) or arrow
 	Rows   int64  `json:",omitempty"` // stream: send so many at most, only count the others; 0 is all

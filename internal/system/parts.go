@@ -58,11 +58,15 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, errdef.Newf(errdef.FailedPrecondition, "system.executable", "find this program: %w", err)
+	}
 	place := process.Place{Dir: filepath.Join(h.Scratch(), "boxes")}
 	if place.Init, err = initprogram.Path(); err != nil {
 		return nil, errdef.Newf(errdef.FailedPrecondition, "system.init", "prepare sandboxes: %w", err)
 	}
-	level, lacking, err := process.Choose(ctx, place, os.Getenv("TARN_LEVEL"), h.Cache)
+	level, lacking, err := process.Choose(ctx, place, os.Getenv("TARN_LEVEL"), h.Cache, exe)
 	if err != nil {
 		return nil, err
 	}
@@ -70,15 +74,7 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	if p.runtime, err = process.New(place, level); err != nil {
 		return nil, err
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, errdef.Newf(errdef.FailedPrecondition, "system.executable", "find this program: %w", err)
-	}
-	spill := filepath.Join(h.Scratch(), "engine")
-	if err := os.MkdirAll(spill, 0o700); err != nil {
-		return nil, errdef.Newf(errdef.FailedPrecondition, "system.scratch", "make the engine's folder: %w", err)
-	}
-	p.engine = query.New(query.Options{Launch: query.Exec(exe, query.Role), TempDir: spill})
+	p.engine = query.New(query.Options{Runtime: p.runtime, Command: []string{exe, query.Role}})
 	p.flow = flow.Config{
 		Runtime: p.runtime, Images: images, Engine: p.engine, SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
 		Cores: runtime.NumCPU(), Session: p.session, Log: log, Hold: hold,

@@ -37,7 +37,7 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 		fmt.Fprintf(os.Stderr, "engine: %v\n", err)
 		return 1
 	}
-	debug.SetGCPercent(100) // off until here, see query.Exec
+	debug.SetGCPercent(100) // off until here, see the environment of a child
 	lines := make(chan []byte)
 	go readLines(stdin, lines)
 	answers := json.NewEncoder(results)
@@ -58,12 +58,6 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 		}
 		if err != nil {
 			result.Error = query.NewFailure(classify(err))
-		}
-		if c, ok := stdout.(io.Closer); ok && !job.Analyze {
-			err := c.Close() // the reader need not wait for the end of the process
-			if err != nil && result.Error == nil {
-				result.Error = query.NewFailure(fmt.Errorf("end the stream: %w", err))
-			}
 		}
 		if err := answers.Encode(result); err != nil {
 			fmt.Fprintf(os.Stderr, "engine: write result: %v\n", err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -15,6 +16,8 @@ import (
 
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/query/engine"
+	"tarn.dev/tarn/internal/runtime"
+	"tarn.dev/tarn/internal/runtime/process"
 )
 
 // The test binary is also the engine child: started with this argument it plays the role.
@@ -24,24 +27,64 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == role {
 		os.Exit(engine.Main(os.Stdin, os.Stdout, os.NewFile(3, "results")))
 	}
+	if len(os.Args) > 1 && os.Args[1] == process.Role {
+		os.Exit(process.InitMain())
+	}
 	if len(os.Args) > 1 && os.Args[1] == parentRole {
-		parent()
+		parent(os.Args[2], os.Args[3])
+	}
+	if len(os.Args) > 1 && os.Args[1] == intruderRole {
+		intrude()
 	}
 	os.Exit(m.Run())
+}
+
+// self is a command that starts this program in a role.
+func self(args ...string) []string {
+	path, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return append([]string{path}, args...)
+}
+
+// level is the strongest that this user has here, or TARN_LEVEL.
+var level = sync.OnceValue(func() runtime.Level {
+	dir, err := os.MkdirTemp("", "level")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	found, _, err := process.Choose(context.Background(), process.Place{Dir: dir}, os.Getenv("TARN_LEVEL"))
+	if err != nil {
+		panic(err)
+	}
+	return found
+})
+
+// boxes makes sandboxes in dir.
+func boxes(t testing.TB, dir string) runtime.Runtime {
+	t.Helper()
+	rt, err := process.New(process.Place{Dir: dir}, level())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := rt.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return rt
 }
 
 // start gives a pool of its own to a test.
 func start(t testing.TB, opt query.Options) *query.Engine {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
+	if opt.Runtime == nil {
+		opt.Runtime = boxes(t, t.TempDir())
 	}
-	if opt.Launch == nil {
-		opt.Launch = query.Exec(self, role)
-	}
-	if opt.TempDir == "" {
-		opt.TempDir = t.TempDir()
+	if opt.Command == nil {
+		opt.Command = self(role)
 	}
 	e := query.New(opt)
 	t.Cleanup(func() {

@@ -13,25 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/query"
+	"tarn.dev/tarn/internal/runtime/process"
 )
 
 const parentRole = "tarn-engine-parent"
 
-// parent plays a server: it runs a query that does not end and prints its children's pids, one a line,
-// then an empty line once rows flow.
-func parent() {
-	self, err := os.Executable()
+// parent plays a server: it runs a query that does not end, and prints a line once rows flow.
+func parent(dir, mark string) {
+	rt, err := process.New(process.Place{Dir: dir}, level())
 	if err != nil {
 		panic(err)
 	}
-	launch := query.Exec(self, role)
-	e := query.New(query.Options{Launch: func(pipes query.Pipes) (query.Child, error) {
-		c, err := launch(pipes)
-		if err == nil {
-			fmt.Println(c.PID())
-		}
-		return c, err
-	}})
+	e := query.New(query.Options{Runtime: rt, Command: self(role, mark)})
 	var once sync.Once
 	_, err = e.Run(context.Background(), query.Job{SQL: rowsForever, Sinks: stream}, signalWriter(func() {
 		once.Do(func() { fmt.Println() })
@@ -42,11 +35,9 @@ func parent() {
 // TestOrphans kills a server in the middle of a query: its children end by themselves.
 func TestOrphans(t *testing.T) {
 	t.Parallel()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self, parentRole)
+	mark := t.Name() + "/" + strconv.Itoa(os.Getpid())
+	command := self(parentRole, t.TempDir(), mark)
+	cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -55,10 +46,10 @@ func TestOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	var children []int // pidfds: they cannot come to mean another process
-	for lines := bufio.NewScanner(stdout); lines.Scan() && lines.Text() != ""; {
-		pid, err := strconv.Atoi(lines.Text())
-		if err != nil {
-			t.Fatal(err)
+	bufio.NewScanner(stdout).Scan()
+	for _, pid := range withArgument(t, mark) {
+		if pid == cmd.Process.Pid {
+			continue
 		}
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {

@@ -258,7 +258,7 @@ func runCopy(db *duck.DB, job query.Job) (query.Result, error) {
 		return query.Result{}, query.ErrUnsupported.Errorf("files are written as parquet, csv, json or arrow, not %q", sink.Format)
 	}
 	// The newline ends a comment at the end of the statement.
-	job.SQL = "COPY (" + withoutSemicolon(job.SQL) + "\n) TO " + literal(sink.Path) + " (" + options + ")"
+	job.SQL = "COPY (" + withoutSemicolon(job.SQL) + "\n) TO " + literal(sink.Path) + " (" + options + ", USE_TMP_FILE false)"
 	stmt, err := prepare(db, job)
 	if err != nil {
 		return query.Result{}, err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -339,7 +340,7 @@ func TestOutOfMemory(t *testing.T) {
 func TestSpill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	e := start(t, query.Options{TempDir: dir})
+	e := start(t, query.Options{Runtime: boxes(t, dir)})
 	result, err := e.Run(t.Context(), query.Job{SQL: "SELECT i FROM range(4000000) r(i) ORDER BY hash(i)", MemoryBytes: 40 << 20, Sinks: stream}, nil)
 	if err != nil || result.Rows != 4_000_000 {
 		t.Errorf("got %+v, %v", result.Rows, err)
@@ -353,43 +354,39 @@ func TestSpill(t *testing.T) {
 	}
 }
 
-// spy launches children and remembers them.
-type spy struct {
-	launch query.Launcher
-	mu     sync.Mutex
-	pids   []int
+// marked is a command whose processes can be found: no other test has its mark.
+func marked(t testing.TB) (command []string, pids func() []int) {
+	mark := t.Name() + "/" + strconv.Itoa(os.Getpid())
+	return self(role, mark), func() []int { return withArgument(t, mark) }
 }
 
-func (s *spy) start(pipes query.Pipes) (query.Child, error) {
-	c, err := s.launch(pipes)
-	if err == nil {
-		s.mu.Lock()
-		s.pids = append(s.pids, c.PID())
-		s.mu.Unlock()
-	}
-	return c, err
-}
-
-func (s *spy) all() []int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]int(nil), s.pids...)
-}
-
-func newSpy(t testing.TB) *spy {
-	self, err := os.Executable()
+// withArgument finds the processes that have an argument, by the host's numbers.
+func withArgument(t testing.TB, argument string) []int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &spy{launch: query.Exec(self, role)}
+	var found []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		line, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline") // it may have ended
+		if slices.Contains(strings.Split(string(line), "\x00"), argument) {
+			found = append(found, pid)
+		}
+	}
+	return found
 }
 
 func TestKilledChild(t *testing.T) {
 	t.Parallel()
-	spy := newSpy(t)
-	e := start(t, query.Options{Launch: spy.start})
+	command, pids := marked(t)
+	e := start(t, query.Options{Command: command})
 	kill := signalWriter(func() {
-		for _, pid := range spy.all() { // also the warm spare
+		for _, pid := range pids() { // also the warm spare
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	})
@@ -404,8 +401,8 @@ func TestKilledChild(t *testing.T) {
 
 func TestChildrenEnd(t *testing.T) {
 	t.Parallel()
-	spy := newSpy(t)
-	e := query.New(query.Options{Launch: spy.start})
+	command, pids := marked(t)
+	e := query.New(query.Options{Runtime: boxes(t, t.TempDir()), Command: command})
 	running := make(chan struct{})
 	var once sync.Once
 	done := make(chan error, 1)
@@ -415,16 +412,17 @@ func TestChildrenEnd(t *testing.T) {
 		done <- err
 	}()
 	<-running
+	if len(pids()) == 0 {
+		t.Error("no child is found")
+	}
 	if err := e.Close(); err != nil {
 		t.Error(err)
 	}
 	if err := <-done; !errors.Is(err, query.ErrClosed) {
 		t.Errorf("got %v", err)
 	}
-	for _, pid := range spy.all() {
-		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
-			t.Errorf("child %d is alive: %v", pid, err)
-		}
+	if left := pids(); len(left) > 0 {
+		t.Errorf("children are alive: %v", left)
 	}
 	if _, err := e.Run(t.Context(), query.Job{SQL: "SELECT 1"}, nil); !errors.Is(err, query.ErrClosed) {
 		t.Errorf("got %v", err)
@@ -433,11 +431,11 @@ func TestChildrenEnd(t *testing.T) {
 
 func TestLaunchFails(t *testing.T) {
 	t.Parallel()
-	e := start(t, query.Options{Launch: query.Exec("/nonexistent/tarn", "engine")})
+	e := start(t, query.Options{Command: []string{"/nonexistent/tarn", "engine"}})
 	if _, err := e.Run(t.Context(), query.Job{SQL: "SELECT 1"}, nil); !errors.Is(err, query.ErrCrashed) {
 		t.Errorf("got %v", err)
 	}
-	mute := start(t, query.Options{Launch: query.Exec("/bin/true")})
+	mute := start(t, query.Options{Command: []string{"/bin/true"}})
 	if _, err := mute.Run(t.Context(), query.Job{SQL: "SELECT 1"}, nil); !errors.Is(err, query.ErrCrashed) {
 		t.Errorf("got %v", err)
 	}

@@ -120,7 +120,7 @@ type arrowFile struct {
 }
 
 func newArrowFile(sink query.Sink, schema *arrow.Schema) (*arrowFile, error) {
-	f, err := os.OpenFile(sink.Path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(sink.Path, os.O_RDWR|os.O_TRUNC, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -167,10 +167,7 @@ func (a *arrowFile) finish() error {
 	return a.file.Close()
 }
 
-func (a *arrowFile) Abort() {
-	a.file.Close()
-	os.Remove(a.sink.Path)
-}
+func (a *arrowFile) Abort() { a.file.Close() } // the caller made the file
 
 // table writes the data files of a table.
 type table struct{ w *datafile.Writer }

@@ -1,0 +1,217 @@
+package engine_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"tarn.dev/tarn/internal/query"
+	"tarn.dev/tarn/internal/runtime"
+)
+
+const intruderRole = "tarn-engine-intruder"
+
+// intrude plays an engine that somebody has taken over: it tries what its job's text says, one thing a line, and
+// answers with what came of it, in the place of the schema.
+func intrude() {
+	answers := json.NewEncoder(os.NewFile(3, "results"))
+	line, err := bufio.NewReader(os.Stdin).ReadBytes('\n')
+	if err != nil {
+		return
+	}
+	var job query.Job
+	if err := errors.Join(json.Unmarshal(line, &job), answers.Encode(query.Started)); err != nil {
+		return
+	}
+	var report []string
+	for what := range strings.Lines(job.SQL) {
+		verb, object, _ := strings.Cut(strings.TrimSpace(what), " ")
+		report = append(report, word(attempt(verb, object)))
+	}
+	if answers.Encode(query.Result{Schema: []byte(strings.Join(report, "\n"))}) != nil {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func attempt(verb, object string) error {
+	switch verb {
+	case "read":
+		_, err := os.ReadFile(object)
+		return err
+	case "write":
+		return os.WriteFile(object, []byte("forged"), 0o600)
+	case "list":
+		_, err := os.ReadDir(object)
+		return err
+	case "variable":
+		if _, ok := os.LookupEnv(object); !ok {
+			return fs.ErrNotExist
+		}
+		return nil
+	}
+	c, err := net.Dial(verb, object)
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
+// word says in one word how an attempt ended.
+func word(err error) string {
+	switch {
+	case err == nil:
+		return "done"
+	case errors.Is(err, fs.ErrNotExist):
+		return "absent"
+	case errors.Is(err, fs.ErrPermission):
+		return "refused"
+	case errors.Is(err, syscall.EROFS):
+		return "read-only"
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENETUNREACH):
+		return "unreachable"
+	}
+	return err.Error()
+}
+
+// TestTakenOver shows what an engine can reach that no longer does what it should: the files of its job, and nothing else
+// of the home.
+func TestTakenOver(t *testing.T) {
+	t.Parallel()
+	if level() == runtime.Process {
+		t.Skip("level process holds nobody")
+	}
+	home := t.TempDir()
+	for _, name := range []string{
+		"meta.db", "keys/secret.age", "projects/p/tables/t/data/1.parquet", "projects/p/tables/t/data/2.parquet",
+		"projects/p/tables/u/data/1.parquet", "projects/q/tables/t/data/1.parquet", "scratch/steps/1/in.arrow",
+		"scratch/steps/1/other.arrow", "scratch/steps/2/in.arrow",
+	} {
+		path := filepath.Join(home, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listen := func(network, address string) string {
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		return l.Addr().String()
+	}
+	tcp, unix, abstract := listen("tcp", "127.0.0.1:0"), listen("unix", filepath.Join(home, "socket")), listen("unix", "@"+t.Name())
+	// A second engine's child waits beside it.
+	other := boxes(t, filepath.Join(home, "scratch", "boxes"))
+	neighbour, err := other.Create(t.Context(), runtime.Spec{ID: "neighbour"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer neighbour.Close()
+	secret := filepath.Join(neighbour.HostHome(), "secret")
+	if err := os.WriteFile(secret, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	const h, hidden = "HOME/", "absent or refused"
+	tries := []struct{ what, want string }{
+		// What its job is.
+		{"read " + h + "projects/p/tables/t/data/1.parquet", "done"},
+		{"read " + h + "scratch/steps/1/in.arrow", "done"},
+		{"write " + h + "scratch/steps/1/out.arrow", "done"},
+		{"write spilled", "done"},
+		// What it reads stays as it is.
+		{"write " + h + "projects/p/tables/t/data/1.parquet", "read-only"},
+		{"write " + h + "scratch/steps/1/in.arrow", "read-only"},
+		// The rest of the home.
+		{"read " + h + "meta.db", "absent"},
+		{"read " + h + "keys/secret.age", "absent"},
+		{"read " + h + "projects/p/tables/t/data/2.parquet", "absent"},
+		{"read " + h + "projects/p/tables/u/data/1.parquet", "absent"},
+		{"read " + h + "projects/q/tables/t/data/1.parquet", "absent"},
+		{"read " + h + "scratch/steps/1/other.arrow", "absent"},
+		{"read " + h + "scratch/steps/2/in.arrow", "absent"},
+		{"read " + secret, "absent"},
+		{"list " + h + "projects/q", "absent"},
+		{"read " + h + "projects/p/tables/t/data/../../../../../meta.db", "absent"},
+		{"read /proc/1/root" + h + "meta.db", hidden},
+		{"read /proc/self/root" + h + "meta.db", "absent"},
+		// The host.
+		{"read /etc/shadow", "absent"},
+		{"list /root", "absent"},
+		{"list /home", "absent"},
+		{"list /sys", "absent"},
+		{"read /proc/1/environ", hidden},
+		{"variable PATH", "absent"},
+		{"variable HOME", "absent"},
+		{"write /etc/passwd", "read-only"},
+		{"tcp " + tcp, "unreachable"},
+		{"unix " + unix, "absent"},
+		{"unix " + abstract, "unreachable"},
+	}
+	job := query.Job{
+		Sources: []query.Source{
+			{Name: query.Name{Table: "t"}, Parquet: &query.ParquetScan{Files: []string{filepath.Join(home, "projects/p/tables/t/data/1.parquet")}}},
+			{Name: query.Name{Table: "i"}, Arrow: []string{filepath.Join(home, "scratch/steps/1/in.arrow")}},
+		},
+		Sinks: []query.Sink{{Kind: query.SinkArrow, Path: filepath.Join(home, "scratch/steps/1/out.arrow")}},
+	}
+	for _, try := range tries {
+		job.SQL += strings.ReplaceAll(try.what, h, home+"/") + "\n"
+	}
+	e := start(t, query.Options{Command: self(intruderRole)})
+	result, err := e.Run(t.Context(), job, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Split(string(result.Schema), "\n")
+	if len(got) != len(tries) {
+		t.Fatalf("%d answers to %d tries: %q", len(got), len(tries), got)
+	}
+	for i, try := range tries {
+		if got[i] != try.want && (try.want != hidden || got[i] != "absent" && got[i] != "refused") {
+			t.Errorf("%s: %s, want %s", try.what, got[i], try.want)
+		}
+	}
+	for name, want := range map[string]string{"scratch/steps/1/out.arrow": "forged", "scratch/steps/1/in.arrow": "x"} {
+		if text, err := os.ReadFile(filepath.Join(home, name)); err != nil || string(text) != want {
+			t.Errorf("%s: %q, %v", name, text, err)
+		}
+	}
+}
+
+// TestFilesOfAJob shows many files by their folder, and links one by one.
+func TestFilesOfAJob(t *testing.T) {
+	t.Parallel()
+	e := start(t, query.Options{})
+	dir, away := t.TempDir(), t.TempDir()
+	var paths []string
+	for i := range 40 {
+		path := filepath.Join(dir, fmt.Sprintf("%02d.csv", i))
+		to := path
+		if i%10 == 0 {
+			to = filepath.Join(away, fmt.Sprintf("%02d.csv", i))
+			if err := os.Symlink(to, path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(to, fmt.Appendf(nil, "n\n%d\n", i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, path)
+	}
+	job := query.Job{SQL: "SELECT count(*), sum(n) FROM t", Sources: []query.Source{{
+		Name: query.Name{Table: "t"}, Import: &query.ImportScan{Format: "csv", Paths: paths},
+	}}}
+	if batch, _ := rows(t, e, job); text(batch) != "40,780\n" {
+		t.Errorf("got %q", text(batch))
+	}
+}
