@@ -33,12 +33,7 @@ func (p *place) engines() []int {
 		p.t.Fatal(err)
 	}
 	for _, name := range dirs {
-		stat, err := os.ReadFile(name)
-		if err != nil {
-			continue // it ended meanwhile
-		}
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		if fields := strings.Fields(rest); len(fields) < 2 || fields[1] != strconv.Itoa(holder.PID) {
+		if parentOf(parentOf(filepath.Base(filepath.Dir(name)))) != strconv.Itoa(holder.PID) { // a supervisor stands between
 			continue
 		}
 		argv, err := os.ReadFile(filepath.Join(filepath.Dir(name), "cmdline"))
@@ -48,6 +43,20 @@ func (p *place) engines() []int {
 		}
 	}
 	return pids
+}
+
+// parentOf is the number of a process's parent; "" if it has ended.
+func parentOf(pid string) string {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return ""
+	}
+	return fields[1]
 }
 
 // busy waits until an engine child has used processor time, and returns its process id.
