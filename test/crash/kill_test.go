@@ -211,7 +211,9 @@ func (h *house) empty() {
 		var left []string
 		err := filepath.WalkDir(filepath.Join(h.home, "scratch", dir), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {
-				left = append(left, path)
+				if info, err := d.Info(); err == nil && info.Size() > 0 { // without bytes: where an idle engine's sandbox shows something
+					left = append(left, path)
+				}
 			}
 			if os.IsNotExist(err) {
 				return nil
