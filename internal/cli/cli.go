@@ -56,7 +56,7 @@ type app struct {
 
 func (a *app) main(ctx context.Context, args []string) int {
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(entryArgs(args))
 	err := root.ExecuteContext(ctx)
 	if a.client != nil {
 		a.client.Close()

@@ -74,20 +74,26 @@ func (a *app) runCommand() *cobra.Command {
 	var detach, watch bool
 	var id string
 	c := codes(&cobra.Command{
-		Use:   "run [SELECTION...]",
+		Use:   "run [SELECTION...] | FILE.py::NAME [ARGUMENTS...]",
 		Short: "Run the project's functions and publish what they make",
 		Long: `Run the assets of this project: all of them, or those that the selections name. What has
 a result already (same code, packages, parameters and inputs) is not run again. The results are
 checked and published as one commit, or not at all.
 
 A selection is a name, a glob, +x (with all it reads), x+ (with all that read it), tag:T, owner:O,
-a file, or "changed".`,
+a file, or "changed".
+
+FILE.py::NAME calls an entrypoint of a file, or a plain function, with arguments for its
+parameters: FILE.py::NAME --help lists them.`,
 		GroupID: groupWork,
-		Example: "  tarn run\n  tarn run delays+ --param top=5\n  tarn run --into dev\n  tarn run --no-publish",
+		Example: "  tarn run\n  tarn run delays+ --param top=5\n  tarn run sweep.py::main --n 5\n  tarn run --into dev\n  tarn run --no-publish",
 		RunE: func(c *cobra.Command, args []string) error {
 			t, err := a.reach(c.Context())
 			if err != nil {
 				return err
+			}
+			if len(args) > 0 && isEntry(args[0]) {
+				return a.entry(c.Context(), c, t, args)
 			}
 			spec, err := a.spec(c, t, f, args)
 			if err != nil {

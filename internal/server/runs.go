@@ -264,6 +264,21 @@ func (s *runService) Debug(ctx context.Context, in *tarnv1.DebugRequest) (*tarnv
 	return &tarnv1.DebugResponse{Dir: d.Dir, Argv: d.Argv, Env: d.Env, Item: d.Item}, nil
 }
 
+func (s *runService) Entry(ctx context.Context, in *tarnv1.EntryRequest) (*tarnv1.EntryResponse, error) {
+	if err := checkDir(in.GetDir()); err != nil {
+		return nil, err
+	}
+	f, err := s.open(ctx, in.GetProject())
+	if err != nil {
+		return nil, err
+	}
+	e, err := f.Entry(ctx, in.GetDir(), in.GetFile(), in.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &tarnv1.EntryResponse{Argv: e.Argv, Env: e.Env}, nil
+}
+
 func (s *runService) Assets(ctx context.Context, in *tarnv1.AssetsRequest) (*tarnv1.AssetsResponse, error) {
 	f, err := s.open(ctx, in.GetProject())
 	if err != nil {

@@ -53,7 +53,7 @@ func Build(m *manifest.Manifest, ex Existing) (*Graph, error) {
 	g := &Graph{byName: map[string]*Node{}, makes: map[string]*Node{}}
 	for i := range m.Functions {
 		f := &m.Functions[i]
-		if f.Kind == manifest.Plain {
+		if f.Kind == manifest.Plain || f.Kind == manifest.Entry {
 			continue
 		}
 		if err := g.add(&Node{Function: f}); err != nil {

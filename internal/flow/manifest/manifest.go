@@ -35,9 +35,10 @@ type Kind string
 
 // The kinds of functions.
 const (
-	Asset Kind = "asset"    // its output is in the history
-	Check Kind = "check"    // it judges an asset or a table
-	Plain Kind = "function" // it is only called
+	Asset Kind = "asset"      // its output is in the history
+	Check Kind = "check"      // it judges an asset or a table
+	Plain Kind = "function"   // it is only called
+	Entry Kind = "entrypoint" // a command line calls it, in the caller's own terminal
 )
 
 // Language says how a function is run.

@@ -322,11 +322,11 @@ def test_factories_and_commands(discover: Discover) -> None:
     """
     manifest = discover({"p.py": source, "clean.sh": "true\n"})
     assert manifest["errors"] == []
-    a, b, c = sorted(manifest["functions"], key=lambda f: f["name"])
+    a, b, c, main = sorted(manifest["functions"], key=lambda f: f["name"])
     assert (a["name"], a["qualname"], b["qualname"]) == ("a", ":a", ":b")
     assert (c["name"], c["command"], c["out_formats"], c["inputs"][0]["format"]) == ("cleaned", ["bash", "clean.sh"], {"cleaned": "parquet"}, "csv")
     assert c["code"]["files"] == ["clean.sh"]
-    assert manifest["declared"] == [{"kind": "entrypoint", "name": "main", "file": "p.py", "line": 9}]
+    assert (main["kind"], main["name"], main["file"], main["line"]) == ("entrypoint", "main", "p.py", 9)
 
 
 def test_script_block_is_the_environment(discover: Discover) -> None:

@@ -2465,6 +2465,129 @@ func (x *DebugResponse) GetItem() string {
 	return ""
 }
 
+type EntryRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// The project folder, absolute, on the server's host.
+	Dir string `protobuf:"bytes,2,opt,name=dir,proto3" json:"dir,omitempty"`
+	// The file in it, and the function's name.
+	File          string `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EntryRequest) Reset() {
+	*x = EntryRequest{}
+	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntryRequest) ProtoMessage() {}
+
+func (x *EntryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntryRequest.ProtoReflect.Descriptor instead.
+func (*EntryRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *EntryRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *EntryRequest) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+func (x *EntryRequest) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *EntryRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type EntryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The command line to append arguments to, and the variables that it needs beside the caller's own.
+	Argv          []string          `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
+	Env           map[string]string `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EntryResponse) Reset() {
+	*x = EntryResponse{}
+	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntryResponse) ProtoMessage() {}
+
+func (x *EntryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntryResponse.ProtoReflect.Descriptor instead.
+func (*EntryResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *EntryResponse) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *EntryResponse) GetEnv() map[string]string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
 // Asset is a function whose result is published, as a ref has it.
 type Asset struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2489,7 +2612,7 @@ type Asset struct {
 
 func (x *Asset) Reset() {
 	*x = Asset{}
-	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	mi := &file_tarn_v1_run_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2624,7 @@ func (x *Asset) String() string {
 func (*Asset) ProtoMessage() {}
 
 func (x *Asset) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	mi := &file_tarn_v1_run_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2637,7 @@ func (x *Asset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Asset.ProtoReflect.Descriptor instead.
 func (*Asset) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Asset) GetName() string {
@@ -2592,7 +2715,7 @@ type AssetsRequest struct {
 
 func (x *AssetsRequest) Reset() {
 	*x = AssetsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	mi := &file_tarn_v1_run_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2727,7 @@ func (x *AssetsRequest) String() string {
 func (*AssetsRequest) ProtoMessage() {}
 
 func (x *AssetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	mi := &file_tarn_v1_run_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2740,7 @@ func (x *AssetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssetsRequest.ProtoReflect.Descriptor instead.
 func (*AssetsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AssetsRequest) GetProject() string {
@@ -2650,7 +2773,7 @@ type AssetsResponse struct {
 
 func (x *AssetsResponse) Reset() {
 	*x = AssetsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[34]
+	mi := &file_tarn_v1_run_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2662,7 +2785,7 @@ func (x *AssetsResponse) String() string {
 func (*AssetsResponse) ProtoMessage() {}
 
 func (x *AssetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[34]
+	mi := &file_tarn_v1_run_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2675,7 +2798,7 @@ func (x *AssetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssetsResponse.ProtoReflect.Descriptor instead.
 func (*AssetsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AssetsResponse) GetAssets() []*Asset {
@@ -2695,7 +2818,7 @@ type RemoveAssetsRequest struct {
 
 func (x *RemoveAssetsRequest) Reset() {
 	*x = RemoveAssetsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[35]
+	mi := &file_tarn_v1_run_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2707,7 +2830,7 @@ func (x *RemoveAssetsRequest) String() string {
 func (*RemoveAssetsRequest) ProtoMessage() {}
 
 func (x *RemoveAssetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[35]
+	mi := &file_tarn_v1_run_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2720,7 +2843,7 @@ func (x *RemoveAssetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAssetsRequest.ProtoReflect.Descriptor instead.
 func (*RemoveAssetsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RemoveAssetsRequest) GetWrite() *Write {
@@ -2748,7 +2871,7 @@ type RemoveAssetsResponse struct {
 
 func (x *RemoveAssetsResponse) Reset() {
 	*x = RemoveAssetsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[36]
+	mi := &file_tarn_v1_run_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +2883,7 @@ func (x *RemoveAssetsResponse) String() string {
 func (*RemoveAssetsResponse) ProtoMessage() {}
 
 func (x *RemoveAssetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[36]
+	mi := &file_tarn_v1_run_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2896,7 @@ func (x *RemoveAssetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAssetsResponse.ProtoReflect.Descriptor instead.
 func (*RemoveAssetsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{36}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RemoveAssetsResponse) GetWritten() *Written {
@@ -3002,6 +3125,17 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\x04item\x18\x04 \x01(\tR\x04item\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"b\n" +
+	"\fEntryRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
+	"\x03dir\x18\x02 \x01(\tR\x03dir\x12\x12\n" +
+	"\x04file\x18\x03 \x01(\tR\x04file\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"\x8e\x01\n" +
+	"\rEntryResponse\x12\x12\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\x121\n" +
+	"\x03env\x18\x02 \x03(\v2\x1f.tarn.v1.EntryResponse.EnvEntryR\x03env\x1a6\n" +
+	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd5\x01\n" +
 	"\x05Asset\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -3024,7 +3158,7 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\x05names\x18\x02 \x03(\tR\x05names\"\\\n" +
 	"\x14RemoveAssetsResponse\x12*\n" +
 	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x18\n" +
-	"\aremoved\x18\x02 \x03(\tR\aremoved2\xdb\x06\n" +
+	"\aremoved\x18\x02 \x03(\tR\aremoved2\x93\a\n" +
 	"\n" +
 	"RunService\x12<\n" +
 	"\x05Start\x12\x18.tarn.v1.StartRunRequest\x1a\x19.tarn.v1.StartRunResponse\x12A\n" +
@@ -3039,7 +3173,8 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\x03Why\x12\x13.tarn.v1.WhyRequest\x1a\x14.tarn.v1.WhyResponse\x12E\n" +
 	"\n" +
 	"Provenance\x12\x1a.tarn.v1.ProvenanceRequest\x1a\x1b.tarn.v1.ProvenanceResponse\x126\n" +
-	"\x05Debug\x12\x15.tarn.v1.DebugRequest\x1a\x16.tarn.v1.DebugResponse\x129\n" +
+	"\x05Debug\x12\x15.tarn.v1.DebugRequest\x1a\x16.tarn.v1.DebugResponse\x126\n" +
+	"\x05Entry\x12\x15.tarn.v1.EntryRequest\x1a\x16.tarn.v1.EntryResponse\x129\n" +
 	"\x06Assets\x12\x16.tarn.v1.AssetsRequest\x1a\x17.tarn.v1.AssetsResponse\x12K\n" +
 	"\fRemoveAssets\x12\x1c.tarn.v1.RemoveAssetsRequest\x1a\x1d.tarn.v1.RemoveAssetsResponseB&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
@@ -3055,7 +3190,7 @@ func file_tarn_v1_run_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_run_proto_rawDescData
 }
 
-var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_tarn_v1_run_proto_goTypes = []any{
 	(*RunSpec)(nil),               // 0: tarn.v1.RunSpec
 	(*StartRunRequest)(nil),       // 1: tarn.v1.StartRunRequest
@@ -3089,89 +3224,95 @@ var file_tarn_v1_run_proto_goTypes = []any{
 	(*ProvenanceNode)(nil),        // 29: tarn.v1.ProvenanceNode
 	(*DebugRequest)(nil),          // 30: tarn.v1.DebugRequest
 	(*DebugResponse)(nil),         // 31: tarn.v1.DebugResponse
-	(*Asset)(nil),                 // 32: tarn.v1.Asset
-	(*AssetsRequest)(nil),         // 33: tarn.v1.AssetsRequest
-	(*AssetsResponse)(nil),        // 34: tarn.v1.AssetsResponse
-	(*RemoveAssetsRequest)(nil),   // 35: tarn.v1.RemoveAssetsRequest
-	(*RemoveAssetsResponse)(nil),  // 36: tarn.v1.RemoveAssetsResponse
-	nil,                           // 37: tarn.v1.RunSpec.ParamsEntry
-	nil,                           // 38: tarn.v1.Run.ParamsEntry
-	nil,                           // 39: tarn.v1.ProvenanceNode.ParamsEntry
-	nil,                           // 40: tarn.v1.DebugResponse.EnvEntry
-	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
-	(*CheckResult)(nil),           // 42: tarn.v1.CheckResult
-	(*ErrorDetail)(nil),           // 43: tarn.v1.ErrorDetail
-	(*Write)(nil),                 // 44: tarn.v1.Write
-	(*Written)(nil),               // 45: tarn.v1.Written
+	(*EntryRequest)(nil),          // 32: tarn.v1.EntryRequest
+	(*EntryResponse)(nil),         // 33: tarn.v1.EntryResponse
+	(*Asset)(nil),                 // 34: tarn.v1.Asset
+	(*AssetsRequest)(nil),         // 35: tarn.v1.AssetsRequest
+	(*AssetsResponse)(nil),        // 36: tarn.v1.AssetsResponse
+	(*RemoveAssetsRequest)(nil),   // 37: tarn.v1.RemoveAssetsRequest
+	(*RemoveAssetsResponse)(nil),  // 38: tarn.v1.RemoveAssetsResponse
+	nil,                           // 39: tarn.v1.RunSpec.ParamsEntry
+	nil,                           // 40: tarn.v1.Run.ParamsEntry
+	nil,                           // 41: tarn.v1.ProvenanceNode.ParamsEntry
+	nil,                           // 42: tarn.v1.DebugResponse.EnvEntry
+	nil,                           // 43: tarn.v1.EntryResponse.EnvEntry
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*CheckResult)(nil),           // 45: tarn.v1.CheckResult
+	(*ErrorDetail)(nil),           // 46: tarn.v1.ErrorDetail
+	(*Write)(nil),                 // 47: tarn.v1.Write
+	(*Written)(nil),               // 48: tarn.v1.Written
 }
 var file_tarn_v1_run_proto_depIdxs = []int32{
-	37, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
+	39, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
 	0,  // 1: tarn.v1.StartRunRequest.spec:type_name -> tarn.v1.RunSpec
 	3,  // 2: tarn.v1.StartRunResponse.run:type_name -> tarn.v1.Run
-	38, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
-	41, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
-	41, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
+	40, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
+	44, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
+	44, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
 	4,  // 6: tarn.v1.Run.steps:type_name -> tarn.v1.RunStep
 	6,  // 7: tarn.v1.Run.outputs:type_name -> tarn.v1.RunOutput
-	42, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
+	45, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
 	7,  // 9: tarn.v1.Run.verdicts:type_name -> tarn.v1.Verdict
-	43, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
-	41, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
-	41, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
-	43, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
+	46, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
+	44, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
+	44, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
+	46, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
 	5,  // 14: tarn.v1.RunStep.reported:type_name -> tarn.v1.Reported
-	41, // 15: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
+	44, // 15: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
 	8,  // 16: tarn.v1.RunEventsResponse.happened:type_name -> tarn.v1.RunEvent
 	3,  // 17: tarn.v1.RunEventsResponse.run:type_name -> tarn.v1.Run
 	3,  // 18: tarn.v1.GetRunResponse.run:type_name -> tarn.v1.Run
 	3,  // 19: tarn.v1.ListRunsResponse.runs:type_name -> tarn.v1.Run
 	3,  // 20: tarn.v1.CancelRunResponse.run:type_name -> tarn.v1.Run
-	41, // 21: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	44, // 21: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
 	0,  // 22: tarn.v1.PlanRequest.spec:type_name -> tarn.v1.RunSpec
 	22, // 23: tarn.v1.PlanResponse.steps:type_name -> tarn.v1.PlannedStep
 	0,  // 24: tarn.v1.CheckRequest.spec:type_name -> tarn.v1.RunSpec
-	42, // 25: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
+	45, // 25: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
 	29, // 26: tarn.v1.ProvenanceResponse.nodes:type_name -> tarn.v1.ProvenanceNode
-	41, // 27: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
-	39, // 28: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
+	44, // 27: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
+	41, // 28: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
 	5,  // 29: tarn.v1.ProvenanceNode.reported:type_name -> tarn.v1.Reported
-	40, // 30: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
-	32, // 31: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
-	44, // 32: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
-	45, // 33: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
-	1,  // 34: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
-	9,  // 35: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
-	11, // 36: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
-	13, // 37: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
-	15, // 38: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
-	17, // 39: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
-	18, // 40: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
-	20, // 41: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
-	23, // 42: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
-	25, // 43: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
-	27, // 44: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
-	30, // 45: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
-	33, // 46: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
-	35, // 47: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
-	2,  // 48: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
-	10, // 49: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
-	12, // 50: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
-	14, // 51: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
-	16, // 52: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
-	2,  // 53: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
-	19, // 54: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
-	21, // 55: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
-	24, // 56: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
-	26, // 57: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
-	28, // 58: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
-	31, // 59: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
-	34, // 60: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
-	36, // 61: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
-	48, // [48:62] is the sub-list for method output_type
-	34, // [34:48] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	42, // 30: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
+	43, // 31: tarn.v1.EntryResponse.env:type_name -> tarn.v1.EntryResponse.EnvEntry
+	34, // 32: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
+	47, // 33: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
+	48, // 34: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
+	1,  // 35: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
+	9,  // 36: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
+	11, // 37: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
+	13, // 38: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
+	15, // 39: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
+	17, // 40: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
+	18, // 41: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
+	20, // 42: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
+	23, // 43: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
+	25, // 44: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
+	27, // 45: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
+	30, // 46: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
+	32, // 47: tarn.v1.RunService.Entry:input_type -> tarn.v1.EntryRequest
+	35, // 48: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
+	37, // 49: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
+	2,  // 50: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
+	10, // 51: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
+	12, // 52: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
+	14, // 53: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
+	16, // 54: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
+	2,  // 55: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
+	19, // 56: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
+	21, // 57: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
+	24, // 58: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
+	26, // 59: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
+	28, // 60: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
+	31, // 61: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
+	33, // 62: tarn.v1.RunService.Entry:output_type -> tarn.v1.EntryResponse
+	36, // 63: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
+	38, // 64: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
+	50, // [50:65] is the sub-list for method output_type
+	35, // [35:50] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_run_proto_init() }
@@ -3191,7 +3332,7 @@ func file_tarn_v1_run_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_run_proto_rawDesc), len(file_tarn_v1_run_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

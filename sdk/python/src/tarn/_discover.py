@@ -41,7 +41,7 @@ class Discovery:
             where = self._where(decl)
             if where is None:
                 continue
-            if decl.kind in ("cls", "entrypoint"):
+            if decl.kind == "cls":
                 reserved.append({"kind": decl.kind, "name": decl.name, "file": where[0], "line": where[1]})
                 continue
             described = self._describe(decl, *where)

@@ -59,6 +59,8 @@ const (
 	RunServiceProvenanceProcedure = "/tarn.v1.RunService/Provenance"
 	// RunServiceDebugProcedure is the fully-qualified name of the RunService's Debug RPC.
 	RunServiceDebugProcedure = "/tarn.v1.RunService/Debug"
+	// RunServiceEntryProcedure is the fully-qualified name of the RunService's Entry RPC.
+	RunServiceEntryProcedure = "/tarn.v1.RunService/Entry"
 	// RunServiceAssetsProcedure is the fully-qualified name of the RunService's Assets RPC.
 	RunServiceAssetsProcedure = "/tarn.v1.RunService/Assets"
 	// RunServiceRemoveAssetsProcedure is the fully-qualified name of the RunService's RemoveAssets RPC.
@@ -91,6 +93,9 @@ type RunServiceClient interface {
 	Provenance(context.Context, *v1.ProvenanceRequest) (*v1.ProvenanceResponse, error)
 	// Debug lays out a step's recorded inputs beside today's code for a debugger in the caller's terminal.
 	Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error)
+	// Entry makes the environment of an entrypoint or a plain function ready, and says how to run it in the
+	// caller's terminal.
+	Entry(context.Context, *v1.EntryRequest) (*v1.EntryResponse, error)
 	// Assets lists the assets of a ref, parents first.
 	Assets(context.Context, *v1.AssetsRequest) (*v1.AssetsResponse, error)
 	// RemoveAssets removes what assets made, and their definitions, as one commit.
@@ -180,6 +185,12 @@ func NewRunServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(runServiceMethods.ByName("Debug")),
 			connect.WithClientOptions(opts...),
 		),
+		entry: connect.NewClient[v1.EntryRequest, v1.EntryResponse](
+			httpClient,
+			baseURL+RunServiceEntryProcedure,
+			connect.WithSchema(runServiceMethods.ByName("Entry")),
+			connect.WithClientOptions(opts...),
+		),
 		assets: connect.NewClient[v1.AssetsRequest, v1.AssetsResponse](
 			httpClient,
 			baseURL+RunServiceAssetsProcedure,
@@ -209,6 +220,7 @@ type runServiceClient struct {
 	why          *connect.Client[v1.WhyRequest, v1.WhyResponse]
 	provenance   *connect.Client[v1.ProvenanceRequest, v1.ProvenanceResponse]
 	debug        *connect.Client[v1.DebugRequest, v1.DebugResponse]
+	entry        *connect.Client[v1.EntryRequest, v1.EntryResponse]
 	assets       *connect.Client[v1.AssetsRequest, v1.AssetsResponse]
 	removeAssets *connect.Client[v1.RemoveAssetsRequest, v1.RemoveAssetsResponse]
 }
@@ -313,6 +325,15 @@ func (c *runServiceClient) Debug(ctx context.Context, req *v1.DebugRequest) (*v1
 	return nil, err
 }
 
+// Entry calls tarn.v1.RunService.Entry.
+func (c *runServiceClient) Entry(ctx context.Context, req *v1.EntryRequest) (*v1.EntryResponse, error) {
+	response, err := c.entry.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Assets calls tarn.v1.RunService.Assets.
 func (c *runServiceClient) Assets(ctx context.Context, req *v1.AssetsRequest) (*v1.AssetsResponse, error) {
 	response, err := c.assets.CallUnary(ctx, connect.NewRequest(req))
@@ -357,6 +378,9 @@ type RunServiceHandler interface {
 	Provenance(context.Context, *v1.ProvenanceRequest) (*v1.ProvenanceResponse, error)
 	// Debug lays out a step's recorded inputs beside today's code for a debugger in the caller's terminal.
 	Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error)
+	// Entry makes the environment of an entrypoint or a plain function ready, and says how to run it in the
+	// caller's terminal.
+	Entry(context.Context, *v1.EntryRequest) (*v1.EntryResponse, error)
 	// Assets lists the assets of a ref, parents first.
 	Assets(context.Context, *v1.AssetsRequest) (*v1.AssetsResponse, error)
 	// RemoveAssets removes what assets made, and their definitions, as one commit.
@@ -442,6 +466,12 @@ func NewRunServiceHandler(svc RunServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(runServiceMethods.ByName("Debug")),
 		connect.WithHandlerOptions(opts...),
 	)
+	runServiceEntryHandler := connect.NewUnaryHandlerSimple(
+		RunServiceEntryProcedure,
+		svc.Entry,
+		connect.WithSchema(runServiceMethods.ByName("Entry")),
+		connect.WithHandlerOptions(opts...),
+	)
 	runServiceAssetsHandler := connect.NewUnaryHandlerSimple(
 		RunServiceAssetsProcedure,
 		svc.Assets,
@@ -480,6 +510,8 @@ func NewRunServiceHandler(svc RunServiceHandler, opts ...connect.HandlerOption) 
 			runServiceProvenanceHandler.ServeHTTP(w, r)
 		case RunServiceDebugProcedure:
 			runServiceDebugHandler.ServeHTTP(w, r)
+		case RunServiceEntryProcedure:
+			runServiceEntryHandler.ServeHTTP(w, r)
 		case RunServiceAssetsProcedure:
 			runServiceAssetsHandler.ServeHTTP(w, r)
 		case RunServiceRemoveAssetsProcedure:
@@ -539,6 +571,10 @@ func (UnimplementedRunServiceHandler) Provenance(context.Context, *v1.Provenance
 
 func (UnimplementedRunServiceHandler) Debug(context.Context, *v1.DebugRequest) (*v1.DebugResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.RunService.Debug is not implemented"))
+}
+
+func (UnimplementedRunServiceHandler) Entry(context.Context, *v1.EntryRequest) (*v1.EntryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.RunService.Entry is not implemented"))
 }
 
 func (UnimplementedRunServiceHandler) Assets(context.Context, *v1.AssetsRequest) (*v1.AssetsResponse, error) {
