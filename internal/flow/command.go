@@ -155,7 +155,7 @@ func (a *attempt) commandInputs(ctx context.Context, scratch string, b *box, env
 		}
 		_, err = a.f.Engine.Run(ctx, query.Job{
 			SQL: "SELECT * FROM " + check.Quote("input"), Sources: []query.Source{src},
-			Sinks: []query.Sink{{Kind: query.SinkFile, Path: filepath.Join(scratch, name), Format: format}},
+			Sinks: []query.Sink{{Kind: query.SinkFile, Path: filepath.Join(scratch, name), Format: format}}, Owner: a.run,
 		}, nil)
 		if err != nil {
 			return fmt.Errorf("write %s for %s: %w", v.name, a.work.node.Name, err)
@@ -177,7 +177,7 @@ func (a *attempt) readBack(ctx context.Context, scratch, path, name, format stri
 	}
 	_, err := a.f.Engine.Run(ctx, query.Job{
 		SQL: "SELECT * FROM " + check.Quote("result"), Sources: []query.Source{src},
-		Sinks: []query.Sink{{Kind: query.SinkArrow, Path: out}},
+		Sinks: []query.Sink{{Kind: query.SinkArrow, Path: out}}, Owner: a.run,
 	}, nil)
 	if err != nil {
 		return "", errResult.Errorf("read $TARN_OUT_%s of %s: %w", envName(name), a.work.node.Name, err)

@@ -132,6 +132,7 @@ func (a *attempt) sql(ctx context.Context, scratch string, key memo.Key) (map[st
 		return nil, err
 	}
 	job.Seed = string(key) // what is remembered must come out the same again
+	job.Owner = a.run
 	path := filepath.Join(scratch, "out.arrow")
 	job.Sinks = []query.Sink{{Kind: query.SinkArrow, Path: path}}
 	began := time.Now()

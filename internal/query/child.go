@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/runtime"
@@ -24,6 +25,10 @@ type child struct {
 	stdout *outlet
 	stderr *tail
 	kill   context.CancelFunc
+
+	owner string      // of the jobs that it ran
+	jobs  int         // how many
+	idle  *time.Timer // ends it
 
 	closing sync.Once
 	ended   chan struct{} // closed when the process is gone
@@ -85,6 +90,12 @@ func (c *child) close() {
 		<-c.ended
 		_ = c.box.Close() // the folder of sandboxes is emptied at the next start
 	})
+}
+
+// empty says that no job has left anything in its folder.
+func (c *child) empty() bool {
+	left, err := os.ReadDir(c.box.HostHome())
+	return err == nil && len(left) == 0
 }
 
 // Started is what a child says before it begins with a job.

@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"errors"
 	"io"
 	"runtime"
 	"sync"
@@ -42,8 +41,9 @@ type Engine struct {
 	work sync.WaitGroup // running jobs, and the end of their children
 
 	mu      sync.Mutex
-	spare   *child // warm, idle, and has done nothing
-	analyst *child // idle; it has seen statements, so it gets no job: no statement meets another one's tables
+	spare   *child   // warm, idle, and has done nothing
+	analyst *child   // idle; it has seen statements, so it gets no job: no statement meets another one's tables
+	owned   []*child // idle, and have run jobs of their owner
 	closed  bool
 }
 
@@ -76,8 +76,8 @@ func New(opt Options) *Engine {
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	e.closed = true
-	idle := []*child{e.spare, e.analyst}
-	e.spare, e.analyst = nil, nil
+	idle := append(e.owned, e.spare, e.analyst)
+	e.spare, e.analyst, e.owned = nil, nil, nil
 	e.mu.Unlock()
 	e.stop(ErrClosed)
 	for _, c := range idle {
@@ -89,11 +89,12 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// Run runs one job in a child of its own. stdout gets the stream of a SinkStream; it may be nil
+// Run runs one job in a child that nobody else uses, or used, except for jobs of the same Owner. stdout gets the stream of a SinkStream; it may be nil
 // otherwise. A stream that was cut short is an error, never a short result. Ending ctx kills the child
 // and returns within a moment, unless stdout itself blocks.
 func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, error) {
 	job = e.limited(job)
+	job.Again = job.Owner != ""
 	shown, err := show(job)
 	if err != nil {
 		return Result{}, err
@@ -102,13 +103,13 @@ func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, er
 		stdout = io.Discard
 	}
 	var result Result
-	err = e.withChild(ctx, e.jobs, &e.spare, func(ctx context.Context, c *child) (reusable bool, err error) {
+	err = e.withChild(ctx, e.jobs, e.ofOwner(job.Owner), func(ctx context.Context, c *child) (reusable bool, err error) {
 		job.TempDir = c.box.Home()
 		if err := c.give(ctx, sandboxLimits(job), shown.mounts); err != nil {
 			return false, err
 		}
 		result, err = c.do(ctx, job, stdout)
-		return false, err
+		return err == nil && job.Owner != "" && result.PeakMemoryBytes < keptMemory && c.empty(), err
 	})
 	if err != nil {
 		shown.discard()
@@ -146,7 +147,7 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 		return Analysis{}, err
 	}
 	var result Result
-	err := e.withChild(ctx, e.analyze, &e.analyst, func(ctx context.Context, c *child) (reusable bool, err error) {
+	err := e.withChild(ctx, e.analyze, e.analysts(), func(ctx context.Context, c *child) (reusable bool, err error) {
 		result, err = c.do(ctx, Job{Analyze: true, SQL: sql}, nil)
 		answered := result.Analysis != nil || result.Error != nil
 		return answered && ctx.Err() == nil, err
@@ -159,92 +160,4 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 	}
 	e.analyses.Add(key, *result.Analysis)
 	return *result.Analysis, nil
-}
-
-// withChild waits for a slot and runs fn with a child that nobody else uses: the idle one, or a new one. A reusable child becomes
-// the idle one, any other one is closed.
-func (e *Engine) withChild(ctx context.Context, slots chan struct{}, idle **child, fn func(context.Context, *child) (reusable bool, err error)) error {
-	e.mu.Lock()
-	if e.closed {
-		e.mu.Unlock()
-		return ErrClosed
-	}
-	e.work.Add(1)
-	e.mu.Unlock()
-	defer e.work.Done()
-
-	select {
-	case slots <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-e.ctx.Done():
-		return context.Cause(e.ctx)
-	}
-	defer func() { <-slots }()
-
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })()
-
-	for again := true; ; again, idle = false, nil {
-		c, err := e.take(idle)
-		if err != nil {
-			return err
-		}
-		e.warm(&e.spare) // while the job runs
-		reusable, err := fn(ctx, c)
-		if !reusable || idle == nil || !e.keep(c, idle) {
-			e.work.Add(1)
-			go func() { // nobody waits for a process that has answered: freeing its memory takes milliseconds
-				defer e.work.Done()
-				c.close()
-			}()
-		}
-		if !again || !errors.Is(err, errUnsent) { // a spare that was killed while it waited
-			return err
-		}
-	}
-}
-
-// take returns the idle child, if idle is not nil and there is one, or a new one. Whoever has not done anything yet
-// may analyze.
-func (e *Engine) take(idle **child) (*child, error) {
-	if idle == nil {
-		return startChild(e.ctx, e.opt)
-	}
-	e.mu.Lock()
-	if *idle == nil {
-		idle = &e.spare
-	}
-	c := *idle
-	*idle = nil
-	e.mu.Unlock()
-	if c != nil && !c.dead() {
-		return c, nil
-	}
-	if c != nil {
-		c.close()
-	}
-	return startChild(e.ctx, e.opt)
-}
-
-// keep makes a child the idle one; false if there is one already.
-func (e *Engine) keep(c *child, idle **child) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed || *idle != nil {
-		return false
-	}
-	*idle = c
-	return true
-}
-
-// warm has an idle child start in the background, unless there is one. A failure shows when a job needs a child.
-func (e *Engine) warm(idle **child) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed || *idle != nil {
-		return
-	}
-	*idle, _ = startChild(e.ctx, e.opt)
 }

@@ -4,7 +4,7 @@
 // `tarn engine` (package query/engine, the only one that links DuckDB), each in a sandbox, two of them warm. A child gets
 // a Job as a line of JSON on stdin, says on descriptor 3 that it began, streams Arrow on stdout and
 // answers with a Result as a line of JSON on descriptor 3. It analyzes any number of texts, or runs
-// one job and exits. Cancelling kills it; a crash or a runaway query is an error of that query and of
+// a job: then it exits, or takes the next one of the same owner. Cancelling kills it; a crash or a runaway query is an error of that query and of
 // nothing else.
 //
 // A query is two steps: Analyze says which tables a statement reads and what it writes, a Resolver
@@ -34,6 +34,10 @@ type Job struct {
 
 	// Bind only binds statements, one after the other; Result.Bound holds the answer.
 	Bind []Binding `json:",omitempty"`
+
+	// Owner, if set, lets the job run in a child that ran another one of the same owner, e.g. of one run of a pipeline.
+	Owner string `json:"-"`
+	Again bool   `json:",omitempty"` // the child is to take further jobs: set by Run
 
 	// Limit ends the job when it has so many rows; 0 is all. Not with a file that DuckDB writes.
 	Limit int64 `json:",omitempty"`
@@ -188,8 +192,8 @@ type Result struct {
 	Bound    []*Unbound `json:",omitempty"` // one per Binding, nil if nothing is surely wrong
 	Error    *Failure   `json:",omitempty"`
 
-	CPU             time.Duration `json:",omitempty"` // of the child, with its start
-	PeakMemoryBytes int64         `json:",omitempty"` // resident, with mapped files
+	CPU             time.Duration `json:",omitempty"`
+	PeakMemoryBytes int64         `json:",omitempty"` // of the child until now, resident, with mapped files
 }
 
 // Output is what a sink made.

@@ -148,9 +148,9 @@ type Sandbox interface {
 	// Home is the sandbox's own writable folder as seen inside; HostHome is the same on the host.
 	Home() string
 	HostHome() string
-	// Assign replaces the limits of the Spec and adds to its mounts. For a command that runs both are in force when
-	// it returns, so a command can be started before it is known what it will work on. Limits.Time is that of
-	// the next Run.
+	// Assign replaces the limits of the Spec, and adds mounts to it, in place of those that the Assign before added. For a
+	// command that runs all of this is in force when Assign returns, so a command can be started before it is known what it will
+	// work on. Limits.Time is that of the next Run.
 	Assign(ctx context.Context, limits Limits, mounts ...Mount) error
 	// Run runs cmd to its end and until every process it started is gone. All output and messages
 	// have been delivered when it returns. An error means the command could not be started.

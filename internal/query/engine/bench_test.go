@@ -79,3 +79,14 @@ func BenchmarkArrow(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkOpen is what a job's own DuckDB costs.
+func BenchmarkOpen(b *testing.B) {
+	for b.Loop() {
+		db, err := duck.Open(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		db.Close()
+	}
+}

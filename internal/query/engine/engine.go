@@ -28,9 +28,10 @@ import (
 	"tarn.dev/tarn/internal/query/engine/duck"
 )
 
-// Main serves jobs from stdin until one has run, and returns the exit status. When stdin ends the
-// parent is gone and nobody wants the result, so the process exits at once, also in the middle of a
-// query: the caller keeps stdin open until it has read the Result.
+// Main serves jobs from stdin and returns the exit status. Each job that runs has a DuckDB of its own, so
+// that nothing a statement made or set reaches the next one. When stdin ends the parent is gone and nobody wants the
+// result, so the process exits at once, also in the middle of a query: the caller keeps stdin open until it has read the
+// Result.
 func Main(stdin io.Reader, stdout, results io.Writer) int {
 	db, err := open()
 	if err != nil {
@@ -53,8 +54,10 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 		case job.Analyze:
 			result.Analysis, err = analyze(db, job.SQL)
 		default:
+			before, _ := usage()
 			result, err = run(db, job, stdout)
 			result.CPU, result.PeakMemoryBytes = usage()
+			result.CPU -= before
 		}
 		if err != nil {
 			result.Error = query.NewFailure(classify(err))
@@ -64,7 +67,14 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 			return 1
 		}
 		if !job.Analyze {
-			return 0 // the process ends with its job: nothing of one reaches another
+			if !job.Again {
+				return 0
+			}
+			db.Close()
+			if db, err = open(); err != nil {
+				fmt.Fprintf(os.Stderr, "engine: %v\n", err)
+				return 1
+			}
 		}
 	}
 	return 0

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,33 +20,50 @@ import (
 
 const intruderRole = "tarn-engine-intruder"
 
-// intrude plays an engine that somebody has taken over: it tries what its job's text says, one thing a line, and
+// intrude plays an engine that somebody has taken over: it tries what a job's text says, one thing a line, and
 // answers with what came of it, in the place of the schema.
 func intrude() {
 	answers := json.NewEncoder(os.NewFile(3, "results"))
-	line, err := bufio.NewReader(os.Stdin).ReadBytes('\n')
-	if err != nil {
-		return
+	jobs := bufio.NewReader(os.Stdin)
+	for served := 1; ; served++ {
+		line, err := jobs.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		var job query.Job
+		if err := errors.Join(json.Unmarshal(line, &job), answers.Encode(query.Started)); err != nil {
+			return
+		}
+		var result query.Result
+		var report []string
+		for what := range strings.Lines(job.SQL) {
+			verb, object, _ := strings.Cut(strings.TrimSpace(what), " ")
+			switch verb {
+			case "served":
+				report = append(report, strconv.Itoa(served))
+			case "fail":
+				result.Error = query.NewFailure(query.ErrStatement)
+			default:
+				report = append(report, word(attempt(verb, object)))
+			}
+		}
+		result.Schema = []byte(strings.Join(report, "\n"))
+		if answers.Encode(result) != nil || !job.Again {
+			return
+		}
 	}
-	var job query.Job
-	if err := errors.Join(json.Unmarshal(line, &job), answers.Encode(query.Started)); err != nil {
-		return
-	}
-	var report []string
-	for what := range strings.Lines(job.SQL) {
-		verb, object, _ := strings.Cut(strings.TrimSpace(what), " ")
-		report = append(report, word(attempt(verb, object)))
-	}
-	if answers.Encode(query.Result{Schema: []byte(strings.Join(report, "\n"))}) != nil {
-		os.Exit(1)
-	}
-	os.Exit(0)
 }
+
+// errEmpty is a place where something was shown.
+var errEmpty = errors.New("empty")
 
 func attempt(verb, object string) error {
 	switch verb {
 	case "read":
-		_, err := os.ReadFile(object)
+		text, err := os.ReadFile(object)
+		if err == nil && len(text) == 0 {
+			return errEmpty
+		}
 		return err
 	case "write":
 		return os.WriteFile(object, []byte("forged"), 0o600)
@@ -185,6 +203,71 @@ func TestTakenOver(t *testing.T) {
 		if text, err := os.ReadFile(filepath.Join(home, name)); err != nil || string(text) != want {
 			t.Errorf("%s: %q, %v", name, text, err)
 		}
+	}
+}
+
+// TestOwners has jobs of one owner run in one child, one after the other, and no others.
+func TestOwners(t *testing.T) {
+	t.Parallel()
+	e := start(t, query.Options{Command: self(intruderRole)})
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in.arrow"), filepath.Join(dir, "out.arrow")
+	if err := os.WriteFile(in, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reads := []query.Source{{Name: query.Name{Table: "t"}, Arrow: []string{in}}}
+	writes := []query.Sink{{Kind: query.SinkArrow, Path: out}}
+	before := "empty"
+	if level() == runtime.Process {
+		before = "done"
+	}
+	for _, step := range []struct {
+		what, owner, sql string
+		sources          []query.Source
+		sinks            []query.Sink
+		want             string // "" is an error
+	}{
+		{"the first", "a", "served\nread " + in + "\nwrite " + out, reads, writes, "1\ndone\ndone"},
+		{"the same owner, without the files of before", "a", "served\nread " + in, nil, nil, "2\n" + before},
+		{"another owner", "b", "served", nil, nil, "1"},
+		{"nobody's", "", "served", nil, nil, "1"},
+		{"again nobody's", "", "served", nil, nil, "1"},
+		{"the owner's child is still there", "a", "served", nil, nil, "3"},
+		{"one that fails", "a", "fail", nil, nil, ""},
+		{"after it", "a", "served\nwrite left", nil, nil, "1\ndone"},
+		{"after one that left a file", "a", "served", nil, nil, "1"},
+	} {
+		result, err := e.Run(t.Context(), query.Job{Owner: step.owner, SQL: step.sql, Sources: step.sources, Sinks: step.sinks}, nil)
+		if got := string(result.Schema); err == nil && got != step.want || (err != nil) != (step.want == "") {
+			t.Errorf("%s: %q, %v, want %q", step.what, got, err, step.want)
+		}
+	}
+}
+
+// TestOwnersDatabase has nothing of one job reach the next one in the same child.
+func TestOwnersDatabase(t *testing.T) {
+	t.Parallel()
+	e := start(t, query.Options{})
+	run := func(job query.Job) (string, error) {
+		var out strings.Builder
+		job.Owner, job.Sinks = "run", stream
+		if _, err := e.Run(t.Context(), job, &out); err != nil {
+			return "", err
+		}
+		return text(readStream(t, []byte(out.String()))), nil
+	}
+	source := table(t, e, query.Name{Table: "t"}, "SELECT i FROM range(3) r(i)")
+	got, err := run(query.Job{SQL: "SELECT sum(i), current_setting('threads') FROM t", Sources: []query.Source{source}, Threads: 1})
+	if err != nil || got != "3,1\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	const again = "SELECT current_setting('threads'), current_setting('memory_limit'), (SELECT count(*) FROM duckdb_views() WHERE NOT internal)"
+	got, err = run(query.Job{SQL: again, Threads: 3, MemoryBytes: 1 << 30})
+	if err != nil || got != "3,1.0 GiB,0\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := run(query.Job{SQL: "FROM t"}); err == nil {
+		t.Errorf("the table of another job: %q", got)
 	}
 }
 

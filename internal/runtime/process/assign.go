@@ -4,6 +4,8 @@ package process
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -17,8 +19,9 @@ var ErrEnded = errdef.New(errdef.FailedPrecondition, "runtime.ended", "the comma
 
 // order is what a supervisor is told after its job.
 type order struct {
-	Root   root
-	Limits runtime.Limits
+	Withdraw [][]byte // what is not shown any more
+	Root     root
+	Limits   runtime.Limits
 }
 
 // live is the command of a Run under way.
@@ -52,37 +55,44 @@ func (l *live) answer(a shown) {
 func (s *sandbox) Assign(ctx context.Context, limits runtime.Limits, mounts ...runtime.Mount) error {
 	s.mu.Lock()
 	spec := s.spec
-	spec.Mounts, spec.Limits = slices.Concat(spec.Mounts, mounts), limits
+	given := len(spec.Mounts) - s.assigned
+	before := spec.Mounts[given:]
+	spec.Mounts, spec.Limits = slices.Concat(spec.Mounts[:given], mounts), limits
 	paths, err := checkSpec(spec)
 	if err != nil {
 		s.mu.Unlock()
 		return err
 	}
-	s.spec.Mounts, s.spec.Limits, s.paths = spec.Mounts, spec.Limits, paths
+	s.spec.Mounts, s.spec.Limits, s.paths, s.assigned = spec.Mounts, spec.Limits, paths, len(mounts)
 	running := s.live
 	s.mu.Unlock()
 	if running == nil {
 		return nil
 	}
-	for first := true; first || len(mounts) > 0; first = false {
-		n := min(len(mounts), maxMounts)
-		if err := s.assign(ctx, running, limits, mounts[:n]); err != nil {
+	o := order{Limits: limits}
+	var binds []bind
+	if s.runtime.level != runtime.Process {
+		for _, m := range slices.Backward(before) {
+			if !everywhere(m) {
+				o.Withdraw = append(o.Withdraw, []byte(inside(m)))
+			}
+		}
+		if binds, err = s.binds(mounts); err != nil {
 			return err
 		}
-		mounts = mounts[n:]
 	}
-	return nil
+	for {
+		n := min(len(binds), maxMounts)
+		o.Root.Binds, binds = binds[:n], binds[n:]
+		if err := s.assign(ctx, running, o); err != nil || len(binds) == 0 {
+			return err
+		}
+		o.Withdraw = nil
+	}
 }
 
 // assign gives one order and waits until it is done.
-func (s *sandbox) assign(ctx context.Context, to *live, limits runtime.Limits, mounts []runtime.Mount) error {
-	o := order{Limits: limits}
-	if s.runtime.level != runtime.Process {
-		var err error
-		if o.Root.Binds, err = s.binds(mounts); err != nil {
-			return err
-		}
-	}
+func (s *sandbox) assign(ctx context.Context, to *live, o order) error {
 	ended := ErrEnded.Errorf("sandbox %s: its command has ended", s.spec.ID)
 	select {
 	case <-to.started:
@@ -152,12 +162,23 @@ func (w *watch) heedServer() {
 			return
 		}
 		var answer shown
-		if err := o.Root.bind(w.outside, mounts, w.attachLate); err != nil {
+		if err := errors.Join(withdraw(o.Withdraw), o.Root.bind(w.outside, mounts, w.attachLate)); err != nil {
 			answer.Failure = err.Error()
 		}
 		w.limit(o.Limits)
 		_ = w.reports.Encode(report{Shown: &answer}) // failing means that the server is gone
 	}
+}
+
+// withdraw takes mounts away. One that could not be shown is none.
+func withdraw(targets [][]byte) error {
+	for _, target := range targets {
+		err := unix.Unmount(string(target), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("withdraw %s: %w", target, err)
+		}
+	}
+	return nil
 }
 
 // limit replaces the limits.

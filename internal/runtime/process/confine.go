@@ -93,8 +93,8 @@ func (s *sandbox) root() (*root, error) {
 func (s *sandbox) binds(mounts []runtime.Mount) ([]bind, error) {
 	var all []bind
 	for _, m := range mounts {
-		if m.InPlace && !m.Writable && slices.ContainsFunc(systemFolders, func(dir string) bool { return m.Source == dir || strings.HasPrefix(m.Source, dir+"/") }) {
-			continue // every sandbox has it
+		if everywhere(m) {
+			continue
 		}
 		b, err := s.bind(m.Source, inside(m), m.Writable)
 		if err != nil {
@@ -114,6 +114,13 @@ func (s *sandbox) bind(source, target string, writable bool) (bind, error) {
 		Source: []byte(source), Target: []byte(target), Writable: writable, Folder: info.IsDir(),
 		Passed: s.runtime.level == runtime.Full,
 	}, nil
+}
+
+// everywhere says that every sandbox shows what the mount does.
+func everywhere(m runtime.Mount) bool {
+	return m.InPlace && !m.Writable && slices.ContainsFunc(systemFolders, func(dir string) bool {
+		return m.Source == dir || strings.HasPrefix(m.Source, dir+"/")
+	})
 }
 
 // inside is where a confined command finds a mount.

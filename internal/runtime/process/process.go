@@ -200,13 +200,14 @@ type sandbox struct {
 	dir     string
 	home    string
 
-	mu      sync.Mutex // guards spec's mounts and limits, and paths
-	closed  bool
-	cancel  context.CancelCauseFunc // of the Run under way; nil if there is none
-	live    *live                   // its command
-	running sync.WaitGroup
-	closing sync.Once
-	err     error // of Close
+	mu       sync.Mutex // guards spec's mounts and limits, and paths
+	closed   bool
+	cancel   context.CancelCauseFunc // of the Run under way; nil if there is none
+	live     *live                   // its command
+	assigned int                     // how many of the last mounts came by Assign
+	running  sync.WaitGroup
+	closing  sync.Once
+	err      error // of Close
 }
 
 // Path implements runtime.Sandbox. An unknown name gives a path that nothing can have.

@@ -78,7 +78,7 @@ func (s *suite) assign() {
 	s.must(o.sb.Assign(s.t.Context(), runtime.Limits{}, one))
 	s.equal(o.sb.Path("one"), dir+"/one")
 	s.equal(o.line("cat "+o.sb.Path("one")), "one")
-	s.must(o.sb.Assign(s.t.Context(), runtime.Limits{}, runtime.Mount{Name: "folder", Source: dir + "/folder"},
+	s.must(o.sb.Assign(s.t.Context(), runtime.Limits{}, one, runtime.Mount{Name: "folder", Source: dir + "/folder"},
 		runtime.Mount{Name: "out", Source: dir + "/out", InPlace: true, Writable: true}))
 	s.equal(o.line("cat "+o.sb.Path("folder")+"/two"), "folder/two")
 	s.equal(o.line("echo written > "+o.sb.Path("out")+"; echo $?"), "0")
@@ -87,12 +87,17 @@ func (s *suite) assign() {
 		s.equal(o.line("cd "+dir+" && echo *"), "one out")                                  // nothing else is there
 		s.equal(o.line("(mkdir /mnt/new) 2>/dev/null; echo $?"), "1")
 	}
-	for _, wrong := range []runtime.Mount{one, {Name: "none", Source: dir + "/none"}, {Name: "relative", Source: "x"}} {
+	for _, wrong := range []runtime.Mount{{Name: helperMount, Source: dir}, {Name: "none", Source: dir + "/none"}, {Name: "relative", Source: "x"}} {
 		if err := o.sb.Assign(s.t.Context(), runtime.Limits{}, wrong); err == nil {
 			s.t.Errorf("%+v was assigned", wrong)
 		}
 	}
 	s.equal(o.line("cat "+o.sb.Path("one")), "one") // it goes on
+	s.must(o.sb.Assign(s.t.Context(), runtime.Limits{}, one))
+	if s.rt.Level() != runtime.Process {
+		s.equal(o.line("wc -c < "+dir+"/out"), "0") // only its place is left
+		s.equal(o.line("ls /mnt/folder | wc -l"), "0")
+	}
 	s.must(o.in.Close())
 	exit := <-o.end
 	s.equal(exit.OK(), true)
