@@ -18,7 +18,8 @@ from tarn import _aio, _client, _function, _result, _types  # noqa: E402
 
 SECTIONS: List[Any] = [
     ("Declaring", [tarn.asset, tarn.check, tarn.function, tarn.cls, tarn.enter, tarn.method, tarn.exit, tarn.entrypoint, tarn.command]),
-    ("Decorated functions", [_function.Asset, _function.Check]),
+    ("Decorated functions", [_function.Asset, _function.Check, _function.PlainFunction]),
+    ("Calls", [tarn.FunctionCall, tarn.gather]),
     ("Inputs", [tarn.table, tarn.files, tarn.local, tarn.secret, tarn.OutputDir, tarn.Context, tarn.Partition]),
     ("Options", [tarn.Env, tarn.Resources, tarn.Retry, tarn.CheckResult]),
     ("Partitions and items", [tarn.daily, tarn.hourly, tarn.weekly, tarn.monthly, tarn.keys, tarn.cross, tarn.join, tarn.union]),

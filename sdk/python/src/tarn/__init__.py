@@ -38,8 +38,10 @@ __all__ = [
     "Context",
     "Env",
     "Error",
+    "FunctionCall",
     "OutputDir",
     "Partition",
+    "RemoteError",
     "Resources",
     "Retry",
     "RunFailed",
@@ -55,6 +57,7 @@ __all__ = [
     "exit",
     "files",
     "function",
+    "gather",
     "hourly",
     "join",
     "keys",
@@ -68,13 +71,17 @@ __all__ = [
 ]
 
 # Sandboxes import tarn once per step: what talks to a server is loaded when it is asked for.
-_LATER = {"Client": "tarn._client", "AsyncClient": "tarn._aio", "Error": "tarn.errors", "RunFailed": "tarn.errors", "errors": "tarn.errors"}
+_LATER = {
+    "AsyncClient": "tarn._aio", "Client": "tarn._client", "Error": "tarn.errors", "FunctionCall": "tarn._remote", "RemoteError": "tarn.errors",
+    "RunFailed": "tarn.errors", "errors": "tarn.errors", "gather": "tarn._remote",
+}  # fmt: skip
 
 if TYPE_CHECKING:
     from tarn import errors
     from tarn._aio import AsyncClient
     from tarn._client import Client
-    from tarn.errors import Error, RunFailed
+    from tarn._remote import FunctionCall, gather
+    from tarn.errors import Error, RemoteError, RunFailed
 
 else:  # hidden from type checkers, for which every name would exist then
 

@@ -142,7 +142,7 @@ class Discovery:
             "kind": decl.kind,
             "file": file,
             "line": line,
-            "qualname": "" if command else _qualname(decl),
+            "qualname": "" if command else _function.qualname(decl),
             "module": module,
             "description": doc.strip(),
             "env": env,
@@ -260,17 +260,6 @@ def _partitions(p: Optional[_declare.Partitions]) -> Optional[Dict[str, Any]]:
     if p is None:
         return None
     return {"kind": p.kind, "start": p.start, "by": p.by, "timezone": p.timezone, "lookback": p.lookback, "keys": list(p.keys), "name": p.name}
-
-
-def _qualname(decl: Any) -> str:
-    """How the runner finds it in its module: an attribute path, or `:NAME` for one that has none."""
-    module = sys.modules.get(decl.__module__)
-    value: Any = module
-    for part in decl.__qualname__.split("."):
-        value = getattr(value, part, None)
-    if value is decl:
-        return str(decl.__qualname__)
-    return next((name for name, v in vars(module).items() if v is decl), f":{decl.name}")
 
 
 def _tree(file: str) -> ast.AST:

@@ -17,6 +17,8 @@ from tarn._declare import Env, Items, Marker, Partitions, Resources, Retry, Tabl
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
+    from tarn._remote import ForEach, Map, Remote, Spawn
+
     P = ParamSpec("P")
 elif sys.version_info >= (3, 10):
     from typing import ParamSpec
@@ -198,6 +200,76 @@ class Function(Generic[P, R]):
 
     def __reduce__(self) -> str:
         return self._fn.__qualname__
+
+
+def qualname(decl: Any) -> str:
+    """How the runner finds it in its module: an attribute path, or `:NAME` for one that has none."""
+    module = sys.modules.get(decl.__module__)
+    value: Any = module
+    for part in decl.__qualname__.split("."):
+        value = getattr(value, part, None)
+    if value is decl:
+        return str(decl.__qualname__)
+    return next((name for name, v in vars(module).items() if v is decl), f":{decl.name}")
+
+
+class PlainFunction(Function[P, R]):
+    """A function that can run in a sandbox with its own environment: one call, or many at a time.
+
+    Each way has a form for asyncio: `await f.remote.aio(3)`, `async for y in f.map.aio(xs)`. Arguments and
+    results are pickled; a result is unpickled here, so what the function returns is trusted as it is.
+
+        fit.remote(3)                              # one call, its result
+        list(fit.map(range(500)))                  # many, in order
+        for error in fit.map(xs, ordered=False, return_exceptions=True): ...
+        call = fit.spawn(3); call.get()            # started now, asked later
+    """
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call it here, in this interpreter."""
+        return self(*args, **kwargs)
+
+    @property
+    def remote(self) -> Remote[P, R]:
+        """Call it in a sandbox and wait for its result. A generator function gives an iterator of what it
+        yields, as it yields it. An exception comes back as itself, with the traceback of the sandbox as its
+        cause; as `tarn.errors.RemoteError` when its class is not importable here."""
+        from tarn._remote import Remote
+
+        return Remote(self)
+
+    @property
+    def map(self) -> Map[R]:
+        """Call it for each item, or for each group of items of several iterables, and iterate over the
+        results: `f.map(xs, ys, ordered=True, return_exceptions=False, concurrency=None)`.
+
+        Nothing runs before the first result is asked for. Items are taken as there is room, so an endless
+        producer is fine; leaving the loop cancels what still runs. `ordered=False` gives results as they
+        come, `return_exceptions=True` gives errors in place of results, `concurrency` limits how many run."""
+        from tarn._remote import Map
+
+        return Map(self, star=False)
+
+    @property
+    def starmap(self) -> Map[R]:
+        """`map` over tuples of arguments: `f.starmap([(1, 2), (3, 4)])`."""
+        from tarn._remote import Map
+
+        return Map(self, star=True)
+
+    @property
+    def for_each(self) -> ForEach:
+        """`map` for its effects: wait for all, drop the results. With `ignore_exceptions=True` errors too."""
+        from tarn._remote import ForEach
+
+        return ForEach(self)
+
+    @property
+    def spawn(self) -> Spawn[P, R]:
+        """Start a call and return a `tarn.FunctionCall` at once; it goes on without this process."""
+        from tarn._remote import Spawn
+
+        return Spawn(self)
 
 
 class _Loading(Function[P, R]):
@@ -408,7 +480,7 @@ def check(
 
 
 @overload
-def function(fn: Callable[P, R]) -> Function[P, R]: ...
+def function(fn: Callable[P, R]) -> PlainFunction[P, R]: ...
 @overload
 def function(
     *,
@@ -423,7 +495,7 @@ def function(
     concurrency: Optional[int] = None,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
-) -> Callable[[Callable[P, R]], Function[P, R]]: ...
+) -> Callable[[Callable[P, R]], PlainFunction[P, R]]: ...
 def function(
     fn: Optional[Callable[P, R]] = None,
     *,
@@ -439,9 +511,18 @@ def function(
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Any:
-    """Give a plain function an environment and options of its own."""
+    """Make a function callable in a sandbox, with an environment and options of its own.
+
+    It stays a plain function here; `.remote`, `.map` and the others run it there. The file it is in
+    belongs to a project, whose folder is in the sandbox as it is here.
+
+        @tarn.function(env=tarn.Env(packages=["scikit-learn"]))
+        def fit(depth: int) -> float: ...
+
+        scores = list(fit.map(range(1, 20)))
+    """
     options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
-    return Function(fn, options) if fn is not None else lambda f: Function(f, options)
+    return PlainFunction(fn, options) if fn is not None else lambda f: PlainFunction(f, options)
 
 
 def entrypoint(fn: Callable[P, R]) -> Entrypoint[P, R]:

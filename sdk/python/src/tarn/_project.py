@@ -50,14 +50,9 @@ class Project:
         """The file as the user knows it."""
         return os.path.relpath(os.path.realpath(file), self.root).replace(os.sep, "/") if self.owns(file) else file
 
-    def module_name(self, file: str) -> str:
-        """The module that a relative path is."""
-        parts = [re.sub(r"[^\w-]", "_", part) for part in re.sub(r"\.py$", "", file).split("/")]
-        return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
-
     def load(self, file: str) -> types.ModuleType:
         """Import one project file. User code runs; whatever it raises comes out."""
-        name = self.module_name(file)
+        name = module_name(file)
         if is_standard(name.partition(".")[0]):
             raise ImportError(f"{file} has the name of the standard module {name.partition('.')[0]!r}. Rename it.")
         path = os.path.join(self.root, *file.split("/"))
@@ -112,6 +107,12 @@ class Project:
                 found = self.relative(file), step.tb_lineno
             step = step.tb_next
         return found
+
+
+def module_name(file: str) -> str:
+    """The module that a project's file is, by its relative path."""
+    parts = [re.sub(r"[^\w-]", "_", part) for part in re.sub(r"\.py$", "", file).split("/")]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
 def is_ours(file: str) -> bool:

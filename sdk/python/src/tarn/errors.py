@@ -12,5 +12,10 @@ class RunFailed(UserCodeError):
     """A run did not succeed. `details` has the run's id, its state and the failed steps."""
 
 
+class RemoteError(UserCodeError):
+    """A function raised what is no exception here: its class cannot be imported, or not be made again.
+    `details` has its class, module and traceback."""
+
+
 for _kind in (Error, *CODES.values()):
     _kind.__module__ = __name__  # as tracebacks show it

@@ -30,7 +30,15 @@ bare(Frame(), tip=3)  # error
 text: str = bare(Frame())  # error
 add("a")  # error
 add()  # error
-add.local(1)  # error
+add.local("a")  # error
+add.remote("a")  # error
+number: str = add.remote(1)  # error
+add.map([1], order=True)  # error
+names: list[str] = list(add.map([1]))  # error
+add.spawn()  # error
+label: str = add.spawn(1).get()  # error
+add.spawn(1).get("1 s")  # error
+bare.remote(Frame())  # error
 Model().predict("x")  # error
 tarn.Env(packages=3)  # error
 tarn.asset(retires=3)  # error

@@ -37,6 +37,16 @@ def add(a: int, b: int = 1) -> int:
     return a + b
 
 
+@tarn.function
+def count(n: int) -> Iterator[str]:
+    yield str(n)
+
+
+@tarn.function
+async def later(n: int) -> str:
+    return str(n)
+
+
 @tarn.entrypoint
 def main(n: int = 1) -> None: ...
 
@@ -64,7 +74,16 @@ frame: Frame = bare(Frame())
 frame = bare(Frame(), top=3)
 frame = bare.local(ref="dev")
 number: int = add(1, b=2)
-text: str = Model(3).predict(1)
+number = add.local(1) + add.remote(1, b=2) + sum(add.map([1], [2], ordered=False)) + sum(add.starmap([(1, 2)], return_exceptions=True, concurrency=3))
+add.for_each([1], ignore_exceptions=True)
+letters: list[str] = list(count.remote(3))
+call: tarn.FunctionCall[int] = add.spawn(1, b=2)
+number = call.get(timeout=2) + call.get()
+call.cancel()
+identity: str = tarn.FunctionCall.from_id(call.id).id
+several: list[Any] = tarn.gather(call, add.spawn(2))
+text: str = later.remote(3)
+text = Model(3).predict(1)
 verdict: bool = judge(Frame())
 name: str = bare.name
 client: tarn.Client = tarn.Client().at("dev")
@@ -82,6 +101,12 @@ parents: list[tuple[str, ...]] = [node.inputs for node in client.provenance("del
 
 
 async def asynchronous() -> None:
+    n: int = await add.remote.aio(1) + sum([x async for x in add.map.aio([1])]) + await add.spawn(1).get.aio(timeout=1)
+    words: list[str] = [s async for s in count.remote.aio(n)]
+    words.append(await later.remote.aio(n))
+    await add.for_each.aio([1])
+    await (await add.spawn.aio(1)).cancel.aio()
+    await tarn.gather.aio(add.spawn(1))
     c: tarn.AsyncClient = tarn.AsyncClient(ref="main", into="dev").at("dev")
     async for _ in c.table("t").batches():
         pass

@@ -1,0 +1,581 @@
+"""Calls of plain functions, for threads and for asyncio: transport around `tarn._calls`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Generic, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union, overload
+
+from tarn import _calls, _ops, _wire, errors
+from tarn._aio import AsyncClient
+from tarn._calls import Calling, Result, Target
+from tarn._client import Client
+from tarn._function import P, PlainFunction, R
+
+T = TypeVar("T")
+Rc = TypeVar("Rc", covariant=True)  # what a coroutine function returns is a Coroutine to whoever asks
+Error = Optional[Exception]
+_PLACE = ("TARN_HOME", "TARN_URL", "TARN_TOKEN", "TARN_PROJECT", "TARN_BIN")
+_clients: Dict[Tuple[Any, ...], Tuple[Client, AsyncClient]] = {}
+
+
+def _at(folder: Optional[str]) -> Tuple[Client, AsyncClient]:
+    """The clients of a project folder; finding the server once is enough."""
+    key = (folder or os.getcwd(), *map(os.environ.get, _PLACE))
+    if key not in _clients:
+        _clients[key] = Client(folder=folder), AsyncClient(folder=folder)
+    return _clients[key]
+
+
+class _Job:
+    """A call of a thread. Two threads of its own take the items and send them."""
+
+    def __init__(self, t: Optional[Target], client: Client, id: str, python: str) -> None:
+        self.client, self.project, self.id = client, client.project, id
+        self.state = Calling(t, python)
+        self.changed = threading.Condition()
+        self.stopped = False
+        self.failed: Optional[BaseException] = None
+
+    @classmethod
+    def start(cls, t: Target, ordered: bool = True, concurrency: Optional[int] = None) -> _Job:
+        """Begin a call."""
+        client = _at(t.folder)[0]
+        call = client._do(_calls.start(t, client.project, _ops.author(), ordered, concurrency))
+        return cls(t, client, call["id"], call.get("python", ""))
+
+    def send(self) -> None:
+        """Send what is to be sent now."""
+        while True:
+            batch = self.state.outgoing()
+            if batch is None:
+                return
+            self.state.accepted(self._again(_calls.put(self.project, self.id, *batch)), batch[2])
+
+    def _again(self, call: _wire.Call) -> Any:
+        for lost in range(1, _calls.PATIENCE):
+            with contextlib.suppress(errors.UnavailableError):
+                return self.client._do(call)
+            time.sleep(0.1 * lost)
+        return self.client._do(call)
+
+    def produce(self, items: Iterator[bytes]) -> None:
+        """Take items as there is room, and send them from another thread as soon as they are there."""
+        for work in (lambda: self._feed(items), self._sending):
+            threading.Thread(target=self._guarded, args=(work,), name=f"tarn {self.id}", daemon=True).start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # of the caller's own items too: raised where the results are read
+            if not self.stopped:
+                self.failed = self.failed or error
+                self.stop()
+
+    def _feed(self, items: Iterator[bytes]) -> None:
+        for data in items:
+            with self.changed:
+                self.changed.wait_for(lambda: self.stopped or self.state.room())
+                if self.stopped:
+                    return
+                self.state.feed(data)
+                self.changed.notify_all()
+        with self.changed:
+            self.state.close()
+            self.changed.notify_all()
+
+    def _sending(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.stopped or self.state.outgoing() is not None)
+            if self.stopped:
+                return
+            self.send()
+            if self.state.finished_sending:
+                return
+
+    def results(self, timeout: Optional[float] = None) -> Iterator[Result]:
+        """Results as they come. A new request acknowledges those before it, and goes on after a lost
+        connection."""
+        end = None if timeout is None else time.monotonic() + timeout
+        lost = 0
+        while not self.state.over:
+            at = self.state.next
+            left = None if end is None else max(end - time.monotonic(), 0.001)
+            with contextlib.ExitStack() as open_:
+                try:
+                    messages = self.client._messages(_calls.results(self.project, self.id, at, left))
+                    open_.callback(messages.close)
+                    for message in messages:
+                        lost = 0
+                        found = self.state.take(message)
+                        if found is not None:
+                            with self.changed:
+                                self.changed.notify_all()
+                            yield found
+                        if self.state.over or self.state.next - at >= _calls.ACKNOWLEDGE:
+                            break
+                except errors.UnavailableError:
+                    lost += 1
+                    if lost > _calls.PATIENCE:
+                        raise
+                    time.sleep(0.1 * lost)
+        if self.failed is not None:
+            raise self.failed
+
+    def stop(self) -> None:
+        """Take and send nothing more; what has not ended is canceled."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+        if not self.state.over:
+            with contextlib.suppress(errors.Error):  # the caller leaves, or gets the error that made it leave
+                self.client._do(_calls.cancel(self.project, self.id))
+
+
+def _single(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> _Job:
+    data = _calls.pack(t, args, kwargs)
+    job = _Job.start(t)
+    job.state.feed(data)
+    job.state.close()
+    try:
+        job.send()
+    except BaseException:
+        job.stop()
+        raise
+    return job
+
+
+def _value(results: Iterable[Result], call: str) -> Any:
+    for result in results:
+        if result.error is not None:
+            raise result.error
+        return result.value
+    raise _calls.ended(call)
+
+
+def _yielded(job: _Job) -> Iterator[Any]:
+    try:
+        for result in job.results():
+            if result.error is not None:
+                raise result.error
+            if result.end:
+                return
+            yield result.value
+        raise _calls.ended(job.id)
+    finally:
+        job.stop()
+
+
+def _mapped(t: Target, items: Iterator[Tuple[Any, ...]], ordered: bool, return_exceptions: bool, concurrency: Optional[int]) -> Iterator[Any]:
+    job = _Job.start(t, ordered, concurrency)
+    try:
+        job.produce(_calls.pack(t, args, {}) for args in items)
+        for result in job.results():
+            if result.error is not None and not return_exceptions:
+                raise result.error
+            yield result.value if result.error is None else result.error
+    finally:
+        job.stop()
+
+
+class _AsyncJob:
+    """A call of a task, which has two of its own for the items."""
+
+    def __init__(self, t: Optional[Target], client: AsyncClient, project: str, id: str, python: str) -> None:
+        self.client, self.project, self.id = client, project, id
+        self.state = Calling(t, python)
+        self.changed = asyncio.Condition()
+        self.tasks: List[asyncio.Future[None]] = []
+        self.failed: Optional[BaseException] = None
+
+    @classmethod
+    async def start(cls, t: Target, ordered: bool = True, concurrency: Optional[int] = None) -> _AsyncJob:
+        client = _at(t.folder)[1]
+        project = (await client._scope()).project
+        call = await client._do(_calls.start(t, project, _ops.author(), ordered, concurrency))
+        return cls(t, client, project, call["id"], call.get("python", ""))
+
+    async def send(self) -> None:
+        while True:
+            batch = self.state.outgoing()
+            if batch is None:
+                return
+            self.state.accepted(await self._again(_calls.put(self.project, self.id, *batch)), batch[2])
+
+    async def _again(self, call: _wire.Call) -> Any:
+        for lost in range(1, _calls.PATIENCE):
+            with contextlib.suppress(errors.UnavailableError):
+                return await self.client._do(call)
+            await asyncio.sleep(0.1 * lost)
+        return await self.client._do(call)
+
+    def produce(self, items: AsyncIterator[bytes]) -> None:
+        for work in (self._feed(items), self._sending()):
+            self.tasks.append(asyncio.ensure_future(self._guarded(work)))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # of the caller's own items too: raised where the results are read
+            self.failed = self.failed or error
+            await self._cancel()
+
+    async def _feed(self, items: AsyncIterator[bytes]) -> None:
+        async for data in items:
+            async with self.changed:
+                await self.changed.wait_for(self.state.room)
+                self.state.feed(data)
+                self.changed.notify_all()
+        async with self.changed:
+            self.state.close()
+            self.changed.notify_all()
+
+    async def _sending(self) -> None:
+        while not self.state.finished_sending:
+            async with self.changed:
+                await self.changed.wait_for(lambda: self.state.outgoing() is not None)
+            await self.send()
+
+    async def results(self, timeout: Optional[float] = None) -> AsyncIterator[Result]:
+        end = None if timeout is None else time.monotonic() + timeout
+        lost = 0
+        while not self.state.over:
+            at = self.state.next
+            left = None if end is None else max(end - time.monotonic(), 0.001)
+            messages = None
+            try:
+                messages = await self.client._messages(_calls.results(self.project, self.id, at, left))
+                async for message in messages:
+                    lost = 0
+                    found = self.state.take(message)
+                    if found is not None:
+                        async with self.changed:
+                            self.changed.notify_all()
+                        yield found
+                    if self.state.over or self.state.next - at >= _calls.ACKNOWLEDGE:
+                        break
+            except errors.UnavailableError:
+                lost += 1
+                if lost > _calls.PATIENCE:
+                    raise
+                await asyncio.sleep(0.1 * lost)
+            finally:
+                if messages is not None:
+                    await messages.aclose()
+        if self.failed is not None:
+            raise self.failed
+
+    async def _cancel(self) -> None:
+        with contextlib.suppress(errors.Error):  # the caller leaves, or gets the error that made it leave
+            await self.client._do(_calls.cancel(self.project, self.id))
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if not self.state.over:
+            await asyncio.shield(self._cancel())
+
+
+async def _single_async(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> _AsyncJob:
+    data = _calls.pack(t, args, kwargs)
+    job = await _AsyncJob.start(t)
+    job.state.feed(data)
+    job.state.close()
+    try:
+        await job.send()
+    except BaseException:
+        await job.stop()
+        raise
+    return job
+
+
+async def _value_async(job: _AsyncJob, timeout: Optional[float] = None) -> Any:
+    results = job.results(timeout)
+    async with contextlib.AsyncExitStack() as open_:
+        open_.push_async_callback(results.aclose)  # type: ignore[attr-defined]
+        async for result in results:
+            if result.error is not None:
+                raise result.error
+            return result.value
+    raise _calls.ended(job.id)
+
+
+async def _remote_async(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+    job = await _single_async(t, args, kwargs)
+    try:
+        return await _value_async(job)
+    finally:
+        await job.stop()
+
+
+async def _yielded_async(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> AsyncIterator[Any]:
+    job = await _single_async(t, args, kwargs)
+    results = job.results()
+    try:
+        async for result in results:
+            if result.error is not None:
+                raise result.error
+            if result.end:
+                return
+            yield result.value
+        raise _calls.ended(job.id)
+    finally:
+        await results.aclose()  # type: ignore[attr-defined]
+        await job.stop()
+
+
+async def _mapped_async(t: Target, items: AsyncIterator[Tuple[Any, ...]], ordered: bool, return_exceptions: bool, concurrency: Optional[int]) -> AsyncIterator[Any]:
+    job = await _AsyncJob.start(t, ordered, concurrency)
+    results = job.results()
+    try:
+        job.produce(_packed(t, items))
+        async for result in results:
+            if result.error is not None and not return_exceptions:
+                raise result.error
+            yield result.value if result.error is None else result.error
+    finally:
+        await results.aclose()  # type: ignore[attr-defined]
+        await job.stop()
+
+
+async def _packed(t: Target, items: AsyncIterator[Tuple[Any, ...]]) -> AsyncIterator[bytes]:
+    async for args in items:
+        yield _calls.pack(t, args, {})
+
+
+async def _turns(of: Any) -> AsyncIterator[Any]:
+    """An iterable as an asynchronous one, which lets other tasks run between its items."""
+    if hasattr(of, "__aiter__"):
+        async for item in of:
+            yield item
+        return
+    for item in of:
+        yield item
+        await asyncio.sleep(0)
+
+
+async def _several_async(iterables: Tuple[Any, ...]) -> AsyncIterator[Tuple[Any, ...]]:
+    if not any(hasattr(i, "__aiter__") for i in iterables):
+        async for args in _turns(_calls.several(iterables)):
+            yield args
+        return
+    turns = [_turns(i) for i in iterables]
+    while True:
+        try:
+            yield tuple([await t.__anext__() for t in turns])
+        except StopAsyncIteration:
+            return
+
+
+class Remote(Generic[P, Rc]):
+    """`f.remote`: one call, waited for."""
+
+    def __init__(self, function: PlainFunction[P, Any]) -> None:
+        self._function = function
+
+    @overload
+    def __call__(self: Remote[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Rc: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it and wait."""
+        self._function._refuse_missing(args, kwargs)
+        t = _calls.target(self._function)
+        job = _single(t, args, kwargs)
+        if t.generator:
+            return _yielded(job)
+        try:
+            return _value(job.results(), job.id)
+        finally:
+            job.stop()
+
+    @overload
+    def aio(self: Remote[P, Iterator[T]], *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def aio(self: Remote[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def aio(self: Remote[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def aio(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Rc]: ...
+    def aio(self, *args: Any, **kwargs: Any) -> Any:
+        """The same, awaited; a generator function's results with `async for`."""
+        self._function._refuse_missing(args, kwargs)
+        t = _calls.target(self._function)
+        return _yielded_async(t, args, kwargs) if t.generator else _remote_async(t, args, kwargs)
+
+
+class Map(Generic[R]):
+    """`f.map` and `f.starmap`: one call for each item."""
+
+    def __init__(self, function: PlainFunction[Any, R], star: bool) -> None:
+        self._function, self._star = function, star
+
+    def _target(self) -> Target:
+        t = _calls.target(self._function)
+        if t.generator:
+            raise errors.InvalidArgumentError(f"{t.name} is a generator function: each call has many results. Iterate over {t.name}.remote(...).", reason="call.map_generator")
+        return t
+
+    def _items(self, iterables: Tuple[Iterable[Any], ...]) -> Iterator[Tuple[Any, ...]]:
+        if self._star:
+            return (tuple(args) for args in iterables[0]) if len(iterables) == 1 else iter(_calls.several(iterables))
+        return _calls.several(iterables)
+
+    def __call__(self, *iterables: Iterable[Any], ordered: bool = True, return_exceptions: bool = False, concurrency: Optional[int] = None) -> Iterator[R]:
+        """Iterate over the results."""
+        return _mapped(self._target(), self._items(iterables), ordered, return_exceptions, concurrency)
+
+    def aio(
+        self, *iterables: Union[Iterable[Any], AsyncIterator[Any]], ordered: bool = True, return_exceptions: bool = False, concurrency: Optional[int] = None
+    ) -> AsyncIterator[R]:
+        """The same with `async for`. Items may come from an asynchronous iterator."""
+        items = _turns(iterables[0]) if self._star and len(iterables) == 1 else _several_async(iterables)
+        return _mapped_async(self._target(), items, ordered, return_exceptions, concurrency)
+
+
+class ForEach:
+    """`f.for_each`: one call for each item, for its effects."""
+
+    def __init__(self, function: PlainFunction[Any, Any]) -> None:
+        self._map = Map(function, star=False)
+
+    def __call__(self, *iterables: Iterable[Any], ignore_exceptions: bool = False, concurrency: Optional[int] = None) -> None:
+        """Wait for all."""
+        for _ in self._map(*iterables, ordered=False, return_exceptions=ignore_exceptions, concurrency=concurrency):
+            pass
+
+    async def aio(self, *iterables: Union[Iterable[Any], AsyncIterator[Any]], ignore_exceptions: bool = False, concurrency: Optional[int] = None) -> None:
+        """The same, awaited."""
+        async for _ in self._map.aio(*iterables, ordered=False, return_exceptions=ignore_exceptions, concurrency=concurrency):
+            pass
+
+
+class Spawn(Generic[P, R]):
+    """`f.spawn`: one call, not waited for."""
+
+    def __init__(self, function: PlainFunction[P, R]) -> None:
+        self._function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
+        """Start it."""
+        self._function._refuse_missing(args, kwargs)
+        t = _calls.target(self._function)
+        job = _single(t, args, kwargs)
+        return _started(job.id, t, job.state.python)
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
+        """The same, awaited."""
+        self._function._refuse_missing(args, kwargs)
+        t = _calls.target(self._function)
+        job = await _single_async(t, args, kwargs)
+        return _started(job.id, t, job.state.python)
+
+
+def _started(id: str, t: Target, python: str) -> FunctionCall[Any]:
+    call: FunctionCall[Any] = FunctionCall(id)
+    call._target, call._python = t, python
+    return call
+
+
+class FunctionCall(Generic[R]):
+    """A call that was started with `spawn`: `get()` waits for its result.
+
+    It can be asked for again while the server is up, for an hour after its end, also from another process:
+    `tarn.FunctionCall.from_id(call.id).get()`.
+    """
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self._target: Optional[Target] = None
+        self._python = ""
+
+    @classmethod
+    def from_id(cls, id: str) -> FunctionCall[Any]:
+        """The call that has this id, in the project of this folder."""
+        return FunctionCall(id)
+
+    @property
+    def get(self) -> Get[R]:
+        """Wait for the result: `call.get(timeout=None)`, or `await call.get.aio()`. Raises what the function
+        raised, and `tarn.errors.DeadlineError` when it still runs after `timeout` seconds."""
+        return Get(self)
+
+    @property
+    def cancel(self) -> Cancel:
+        """Stop it: `call.cancel()`, or `await call.cancel.aio()`. Who waits for it gets `tarn.errors.CanceledError`."""
+        return Cancel(self)
+
+    def _clients(self) -> Tuple[Client, AsyncClient]:
+        return _at(self._target.folder if self._target else None)
+
+    def __repr__(self) -> str:
+        return f"<tarn call {self.id}>"
+
+
+class Get(Generic[R]):
+    """`call.get`."""
+
+    def __init__(self, call: FunctionCall[R]) -> None:
+        self._call = call
+
+    def __call__(self, timeout: Optional[float] = None) -> R:
+        """Wait for the result."""
+        call = self._call
+        job = _Job(call._target, call._clients()[0], call.id, call._python)
+        try:
+            value: R = _value(job.results(_wire.limit(timeout)), call.id)
+        except errors.DeadlineError as error:
+            raise (_calls.still(call.id, timeout) if error.reason == "client.timeout" and timeout else error) from None
+        return value
+
+    async def aio(self, timeout: Optional[float] = None) -> R:
+        """The same, awaited."""
+        call = self._call
+        client = call._clients()[1]
+        job = _AsyncJob(call._target, client, (await client._scope()).project, call.id, call._python)
+        try:
+            value: R = await _value_async(job, _wire.limit(timeout))
+        except errors.DeadlineError as error:
+            raise (_calls.still(call.id, timeout) if error.reason == "client.timeout" and timeout else error) from None
+        return value
+
+
+class Cancel:
+    """`call.cancel`."""
+
+    def __init__(self, call: FunctionCall[Any]) -> None:
+        self._call = call
+
+    def __call__(self) -> None:
+        """Stop it."""
+        client = self._call._clients()[0]
+        client._do(_calls.cancel(client.project, self._call.id))
+
+    async def aio(self) -> None:
+        """The same, awaited."""
+        client = self._call._clients()[1]
+        await client._do(_calls.cancel((await client._scope()).project, self._call.id))
+
+
+class _Gather:
+    """Wait for several calls and return their results in order: `a, b = tarn.gather(f.spawn(1), g.spawn(2))`.
+
+    The first error is raised, and the other calls go on. `await tarn.gather.aio(...)` is the same for asyncio.
+    """
+
+    __name__ = "gather"
+
+    def __call__(self, *calls: FunctionCall[Any]) -> List[Any]:
+        return [call.get() for call in calls]
+
+    async def aio(self, *calls: FunctionCall[Any]) -> List[Any]:
+        """The same, awaited."""
+        return list(await asyncio.gather(*(call.get.aio() for call in calls)))
+
+
+gather = _Gather()
