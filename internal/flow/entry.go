@@ -27,7 +27,7 @@ func (f *Flow) Entry(ctx context.Context, dir, file, name string) (*Entry, error
 	if err != nil {
 		return nil, err
 	}
-	fn, err := callable(c.manifest, file, name)
+	fn, err := entryFunction(c.manifest, file, name)
 	if err != nil {
 		return nil, err
 	}
@@ -51,8 +51,8 @@ func (f *Flow) Entry(ctx context.Context, dir, file, name string) (*Entry, error
 	return &Entry{Argv: []string{view.Python.Path, "-S", "-B", "-m", "tarn._entry", dir, file, name}, Env: env}, nil
 }
 
-// callable finds the function that FILE::NAME means, or says why there is none.
-func callable(m *manifest.Manifest, file, name string) (*manifest.Function, error) {
+// entryFunction finds the function that FILE::NAME means, or says why there is none.
+func entryFunction(m *manifest.Manifest, file, name string) (*manifest.Function, error) {
 	var names []string
 	for i := range m.Functions {
 		fn := &m.Functions[i]
