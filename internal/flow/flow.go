@@ -68,6 +68,7 @@ type Flow struct {
 	flights flights
 	once    onces
 	slots   chan struct{} // one per core: bounds what runs at once
+	calls   calls
 
 	objects *lru.Cache[lake.Hash, []byte] // definitions
 	stored  *lru.Cache[string, lake.Hash] // snapshots of code that are in the lake

@@ -120,6 +120,7 @@ func (f *Flow) Stop() {
 		lv.cancel(ErrStopping)
 	}
 	f.mu.Unlock()
+	f.calls.stop()
 	f.wg.Wait()
 }
 

@@ -18,6 +18,7 @@ const RunLength = 6
 const (
 	runPrefix     = "r-"
 	requestPrefix = "q-"
+	callPrefix    = "c-"
 )
 
 // Run makes a run id such as r-7k2m9x with that many random letters, RunLength at least.
@@ -31,6 +32,9 @@ func IsRun(s string) bool {
 
 // Request makes the id of one mutating API call. It has 130 random bits: two calls never share one.
 func Request() string { return requestPrefix + random(26) }
+
+// Call makes the id of a call of a function. Calls live as long as a server: 60 bits never meet.
+func Call() string { return callPrefix + random(12) }
 
 func random(n int) string {
 	b := make([]byte, n)

@@ -1,0 +1,283 @@
+package call
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"pgregory.net/rapid"
+)
+
+func number(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+
+// TestModel drives a call with random puts, duplicates, worker deaths, late answers, generators, lost connections and a
+// cancel, and compares what a consumer sees with what the invariants say.
+func TestModel(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		ctx, stop := context.WithCancel(context.Background())
+		stop() // nothing waits
+		ordered := rapid.Bool().Draw(t, "ordered")
+		total := rapid.IntRange(0, 40).Draw(t, "total")
+		c := New(ordered)
+		var running, late []Input
+		var got []Result
+		canceled := false
+		read := func(limit int) {
+			for r, err := range c.Results(ctx, int64(len(got))) {
+				if errors.Is(err, context.Canceled) {
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r.Sequence != int64(len(got)) {
+					t.Fatalf("C4: result %d has number %d", len(got), r.Sequence)
+				}
+				got = append(got, r)
+				if limit--; limit == 0 {
+					return // the connection is lost
+				}
+			}
+		}
+		put := 0
+		t.Repeat(map[string]func(*rapid.T){
+			"put": func(t *rapid.T) {
+				first := rapid.IntRange(0, put).Draw(t, "first") // again, from any number on
+				to := rapid.IntRange(first, total).Draw(t, "to")
+				var inputs [][]byte
+				for i := first; i < to; i++ {
+					inputs = append(inputs, number(i))
+				}
+				next, err := c.Put(ctx, int64(first), inputs, to == total)
+				if err != nil && !canceled && !errors.Is(err, ErrClosed) {
+					t.Fatal(err)
+				}
+				put = max(put, int(next))
+			},
+			"gap": func(t *rapid.T) {
+				if _, err := c.Put(ctx, int64(put)+1, [][]byte{number(0)}, false); !errors.Is(err, ErrGap) {
+					t.Fatal("C2: a gap was accepted:", err)
+				}
+			},
+			"take": func(t *rapid.T) {
+				if in, ok := c.Take(); ok {
+					if canceled {
+						t.Fatal("C6: taken after the cancel")
+					}
+					if binary.BigEndian.Uint32(in.Data) != uint32(in.Index) {
+						t.Fatal("another input's data")
+					}
+					running = append(running, in)
+				}
+			},
+			"yield": func(t *rapid.T) {
+				if len(running) > 0 {
+					c.Yield(ctx, rapid.SampledFrom(running).Draw(t, "in"), []byte("y"))
+				}
+			},
+			"finish": func(t *rapid.T) {
+				if len(running) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(running)-1).Draw(t, "i")
+				in := running[i]
+				running = slices.Delete(running, i, i+1)
+				late = append(late, in)
+				r := Result{Value: in.Data}
+				if rapid.Bool().Draw(t, "fails") {
+					r = Result{Failure: &Failure{Err: errors.New("x")}}
+				}
+				if c.Finish(in, r) == canceled {
+					t.Fatal("C3, C6: the wrong answer to a finish")
+				}
+			},
+			"die": func(t *rapid.T) { // its worker: the input is taken again, if nobody has seen part of its result
+				if len(running) == 0 {
+					return
+				}
+				i := rapid.IntRange(0, len(running)-1).Draw(t, "i")
+				in := running[i]
+				running = slices.Delete(running, i, i+1)
+				late = append(late, in)
+				if !c.Again(in) {
+					c.Finish(in, Result{Failure: &Failure{Err: errors.New("died")}})
+				}
+			},
+			"late": func(t *rapid.T) {
+				if len(late) > 0 {
+					in := rapid.SampledFrom(late).Draw(t, "in")
+					if c.Finish(in, Result{}) || c.Again(in) || c.Yield(ctx, in, nil) {
+						t.Fatal("C3: an old attempt counts")
+					}
+				}
+			},
+			"read": func(t *rapid.T) { read(rapid.IntRange(1, 5).Draw(t, "limit")) },
+			"cancel": func(t *rapid.T) {
+				if rapid.IntRange(0, 20).Draw(t, "really") == 0 {
+					canceled = canceled || !c.Progress().Ended
+					c.Cancel()
+				}
+			},
+		})
+		// To the end.
+		for put < total && !canceled {
+			var rest [][]byte
+			for i := put; i < total; i++ {
+				rest = append(rest, number(i))
+			}
+			next, err := c.Put(ctx, int64(put), rest, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			put = int(next)
+		}
+		if !canceled {
+			if _, err := c.Put(ctx, int64(total), nil, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, in := range running {
+			c.Finish(in, Result{Value: in.Data})
+		}
+		for {
+			in, ok := c.Take()
+			if !ok {
+				break
+			}
+			c.Finish(in, Result{Value: in.Data})
+		}
+		read(-1)
+		p := c.Progress()
+		finals := map[int64]int{}
+		last := int64(-1)
+		for _, r := range got {
+			if finals[r.Index] > 0 {
+				t.Fatalf("C1: input %d has a result after its final one", r.Index)
+			}
+			if !r.More {
+				finals[r.Index]++
+			}
+			if ordered && r.Index < last {
+				t.Fatalf("C4: %d after %d", r.Index, last)
+			}
+			last = r.Index
+		}
+		if !p.Ended || len(finals) != put || p.Done != int64(put) || p.Inputs != int64(put) {
+			t.Fatalf("C1, C7: %d inputs, %d results, %+v", put, len(finals), p)
+		}
+	})
+}
+
+// TestBounds has an endless producer and a consumer that stops early: a hundred thousand inputs, and no more held than promised.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := New(true)
+		ctx, cancel := context.WithCancel(t.Context())
+		produced := make(chan int64)
+		go func() {
+			next := int64(0)
+			for {
+				batch := make([][]byte, 64)
+				got, err := c.Put(ctx, next, batch, false)
+				if err != nil || ctx.Err() != nil {
+					produced <- got
+					return
+				}
+				next = got
+			}
+		}()
+		worked := make(chan bool)
+		go func() {
+			defer close(worked)
+			for !c.Progress().Ended {
+				changed := c.Changed()
+				in, ok := c.Take()
+				if !ok {
+					select {
+					case <-changed:
+					case <-ctx.Done():
+						return
+					}
+					continue
+				}
+				c.Finish(in, Result{Value: make([]byte, 100)})
+			}
+		}()
+		seen := int64(0)
+		for r, err := range c.Results(ctx, 0) {
+			if err != nil || r.Index != seen {
+				t.Fatal(r.Index, seen, err)
+			}
+			seen++
+			c.mu.Lock()
+			held := len(c.open) + len(c.out) + len(c.waiting)
+			c.mu.Unlock()
+			if held > 2*Window+keepSent+1001 {
+				t.Fatalf("%d held after %d", held, seen)
+			}
+			if seen == 100_000 {
+				break
+			}
+		}
+		synctest.Wait()
+		if p := c.Progress(); p.Inputs > seen+Window {
+			t.Errorf("%d inputs were taken, %d results sent", p.Inputs, seen)
+		}
+		c.Cancel()
+		cancel()
+		<-produced
+		<-worked
+		if _, err := c.Put(t.Context(), c.Progress().Inputs, [][]byte{nil}, false); !errors.Is(err, ErrCanceled) {
+			t.Error("an input after the cancel:", err)
+		}
+	})
+}
+
+// TestResume asks again for results after a lost connection, and for some that are gone.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	c := New(false)
+	for i := range int64(keepSent + 3000) {
+		if _, err := c.Put(t.Context(), i, [][]byte{nil}, i == keepSent+2999); err != nil {
+			t.Fatal(err)
+		}
+		in, _ := c.Take()
+		c.Finish(in, Result{})
+		c.markSent(i + 1)
+	}
+	from := int64(keepSent + 2500)
+	for r, err := range c.Results(t.Context(), from) {
+		if err != nil || r.Sequence != from {
+			t.Fatal(r.Sequence, from, err)
+		}
+		from++
+	}
+	if from != keepSent+3000 {
+		t.Error("ended at", from)
+	}
+	for _, err := range c.Results(t.Context(), 0) {
+		if !errors.Is(err, ErrGone) {
+			t.Error("what is gone was found:", err)
+		}
+	}
+}
+
+// TestEmpty ends at once.
+func TestEmpty(t *testing.T) {
+	t.Parallel()
+	c := New(true)
+	if _, err := c.Put(t.Context(), 0, nil, true); err != nil {
+		t.Fatal(err)
+	}
+	for r, err := range c.Results(t.Context(), 0) {
+		t.Error(r, err)
+	}
+	if err := c.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,398 @@
+package flow
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/ids"
+	"tarn.dev/tarn/internal/flow/call"
+	"tarn.dev/tarn/internal/flow/graph"
+	"tarn.dev/tarn/internal/flow/manifest"
+)
+
+// Calls of plain functions. Nothing durable is on their path: a call lives in the server that took it, its inputs and results
+// in memory within the bounds of package call. Workers are in calls_worker.go.
+
+const (
+	callsKept = 1000
+	callAge   = time.Hour
+	// outputKept bounds what a call remembers of what its function printed.
+	outputKept = 10_000
+)
+
+var (
+	errNoCall     = errdef.New(errdef.NotFound, "call.not_found", "no such call")
+	errNoFunction = errdef.New(errdef.NotFound, "call.no_function", "no such function")
+)
+
+// CallRequest asks for a call.
+type CallRequest struct {
+	ID             string // of the request; the same attaches
+	Dir            string
+	File, Qualname string
+	Ordered        bool
+	Concurrency    int
+	Author         string
+}
+
+// CallInfo is what is known of a call.
+type CallInfo struct {
+	ID, Project, Function, Author, Level, Python string
+	State                                        string // running, succeeded, failed, canceled
+	Inputs, Done, Failed                         int64
+	Created, Ended                               time.Time
+}
+
+// CallOutput is a piece of what a function printed.
+type CallOutput struct {
+	Index        int64
+	Stream, Text string
+}
+
+// Call is one call under way, or remembered.
+type Call struct {
+	*call.Call
+	info   CallInfo
+	fn     *callable
+	limit  int
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	ended   time.Time
+	first   int64 // number of printed[0]
+	printed []CallOutput
+	more    chan struct{} // closed and replaced when something is printed
+}
+
+// calls are the calls of a project.
+type calls struct {
+	mu      sync.Mutex
+	byID    map[string]*Call
+	request map[string]*Call
+	idle    map[string][]*callWorker
+	stopped bool
+	wg      sync.WaitGroup
+}
+
+// StartCall makes a plain function ready and returns its call, which has no inputs yet.
+func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
+	f.calls.mu.Lock()
+	known := f.calls.request[r.ID]
+	f.calls.mu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	fn, err := f.callable(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	c := &Call{
+		Call: call.New(r.Ordered), fn: fn, limit: max(f.Cores, 1), more: make(chan struct{}),
+		info: CallInfo{
+			ID: ids.Call(), Project: f.name, Function: fn.fn.Name, Author: r.Author, Created: now(), Level: string(f.Runtime.Level()),
+			Python: fn.env.lock.Python,
+		},
+	}
+	if limit := cmp.Or(r.Concurrency, fn.fn.Options.Concurrency); limit > 0 {
+		c.limit = limit
+	}
+	if own := fn.fn.Options.Concurrency; own > 0 {
+		c.limit = min(c.limit, own)
+	}
+	cctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	c.cancel = cancel
+	f.calls.mu.Lock()
+	defer f.calls.mu.Unlock()
+	if f.calls.stopped {
+		cancel()
+		return nil, ErrStopping
+	}
+	if f.calls.byID == nil {
+		f.calls.byID, f.calls.request, f.calls.idle = map[string]*Call{}, map[string]*Call{}, map[string][]*callWorker{}
+	}
+	f.calls.byID[c.info.ID], f.calls.request[r.ID] = c, c
+	f.calls.wg.Add(1)
+	release := f.Hold()
+	go func() {
+		defer f.calls.wg.Done()
+		defer release()
+		defer cancel()
+		c.dispatch(cctx, f)
+		c.mu.Lock()
+		c.ended = now()
+		c.mu.Unlock()
+		f.calls.forget(r.ID, c)
+	}()
+	return c, nil
+}
+
+// callable finds a plain function and makes its environment ready.
+func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
+	c, err := f.load(ctx, r.Dir)
+	if err != nil {
+		return nil, err
+	}
+	fn, err := plainFunction(c.manifest, r.File, r.Qualname)
+	if err != nil {
+		return nil, err
+	}
+	envs, err := f.environmentsOf(ctx, c, []*graph.Node{{Function: fn}}, unheard)
+	if err != nil {
+		return nil, err
+	}
+	out := &callable{f: f, code: c, fn: fn, env: envs[fn.Name]}
+	if out.view, err = f.Images.Ensure(ctx, out.env.lock, nil); err != nil {
+		return nil, err
+	}
+	if err := f.Images.Compile(ctx, out.view.Python.Path, f.SDK); err != nil {
+		return nil, err
+	}
+	if out.limits, err = limitsOf(fn); err != nil {
+		return nil, err
+	}
+	out.timeout, out.limits.Time = out.limits.Time, 0 // of an input, not of a worker
+	out.key = strings.Join([]string{c.snap.ID, fn.File, fn.Qualname, out.env.lock.ID}, "\x00")
+	return out, nil
+}
+
+func plainFunction(m *manifest.Manifest, file, qualname string) (*manifest.Function, error) {
+	var names []string
+	for i := range m.Functions {
+		fn := &m.Functions[i]
+		if fn.Kind != manifest.Plain {
+			continue
+		}
+		if fn.File == file && fn.Qualname == qualname {
+			return fn, nil
+		}
+		names = append(names, fn.File+"::"+fn.Qualname)
+	}
+	asked := file + "::" + qualname
+	err := errNoFunction.Errorf("no function %s. %sFunctions: %s.", asked, manifest.DidYouMean(asked, names), cmp.Or(manifest.List(names), "none"))
+	return nil, err.WithNext("decorate it with @tarn.function")
+}
+
+// forget drops the oldest calls that have ended when there are many, and this one after a while.
+func (cs *calls) forget(request string, c *Call) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	drop := func(c *Call) {
+		delete(cs.byID, c.info.ID)
+		maps.DeleteFunc(cs.request, func(_ string, other *Call) bool { return other == c })
+	}
+	if over := len(cs.byID) - callsKept; over > 0 {
+		var old []*Call
+		for _, c := range cs.byID {
+			if c.Progress().Ended {
+				old = append(old, c)
+			}
+		}
+		slices.SortFunc(old, func(a, b *Call) int { return a.info.Created.Compare(b.info.Created) })
+		for _, c := range old[:min(over, len(old))] {
+			drop(c)
+		}
+	}
+	time.AfterFunc(callAge, func() {
+		cs.mu.Lock()
+		defer cs.mu.Unlock()
+		drop(c)
+	})
+}
+
+// stop ends every call and the workers that wait for the next one.
+func (cs *calls) stop() {
+	cs.mu.Lock()
+	cs.stopped = true
+	for _, c := range cs.byID {
+		c.Cancel()
+	}
+	var idle []*callWorker
+	for _, ws := range cs.idle {
+		idle = append(idle, ws...)
+	}
+	clear(cs.idle)
+	cs.mu.Unlock()
+	for _, w := range idle {
+		w.end()
+	}
+	cs.wg.Wait()
+}
+
+// Call finds a call that is not forgotten.
+func (f *Flow) Call(id string) (*Call, error) {
+	f.calls.mu.Lock()
+	defer f.calls.mu.Unlock()
+	if c := f.calls.byID[id]; c != nil {
+		return c, nil
+	}
+	return nil, errNoCall.Errorf("no call '%s'. Calls end with their server, and are forgotten an hour after their end", id)
+}
+
+// Calls lists the calls that are not forgotten, newest first.
+func (f *Flow) Calls() []CallInfo {
+	f.calls.mu.Lock()
+	all := slices.Collect(maps.Values(f.calls.byID))
+	f.calls.mu.Unlock()
+	infos := make([]CallInfo, len(all))
+	for i, c := range all {
+		infos[i] = c.Info()
+	}
+	slices.SortFunc(infos, func(a, b CallInfo) int { return b.Created.Compare(a.Created) })
+	return infos
+}
+
+// Info is what is known of it now.
+func (c *Call) Info() CallInfo {
+	p := c.Progress()
+	info := c.info
+	info.Inputs, info.Done, info.Failed = p.Inputs, p.Done, p.Failed
+	c.mu.Lock()
+	info.Ended = c.ended
+	c.mu.Unlock()
+	switch {
+	case p.Canceled:
+		info.State = "canceled"
+	case !p.Ended:
+		info.State = "running"
+	case p.Failed > 0:
+		info.State = "failed"
+	default:
+		info.State = "succeeded"
+	}
+	return info
+}
+
+// Cancel ends what runs of it.
+func (c *Call) Cancel() {
+	c.Call.Cancel()
+	c.cancel()
+}
+
+// dispatch keeps as many workers busy as there are inputs for, until the call has ended.
+func (c *Call) dispatch(ctx context.Context, f *Flow) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	done := make(chan struct{}, c.limit)
+	for busy := 0; ; {
+		changed := c.Changed()
+		if c.Progress().Ended {
+			return
+		}
+		for range min(c.limit, c.Waiting()) - busy {
+			busy++
+			wg.Go(func() {
+				c.work(ctx, f)
+				done <- struct{}{}
+			})
+		}
+		select {
+		case <-changed:
+		case <-done:
+			busy--
+		}
+	}
+}
+
+// work has one worker do inputs until there are none.
+func (c *Call) work(ctx context.Context, f *Flow) {
+	var w *callWorker
+	defer func() {
+		if w != nil {
+			f.calls.keep(w)
+		}
+	}()
+	for {
+		in, ok := c.Take()
+		if !ok {
+			return
+		}
+		w = c.attempt(ctx, f, w, in)
+	}
+}
+
+// attempt makes one attempt at an input, with w if there is one. It returns the worker if that is fit for another.
+func (c *Call) attempt(ctx context.Context, f *Flow, w *callWorker, in call.Input) *callWorker {
+	if w == nil {
+		var err error
+		if w, err = f.calls.worker(ctx, c.fn); err != nil {
+			c.settle(ctx, in, call.Result{Failure: &call.Failure{Err: err}}, nil)
+			return nil
+		}
+	}
+	result, classes, fit := w.do(ctx, c, in)
+	c.settle(ctx, in, result, classes)
+	if !fit {
+		w.end()
+		return nil
+	}
+	return w
+}
+
+// settle finishes an input, or has it taken again as the function's retry policy says.
+func (c *Call) settle(ctx context.Context, in call.Input, r call.Result, classes []string) {
+	retry := c.fn.fn.Options.Retry
+	if r.Failure == nil || retry == nil || in.Attempt > retry.Times || !retryable(*retry, outcome{err: r.Failure.Err, classes: classes}) {
+		c.Finish(in, r)
+		return
+	}
+	delay := backoff(*retry, in.Attempt)
+	c.print(CallOutput{Index: in.Index, Stream: "stderr", Text: fmt.Sprintf("attempt %d failed, again in %s: %s\n", in.Attempt, delay, r.Failure.Err)})
+	time.AfterFunc(delay, func() {
+		if !c.Again(in) {
+			c.Finish(in, r)
+		}
+	})
+}
+
+func (c *Call) print(out CallOutput) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.printed = append(c.printed, out)
+	if len(c.printed) > 2*outputKept {
+		c.first += outputKept
+		c.printed = slices.Delete(c.printed, 0, outputKept)
+	}
+	close(c.more)
+	c.more = make(chan struct{})
+}
+
+// Output is what the function prints, from now on or from the beginning, until ctx ends or the call does.
+func (c *Call) Output(ctx context.Context) iter.Seq[CallOutput] {
+	return func(yield func(CallOutput) bool) {
+		at := int64(0)
+		for {
+			ended := c.Progress().Ended
+			c.mu.Lock()
+			at = max(at, c.first)
+			some, more := slices.Clone(c.printed[at-c.first:]), c.more
+			c.mu.Unlock()
+			for _, out := range some {
+				at++
+				if !yield(out) {
+					return
+				}
+			}
+			if ended {
+				return
+			}
+			changed := c.Changed()
+			if c.Progress().Ended {
+				continue
+			}
+			select {
+			case <-more:
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,288 @@
+package flow
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/flow/call"
+	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/image"
+	"tarn.dev/tarn/internal/runtime"
+)
+
+// idleWorker is how long a worker waits for the next call of its function.
+const idleWorker = 30 * time.Second
+
+var (
+	errWorker    = errdef.New(errdef.UserCode, "call.worker_ended", "the function's process ended")
+	errCallTime  = errdef.New(errdef.DeadlineExceeded, "call.timeout", "the input took too long")
+	errBadAnswer = errdef.New(errdef.UserCode, "call.bad_answer", "the function's process gave an unreadable answer")
+)
+
+// callable is a plain function that is ready to be called.
+type callable struct {
+	f       *Flow
+	code    *code
+	fn      *manifest.Function
+	env     environment
+	view    image.View
+	limits  runtime.Limits
+	timeout time.Duration
+	key     string // what makes two the same: workers are interchangeable
+}
+
+// numbered is an input on its way to a worker, answer what comes back: docs/formats/calls.md.
+type numbered struct {
+	Index int64  `json:"index"`
+	Data  []byte `json:"data"`
+}
+
+type answer struct {
+	message
+	numbered
+	Module string `json:"module"`
+	Pickle []byte `json:"pickle"`
+}
+
+// callWorker is a process that does one input after the other.
+type callWorker struct {
+	fn      *callable
+	input   *os.File
+	answers chan answer
+	ended   chan struct{} // closed when the process is gone
+	exit    runtime.Exit
+	err     error
+	cancel  context.CancelFunc
+	idle    *time.Timer
+
+	mu    sync.Mutex
+	print func(stream, text string) // of the call that it works for; nil while it waits
+}
+
+// worker returns one that waits for a call of this function, or a new one.
+func (cs *calls) worker(ctx context.Context, fn *callable) (*callWorker, error) {
+	cs.mu.Lock()
+	for waiting := cs.idle[fn.key]; len(waiting) > 0; waiting = cs.idle[fn.key] {
+		w := waiting[len(waiting)-1]
+		cs.idle[fn.key] = waiting[:len(waiting)-1]
+		w.idle.Stop()
+		select {
+		case <-w.ended:
+		default:
+			cs.mu.Unlock()
+			return w, nil
+		}
+	}
+	cs.mu.Unlock()
+	return fn.start(ctx)
+}
+
+// keep lets a worker wait for the next call.
+func (cs *calls) keep(w *callWorker) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.stopped {
+		cs.wg.Go(w.end)
+		return
+	}
+	cs.idle[w.fn.key] = append(cs.idle[w.fn.key], w)
+	w.idle = time.AfterFunc(idleWorker, func() {
+		cs.mu.Lock()
+		at := slices.Index(cs.idle[w.fn.key], w)
+		if at >= 0 {
+			cs.idle[w.fn.key] = slices.Delete(cs.idle[w.fn.key], at, at+1)
+		}
+		cs.mu.Unlock()
+		if at >= 0 {
+			w.end()
+		}
+	})
+}
+
+// start starts a worker and waits until it has imported the function.
+func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
+	laid, err := fn.code.layout()
+	if err != nil {
+		return nil, err
+	}
+	a := &attempt{f: fn.f, code: fn.code}
+	template, err := a.template(fn.view)
+	if err != nil {
+		return nil, err
+	}
+	box, err := fn.f.Runtime.Create(ctx, runtime.Spec{
+		ID: "call/" + fn.fn.Name, Limits: fn.limits, Network: fn.fn.Options.Network, Template: template,
+		Mounts: []runtime.Mount{{Name: "project", Source: laid}},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make a sandbox for %s: %w", fn.fn.Name, err)
+	}
+	pc := pyContext{
+		Version: 1, Step: fn.fn.Name, Attempt: 1, Project: box.Path("project"), EnvName: fn.fn.Name, Packages: append([]string{}, fn.env.asked...),
+		Entry: pyEntry{File: fn.fn.File, Module: fn.fn.Module, Qualname: fn.fn.Qualname, Kind: string(fn.fn.Kind)},
+	}
+	read, write, err := os.Pipe()
+	if err == nil {
+		err = writeJSON(filepath.Join(box.HostHome(), ".tarn-context.json"), pc)
+	}
+	if err != nil {
+		return nil, errors.Join(err, box.Close())
+	}
+	// A worker outlives the call that it was started for.
+	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w := &callWorker{fn: fn, input: write, answers: make(chan answer), ended: make(chan struct{}), cancel: cancel}
+	fn.f.calls.wg.Go(func() {
+		defer close(w.ended)
+		defer cancel()
+		w.exit, w.err = box.Run(wctx, runtime.Command{
+			Argv: slices.Concat([]string{fn.view.Python.Path}, interpreterFlags, []string{"tarn._serve"}),
+			Env:  pythonEnv(box.Home(), fn.view, box.Path), Dir: box.Path("project"), Stdin: read,
+			Stdout: w.writer("stdout"), Stderr: w.writer("stderr"),
+			Message: func(line []byte) {
+				var a answer
+				err := json.Unmarshal(line, &a)
+				if err == nil && a.Type == "start" { // the runner's word that it imports
+					return
+				}
+				if err != nil {
+					a = answer{message: message{Type: "unreadable", Message: clip(string(line))}}
+				}
+				select {
+				case w.answers <- a:
+				case <-wctx.Done():
+				}
+			},
+		})
+		w.err = errors.Join(w.err, read.Close(), write.Close(), box.Close())
+	})
+	select {
+	case first := <-w.answers:
+		if first.Type == "ready" {
+			return w, nil
+		}
+		w.end()
+		return nil, userError(first.message)
+	case <-w.ended:
+		return nil, w.died()
+	case <-ctx.Done():
+		w.end()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// end ends the worker and returns when all of it is gone.
+func (w *callWorker) end() {
+	w.cancel()
+	<-w.ended
+}
+
+// do has the worker do one input. classes are those of the exception, if there was one. fit says that it can do another.
+func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Result, classes []string, fit bool) {
+	w.mu.Lock()
+	w.print = func(stream, text string) { c.print(CallOutput{Index: in.Index, Stream: stream, Text: text}) }
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		w.print = nil
+		w.mu.Unlock()
+	}()
+	failed := func(err error) (call.Result, []string, bool) {
+		return call.Result{Failure: &call.Failure{Err: err}}, nil, false
+	}
+	sent := make(chan error, 1)
+	go func() {
+		line, err := json.Marshal(numbered{in.Index, in.Data})
+		if err == nil {
+			_, err = w.input.Write(append(line, '\n'))
+		}
+		sent <- err
+	}()
+	var late <-chan time.Time
+	if w.fn.timeout > 0 {
+		timer := time.NewTimer(w.fn.timeout)
+		defer timer.Stop()
+		late = timer.C
+	}
+	for {
+		select {
+		case a := <-w.answers:
+			if a.Index != in.Index {
+				return failed(errBadAnswer.Errorf("%s: an answer to input %d came for input %d", w.fn.fn.Name, a.Index, in.Index))
+			}
+			switch a.Type {
+			case "yield":
+				if !c.Yield(ctx, in, a.Data) {
+					return failed(context.Canceled)
+				}
+			case "value":
+				return call.Result{Value: a.Data}, nil, true
+			case "end":
+				return call.Result{End: true}, nil, true
+			case "error":
+				return call.Result{Failure: &call.Failure{
+					Err: userError(a.message), Class: a.Class, Module: a.Module, Traceback: a.Traceback, Pickle: a.Pickle,
+				}}, append(a.Bases, a.Class), true
+			default:
+				return failed(errBadAnswer.Errorf("%s: %s", w.fn.fn.Name, clip(a.Message)))
+			}
+		case <-w.ended:
+			return failed(w.died())
+		case <-late:
+			return failed(errCallTime.Errorf("%s ran longer than %s. timeout=... allows more.", w.fn.fn.Name, w.fn.timeout))
+		case err := <-sent:
+			if err != nil && !errors.Is(err, os.ErrClosed) {
+				<-w.ended // nobody reads any more
+				return failed(w.died())
+			}
+			sent = nil
+		case <-ctx.Done():
+			return failed(call.ErrCanceled)
+		}
+	}
+}
+
+// died says how the process ended.
+func (w *callWorker) died() error {
+	name := w.fn.fn.Name
+	switch {
+	case w.err != nil:
+		return w.err
+	case w.exit.Reason == runtime.OutOfMemory:
+		return errMemory.Errorf("%s used %s, its limit. resources=tarn.Resources(memory=\"%s\").", name, bytesText(w.exit.Usage.PeakMemoryBytes), roomFor(w.exit.Usage.PeakMemoryBytes))
+	case w.exit.Reason == runtime.DiskFull:
+		return errDisk.Errorf("%s wrote more than its limit. resources=tarn.Resources(disk=...)", name)
+	case w.exit.Reason == runtime.Signaled:
+		return errKilled.Errorf("%s was killed by signal %d", name, w.exit.Signal)
+	case w.exit.Reason == runtime.Canceled:
+		return call.ErrCanceled
+	}
+	return errWorker.Errorf("the process of %s ended with exit status %d before it returned", name, w.exit.Code)
+}
+
+// writer passes what the process prints to the call that it works for.
+func (w *callWorker) writer(stream string) *printer { return &printer{w: w, stream: stream} }
+
+type printer struct {
+	w      *callWorker
+	stream string
+}
+
+// Write implements io.Writer.
+func (p *printer) Write(text []byte) (int, error) {
+	p.w.mu.Lock()
+	print := p.w.print
+	p.w.mu.Unlock()
+	if print != nil {
+		print(p.stream, string(bytes.ToValidUTF8(text, []byte("\uFFFD"))))
+	}
+	return len(text), nil
+}

@@ -1,0 +1,149 @@
+"""The program of a worker: import one function, and call it with one input after the other.
+
+Runs in a sandbox as `python -S -B -m tarn._serve`, with the context file of the runner. Inputs are JSON lines on stdin, answers go to the
+descriptor `TARN_MESSAGES_FD`: docs/formats/calls.md. What the module keeps in its globals stays from one input to the next.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import inspect
+import json
+import os
+import pickle
+import sys
+from typing import Any, BinaryIO, Dict, Optional
+
+from tarn._context import Messages
+from tarn._runner import OK, USER, Runner, _leave, _pickled
+
+
+class Worker:
+    """One function of the project, called again and again."""
+
+    def __init__(self, context: Dict[str, Any], messages: Messages) -> None:
+        self.runner = Runner(context, messages)
+        self.messages = messages
+
+    def load(self) -> bool:
+        """Import the function; say how that went."""
+        try:
+            self.runner.load()
+            # The caller may have been the module itself: what it pickled is then of `__main__`.
+            sys.modules["__main__"] = sys.modules[self.runner.decl._plain().__module__]
+        except BaseException as error:
+            self._fail(error, 0)
+            return False
+        self.runner.watching = False
+        self._send("ready", 0)
+        return True
+
+    def serve(self, inputs: BinaryIO) -> None:
+        """Do each input."""
+        for line in inputs:
+            given = json.loads(line)
+            index = given["index"]
+            try:
+                self._call(index, base64.b64decode(given["data"]))
+            except BaseException as error:  # SystemExit and KeyboardInterrupt are the function's failure too
+                self._flush()
+                self._fail(error, index)
+
+    def _call(self, index: int, data: bytes) -> None:
+        try:
+            args, kwargs = pickle.loads(data)
+        except Exception as error:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            raise ValueError(f"the arguments cannot be read by Python {version} in the environment of {self.runner.decl.name}: {type(error).__name__}: {error}") from None
+        result = self.runner._call(args, kwargs)
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            for value in _values(result):
+                self._send("yield", index, self._dump(value))
+            self._flush()
+            self._send("end", index)
+            return
+        raw = self._dump(result)
+        self._flush()
+        self._send("value", index, raw)
+
+    def _dump(self, value: Any) -> bytes:
+        try:
+            return pickle.dumps(value, protocol=5)
+        except Exception as error:
+            raise TypeError(f"{self.runner.decl.name} returned a {type(value).__name__} that cannot be pickled: {error}") from None
+
+    def _fail(self, error: BaseException, index: int) -> None:
+        pickled = _pickled(error)
+        # The shape of a runner's error, with the pickle as it is.
+        self.runner._report(error, _Answer(self.messages, index, pickled))
+
+    def _send(self, kind: str, index: int, data: Optional[bytes] = None) -> None:
+        _write(self.messages.fd, {"type": kind, "index": index, **({} if data is None else {"data": base64.b64encode(data).decode()})})
+
+    def _flush(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):  # the user closed it
+                continue
+
+
+class _Answer(Messages):
+    """Sends one error as the answer to an input."""
+
+    def __init__(self, messages: Messages, index: int, pickled: Optional[str]) -> None:
+        super().__init__(messages.fd)
+        self.index, self.pickled = index, pickled
+
+    def send(self, kind: str, **fields: Any) -> None:
+        super().send(kind, **{**fields, "index": self.index, "pickle": self.pickled})
+
+
+def _write(fd: Optional[int], message: Dict[str, Any]) -> None:
+    line = json.dumps(message).encode() + b"\n"
+    while line and fd is not None:
+        line = line[os.write(fd, line) :]
+
+
+def _values(result: Any) -> Any:
+    if inspect.isgenerator(result):
+        yield from result
+        return
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    try:
+        while True:
+            try:
+                yield loop.run_until_complete(result.__anext__())
+            except StopAsyncIteration:
+                return
+    finally:
+        loop.close()
+
+
+def main() -> int:
+    """Serve until stdin ends."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    # High descriptors of our own: user code that closes or reads low numbers does not hit them.
+    messages = Messages(fcntl.fcntl(int(os.environ["TARN_MESSAGES_FD"]), fcntl.F_DUPFD_CLOEXEC, 200))
+    given = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 200)
+    os.set_blocking(given, True)  # a pipe of Go's does not block
+    inputs = os.fdopen(given, "rb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    with open(os.environ["TARN_CONTEXT"], encoding="utf-8") as f:
+        context = json.load(f)
+    worker = Worker(context, messages)
+    if not worker.load():
+        _leave(USER)
+    worker.serve(inputs)
+    _leave(OK)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
