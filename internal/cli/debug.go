@@ -62,8 +62,12 @@ folder to keep, and says how to run it.`,
 				return err
 			}
 			if save != "" {
-				a.print(map[string]any{"folder": resp.GetDir(), "argv": resp.GetArgv(), "env": resp.GetEnv(), "item": resp.GetItem()}, func() {
+				secrets := sortedKeys(resp.GetSecrets())
+				a.print(map[string]any{"folder": resp.GetDir(), "argv": resp.GetArgv(), "env": resp.GetEnv(), "secrets": secrets, "item": resp.GetItem()}, func() {
 					a.note("laid out in %s. Run it there with:", resp.GetDir())
+					if len(secrets) > 0 {
+						a.note("(it has no secrets: export %s before)", strings.Join(exported(resp), ", "))
+					}
 					a.out.Printf("%s\n", debugLine(resp))
 				})
 				return nil
@@ -122,10 +126,25 @@ func debugEnv(d *tarnv1.DebugResponse) []string {
 			env = append(env, name+"="+v)
 		}
 	}
-	for _, name := range sortedKeys(d.GetEnv()) {
-		env = append(env, name+"="+d.GetEnv()[name])
+	for _, vars := range []map[string]string{d.GetEnv(), d.GetSecrets()} {
+		for _, name := range sortedKeys(vars) {
+			env = append(env, name+"="+vars[name])
+		}
 	}
 	return env
+}
+
+// parameterSecret begins the variable of a parameter's secret.
+const parameterSecret = "TARN_SECRET_"
+
+// exported are the secrets that a saved step needs, by their own names.
+func exported(d *tarnv1.DebugResponse) []string {
+	var names []string
+	for _, variable := range sortedKeys(d.GetSecrets()) {
+		names = append(names, strings.TrimPrefix(variable, parameterSecret))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // debugLine is a command line for a POSIX shell.
@@ -133,6 +152,9 @@ func debugLine(d *tarnv1.DebugResponse) string {
 	words := []string{"cd", quoteShell(d.GetDir()), "&&", "env"}
 	for _, name := range sortedKeys(d.GetEnv()) {
 		words = append(words, quoteShell(name+"="+d.GetEnv()[name]))
+	}
+	for _, name := range sortedKeys(d.GetSecrets()) {
+		words = append(words, name+`="${`+strings.TrimPrefix(name, parameterSecret)+`:?}"`)
 	}
 	for _, word := range d.GetArgv() {
 		words = append(words, quoteShell(word))

@@ -45,7 +45,7 @@ reproducible.`,
 		a.debugCommand(), a.whyCommand(), a.logsCommand(), a.cancelCommand(), a.rerunCommand(),
 		a.tableCommand(), a.fileCommand(), a.assetCommand(), a.showCommand(),
 		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(), a.provenanceCommand(),
-		a.envCommand(), a.runsCommand(),
+		a.envCommand(), a.secretCommand(), a.runsCommand(),
 		a.serverCommand(), a.fsckCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(a.helpCommand(root))

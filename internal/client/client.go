@@ -52,6 +52,7 @@ type Client struct {
 	Queries tarnv1connect.QueryServiceClient
 	Envs    tarnv1connect.EnvServiceClient
 	Runs    tarnv1connect.RunServiceClient
+	Secrets tarnv1connect.SecretServiceClient
 
 	// Server is what the server said when the client was made.
 	Server *tarnv1.StatusResponse
@@ -135,6 +136,7 @@ func open(ctx context.Context, base string, transport *http.Transport, token str
 		Queries:   tarnv1connect.NewQueryServiceClient(doer, base, options),
 		Envs:      tarnv1connect.NewEnvServiceClient(doer, base, options),
 		Runs:      tarnv1connect.NewRunServiceClient(doer, base, options),
+		Secrets:   tarnv1connect.NewSecretServiceClient(doer, base, options),
 		transport: transport,
 	}
 	var err error

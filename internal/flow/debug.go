@@ -27,7 +27,9 @@ type Debugging struct {
 	Dir  string
 	Argv []string
 	Env  map[string]string
-	Item string
+	// Secrets are the variables with secrets. A folder that is kept gets their names alone.
+	Secrets map[string]string
+	Item    string
 }
 
 var errNoDebug = errdef.New(errdef.FailedPrecondition, "debug.not_possible", "this step cannot be debugged")
@@ -197,5 +199,15 @@ func (f *Flow) layOutDebug(ctx context.Context, run *Run, c *code, wk *work, inv
 	for k, v := range view.Lock.Vars {
 		env[k] = v
 	}
-	return &Debugging{Dir: dir, Argv: append([]string{view.Python.Path}, append(interpreterFlags, "tarn._runner")...), Env: env, Item: inv.id}, nil
+	given, err := f.handOver(ctx, wk.node.Function)
+	if err != nil {
+		return nil, err
+	}
+	if save != "" {
+		for name := range given.env {
+			given.env[name] = ""
+		}
+	}
+	argv := append([]string{view.Python.Path}, append(interpreterFlags, "tarn._runner")...)
+	return &Debugging{Dir: dir, Argv: argv, Env: env, Secrets: given.env, Item: inv.id}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -66,6 +67,9 @@ func (f *Flow) ready(ctx context.Context, c *code, base lake.Commit, ref string,
 		if err := f.checkDeclared(n); err != nil {
 			return nil, err
 		}
+	}
+	if err := f.checkSecrets(ctx, c, p.nodes); err != nil {
+		return nil, err
 	}
 	p.envs, err = f.environmentsOf(ctx, c, p.nodes, d.say)
 	return p, err
@@ -578,8 +582,14 @@ func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocat
 	return append(out, a.invoke(ctx, mine)...)
 }
 
-func (a *attempt) logWriter(stream string) *lines {
-	return &lines{emit: func(line string) { a.emit(Event{Type: "log", Stream: stream, Message: line}) }}
+// logWriter is for one stream of a command. end is called when nothing more comes.
+func (a *attempt) logWriter(stream string) (w io.Writer, end func()) {
+	l := &lines{emit: func(line string) { a.emit(Event{Type: "log", Stream: stream, Message: line}) }}
+	hidden := a.given.Writer(l)
+	return hidden, func() {
+		hidden.End() //nolint:errcheck // lines takes everything
+		l.flush()
+	}
 }
 
 // move takes the run to its next state and makes that durable.

@@ -26,6 +26,7 @@ import (
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/flow/project"
+	"tarn.dev/tarn/internal/flow/secret"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
@@ -45,6 +46,7 @@ type Config struct {
 	Runtime runtime.Runtime
 	Images  *image.Store
 	Engine  *query.Engine
+	Secrets *secret.Vault
 	SDK     string // folder that holds the Python package tarn
 	SDKID   string // its content hash
 	Scratch string // emptied at start
@@ -65,6 +67,7 @@ type Flow struct {
 	tables  *catalog.Catalog
 	memo    *memo.Memo
 	runs    runStore
+	secrets *secret.Store
 	flights flights
 	once    onces
 	slots   chan struct{} // one per core: bounds what runs at once
@@ -93,7 +96,7 @@ func New(c Config, name string, l *lake.Lake, blobs blob.Store, rows meta.Store,
 	}
 	return &Flow{
 		Config: c, name: name, lake: l, blobs: blobs, rows: rows, prefix: prefix, tables: tables,
-		memo: memo.Open(rows, prefix), runs: runStore{rows: rows, prefix: prefix},
+		memo: memo.Open(rows, prefix), runs: runStore{rows: rows, prefix: prefix}, secrets: c.Secrets.Project(name),
 		slots:   make(chan struct{}, max(c.Cores, 1)),
 		objects: objects, stored: stored,
 		folders: map[string]*project.Folder{}, manifests: map[string]*manifest.Manifest{}, live: map[string]*live{},

@@ -52,8 +52,6 @@ func unbuilt(fn *manifest.Function) string {
 		return "partitions="
 	case declared(fn.Items):
 		return "tarn.cross, join or union of items"
-	case len(o.Secrets) > 0:
-		return "secrets="
 	case o.Isolate != "":
 		return "isolate="
 	case o.Isolation == "serializable":
@@ -67,8 +65,6 @@ func unbuilt(fn *manifest.Function) string {
 			return "batch="
 		case in.Kind == manifest.InPartition:
 			return "tarn.Partition"
-		case in.Kind == manifest.InSecret:
-			return "tarn.secret"
 		case in.Kind == manifest.InTable && (in.Each != "" || in.Rows != ""):
 			return "each= and rows= of a table"
 		}

@@ -51,6 +51,8 @@ func (in inputsOf) shared(ctx context.Context, wk *work, projectInside string) (
 			out = append(out, pi)
 		case decl.Kind == manifest.InContext || decl.Kind == manifest.InOutputDir || decl.Kind == manifest.InPartition:
 			out = append(out, pyInput{Param: decl.Param, Kind: string(decl.Kind)})
+		case decl.Kind == manifest.InSecret: // by name: the context is a file
+			out = append(out, pyInput{Param: decl.Param, Kind: string(decl.Kind), Name: decl.Secret})
 		}
 	}
 	return out, nil

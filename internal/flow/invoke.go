@@ -44,6 +44,7 @@ type attempt struct {
 	work  *work
 	run   string
 	n     int
+	given handed
 	emit  func(Event)
 	level string
 	asked demand
@@ -76,6 +77,10 @@ type produced struct {
 // invoke runs items and makes their results durable. It has one outcome for each.
 func (a *attempt) invoke(ctx context.Context, invs []*invocation) []outcome {
 	a.done = map[string]outcome{}
+	var err error
+	if a.given, err = a.f.handOver(ctx, a.work.node.Function); err != nil {
+		return failAll(invs, err)
+	}
 	scratch, err := a.scratch()
 	if err != nil {
 		return failAll(invs, err)
@@ -100,6 +105,7 @@ func (a *attempt) invoke(ctx context.Context, invs []*invocation) []outcome {
 		default:
 			out[i] = a.takeOver(ctx, inv, got[inv.id])
 		}
+		out[i].err = a.given.failure(out[i].err)
 	}
 	return out
 }
@@ -464,15 +470,19 @@ func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[st
 		}
 		return ""
 	}
+	maps.Copy(env, a.given.env)
+	stdout, endStdout := a.logWriter("stdout")
+	stderr, endStderr := a.logWriter("stderr")
 	exit, err := b.Run(ctx, runtime.Command{
 		Argv: argv, Env: env,
-		Stdout: a.logWriter("stdout"), Stderr: a.logWriter("stderr"),
+		Stdout: stdout, Stderr: stderr,
 		Message: func(line []byte) {
 			var m message
 			if err := json.Unmarshal(line, &m); err != nil {
-				a.emit(Event{Type: "log", Stream: "stderr", Message: "unreadable message of the runner: " + clip(string(line))})
+				a.emit(Event{Type: "log", Stream: "stderr", Message: "unreadable message of the runner: " + clip(a.given.Text(string(line)))})
 				return
 			}
+			a.given.message(&m)
 			mu.Lock()
 			defer mu.Unlock()
 			closed = closed || m.Type == "closed"
@@ -483,6 +493,8 @@ func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[st
 			a.message(m, got[m.Item], host)
 		},
 	})
+	endStdout()
+	endStderr()
 	if err != nil {
 		return err
 	}

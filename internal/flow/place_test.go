@@ -16,6 +16,7 @@ import (
 	"tarn.dev/tarn/internal/blob/fsblob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow"
+	"tarn.dev/tarn/internal/flow/secret"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/lake/laketest"
@@ -143,7 +144,7 @@ func (p *place) open() {
 	l, err := lake.Open(ctx, blobs, rows, "p/p/lake/", lake.Options{Session: session})
 	check(err)
 	config := flow.Config{
-		Runtime: boxes, Images: images, Engine: sql, SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(scratch, "projects"),
+		Runtime: boxes, Images: images, Engine: sql, Secrets: secret.Open(rows, filepath.Join(p.home, "secrets.key")), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(scratch, "projects"),
 		Cores: max(2, runtime.NumCPU()), Session: session, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Hold: func() func() { return func() {} },
 	}
 	p.lake, p.rows = l, rows

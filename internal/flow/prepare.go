@@ -148,15 +148,12 @@ func (f *Flow) components(c *code, wk *work, d demand) error {
 		addFiles(name)
 	}
 	for _, in := range n.Inputs {
-		switch in.Kind {
-		case manifest.InLocal:
+		if in.Kind == manifest.InLocal {
 			addFiles(in.Glob)
 			wk.locals[in.Param] = c.globs[in.Glob]
-		case manifest.InSecret:
-			comps.Secrets = append(comps.Secrets, in.Secret)
 		}
 	}
-	comps.Secrets = append(comps.Secrets, n.Options.Secrets...)
+	comps.Secrets = n.Secrets()
 	switch o := n.Options; {
 	case o.Cache != nil && !*o.Cache:
 		comps.Params = append(comps.Params, memo.NameValue{Name: "\x00run", Value: d.run})

@@ -261,7 +261,7 @@ func (s *runService) Debug(ctx context.Context, in *tarnv1.DebugRequest) (*tarnv
 	if err != nil {
 		return nil, err
 	}
-	return &tarnv1.DebugResponse{Dir: d.Dir, Argv: d.Argv, Env: d.Env, Item: d.Item}, nil
+	return &tarnv1.DebugResponse{Dir: d.Dir, Argv: d.Argv, Env: d.Env, Secrets: d.Secrets, Item: d.Item}, nil
 }
 
 func (s *runService) Entry(ctx context.Context, in *tarnv1.EntryRequest) (*tarnv1.EntryResponse, error) {

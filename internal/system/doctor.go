@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/runtime"
 	"tarn.dev/tarn/internal/server"
 )
@@ -19,8 +21,8 @@ const (
 )
 
 // Doctor implements server.Control.
-func (s *System) Doctor(context.Context) []server.Finding {
-	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), checkPrograms()}
+func (s *System) Doctor(ctx context.Context) []server.Finding {
+	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), checkPrograms(), s.checkSecrets(ctx)}
 }
 
 func (s *System) checkHome() server.Finding {
@@ -80,6 +82,19 @@ func (s *System) checkLevel() server.Finding {
 		f.Level, f.Next = server.Warn, "Functions can read what this user can. Run only code that you trust"
 	}
 	return f
+}
+
+// checkSecrets opens all secrets of the home: their key may have been left behind, or replaced.
+func (s *System) checkSecrets(ctx context.Context) server.Finding {
+	n, err := s.parts.flow.Secrets.Check(ctx)
+	switch {
+	case err != nil:
+		e := errdef.As(err)
+		return server.Finding{Name: "secrets", Level: server.Fail, Text: e.Message, Next: strings.Join(e.Next, "; ")}
+	case n == 0:
+		return server.Finding{Name: "secrets", Level: server.OK, Text: "none are set"}
+	}
+	return server.Finding{Name: "secrets", Level: server.OK, Text: fmt.Sprintf("%d, with the key in %s", n, s.parts.flow.Secrets.KeyPath())}
 }
 
 // checkPrograms looks for the one program that Tarn does not bring along.

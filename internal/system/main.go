@@ -55,6 +55,9 @@ func Main(ctx context.Context, h home.Home, ready func()) error {
 	if err := os.MkdirAll(filepath.Dir(h.Log()), 0o700); err != nil {
 		return errdef.Newf(errdef.FailedPrecondition, "system.log", "make the log's folder: %w", err)
 	}
+	if err := noCores(); err != nil {
+		return err
+	}
 	log, logFile, err := obs.OpenFile(h.Log())
 	if err != nil {
 		return err
@@ -78,6 +81,22 @@ func serve(ctx context.Context, c Config, ready func()) error {
 		c.Log.Info("ready", "version", c.Build.Version, "socket", c.Home.Socket, "took", time.Since(s.started))
 		ready()
 	})
+}
+
+// noCores forbids core dumps of this process and all below, which may hold secrets: as files, and through a program
+// of the host, which the kernel leaves out at a limit of exactly 1.
+func noCores() error {
+	var limit unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_CORE, &limit)
+	if err == nil {
+		limit.Max = min(limit.Max, 1)
+		limit.Cur = limit.Max
+		err = unix.Setrlimit(unix.RLIMIT_CORE, &limit)
+	}
+	if err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "system.core", "turn core dumps off: %w", err)
+	}
+	return nil
 }
 
 // idleFromEnv reads TARN_IDLE: a duration, or 0 for never.

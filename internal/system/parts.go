@@ -12,6 +12,7 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
+	"tarn.dev/tarn/internal/flow/secret"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/meta"
 	"tarn.dev/tarn/internal/meta/lease"
@@ -76,7 +77,7 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	}
 	p.engine = query.New(query.Options{Runtime: p.runtime, Command: []string{exe, query.Role}})
 	p.flow = flow.Config{
-		Runtime: p.runtime, Images: images, Engine: p.engine, SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
+		Runtime: p.runtime, Images: images, Engine: p.engine, Secrets: secret.Open(rows, h.SecretKey()), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
 		Cores: runtime.NumCPU(), Session: p.session, Log: log, Hold: hold,
 	}
 	return p, nil

@@ -271,6 +271,18 @@ func (f *Function) Tables() []Input {
 	return out
 }
 
+// Secrets are the names of the secrets that the function gets, sorted.
+func (f *Function) Secrets() []string {
+	names := slices.Clone(f.Options.Secrets)
+	for _, in := range f.Inputs {
+		if in.Kind == InSecret {
+			names = append(names, in.Secret)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // WritesFiles reports whether the function has an OutputDir.
 func (f *Function) WritesFiles() bool {
 	for _, in := range f.Inputs {

@@ -49,6 +49,18 @@ def test_branches_tags_log(client: tarn.Client) -> None:
         client.branches.delete("gone")
 
 
+def test_secrets_go_in_and_stay_there(client: tarn.Client) -> None:
+    assert client.secrets.ls() == []
+    made = client.secrets.set("TOKEN", "s3cret ü\n")
+    assert made.name == "TOKEN" and made.set > "2026"
+    assert client.secrets.ls() == [made]
+    with pytest.raises(tarn.errors.InvalidArgumentError, match="my key"):
+        client.secrets.set("my key", "s3cret")
+    with pytest.raises(tarn.errors.NotFoundError, match="Did you mean TOKEN"):
+        client.secrets.rm("TOKEN", "TOKENN")
+    assert client.secrets.rm("TOKEN") == [made] and client.secrets.ls() == []
+
+
 def test_files(client: tarn.Client, tmp_path: Path) -> None:
     big = os.urandom(3_000_001)
     (tmp_path / "local").write_bytes(big)

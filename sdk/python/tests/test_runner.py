@@ -136,6 +136,7 @@ def test_results_that_are_no_table(run: Start, value: str, words: str) -> None:
 
 def test_files_secrets_context(run: Start, tmp_path: Path) -> None:
     source = """
+    import os
     import tarn
     from pathlib import Path
     from typing import Annotated
@@ -150,6 +151,7 @@ def test_files_secrets_context(run: Start, tmp_path: Path) -> None:
     ):
         assert one.name == "a.png" and [p.name for p in many] == ["b.txt", "c.txt"] and conf.read_text() == "x"
         assert (key, top, pair, fn, str(part), day, ratio) == ("s3cret", 5, (3, 4), len, "2024-01-01", date(2025, 1, 1), 1.0)
+        assert not [v for v in os.environ.values() if "s3cret" in v]
         assert (ctx.run, ctx.step, ctx.attempt) == ("r-1", "f", 1)
         ctx.log("hi", n=1); ctx.metric("m", 0.5); ctx.metadata(k={"a": 1}); ctx.progress(1, 2)
         (out / "x.txt").write_text(str(top))
@@ -161,11 +163,12 @@ def test_files_secrets_context(run: Start, tmp_path: Path) -> None:
         {"param": "one", "kind": "files", "paths": paths[:1]},
         {"param": "many", "kind": "files", "paths": paths[1:]},
         {"param": "conf", "kind": "local", "paths": [{"key": "conf", "path": str(tmp_path / "conf")}]},
-        {"param": "key", "kind": "secret", "value": "s3cret"},
+        {"param": "key", "kind": "secret", "name": "KEY"},
     ]
     done = run(
-        source, "f", inputs=inputs, output_dir=str(tmp_path / "files"), params={"top": 5, "pair": [3, 4], "day": "2025-01-01", "ratio": 1}, partition="2024-01-01", outputs=[]
-    )
+        source, "f", inputs=inputs, output_dir=str(tmp_path / "files"), params={"top": 5, "pair": [3, 4], "day": "2025-01-01", "ratio": 1}, partition="2024-01-01", outputs=[],
+        env={"TARN_SECRET_KEY": "s3cret"},
+    )  # fmt: skip
     assert done.code == 0, done.messages
     assert (tmp_path / "files" / "x.txt").read_text() == "5"
     assert [m["type"] for m in done.messages] == ["start", "log", "metric", "metadata", "progress", "closed"]

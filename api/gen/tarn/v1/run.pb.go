@@ -2398,11 +2398,14 @@ func (x *DebugRequest) GetSave() string {
 }
 
 type DebugResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dir           string                 `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`
-	Argv          []string               `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`
-	Env           map[string]string      `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Item          string                 `protobuf:"bytes,4,opt,name=item,proto3" json:"item,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Dir   string                 `protobuf:"bytes,1,opt,name=dir,proto3" json:"dir,omitempty"`
+	Argv  []string               `protobuf:"bytes,2,rep,name=argv,proto3" json:"argv,omitempty"`
+	Env   map[string]string      `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Item  string                 `protobuf:"bytes,4,opt,name=item,proto3" json:"item,omitempty"`
+	// Variables with the secrets that the function declares, for its process alone: they are not to be
+	// printed or written. With save they are empty.
+	Secrets       map[string]string `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2463,6 +2466,13 @@ func (x *DebugResponse) GetItem() string {
 		return x.Item
 	}
 	return ""
+}
+
+func (x *DebugResponse) GetSecrets() map[string]string {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
 }
 
 type EntryRequest struct {
@@ -3117,13 +3127,17 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\x03run\x18\x03 \x01(\tR\x03run\x12\x12\n" +
 	"\x04step\x18\x04 \x01(\tR\x04step\x12\x12\n" +
 	"\x04item\x18\x05 \x01(\tR\x04item\x12\x12\n" +
-	"\x04save\x18\x06 \x01(\tR\x04save\"\xb4\x01\n" +
+	"\x04save\x18\x06 \x01(\tR\x04save\"\xaf\x02\n" +
 	"\rDebugResponse\x12\x10\n" +
 	"\x03dir\x18\x01 \x01(\tR\x03dir\x12\x12\n" +
 	"\x04argv\x18\x02 \x03(\tR\x04argv\x121\n" +
 	"\x03env\x18\x03 \x03(\v2\x1f.tarn.v1.DebugResponse.EnvEntryR\x03env\x12\x12\n" +
-	"\x04item\x18\x04 \x01(\tR\x04item\x1a6\n" +
+	"\x04item\x18\x04 \x01(\tR\x04item\x12=\n" +
+	"\asecrets\x18\x05 \x03(\v2#.tarn.v1.DebugResponse.SecretsEntryR\asecrets\x1a6\n" +
 	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fSecretsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"b\n" +
 	"\fEntryRequest\x12\x18\n" +
@@ -3190,7 +3204,7 @@ func file_tarn_v1_run_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_run_proto_rawDescData
 }
 
-var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_tarn_v1_run_proto_goTypes = []any{
 	(*RunSpec)(nil),               // 0: tarn.v1.RunSpec
 	(*StartRunRequest)(nil),       // 1: tarn.v1.StartRunRequest
@@ -3235,84 +3249,86 @@ var file_tarn_v1_run_proto_goTypes = []any{
 	nil,                           // 40: tarn.v1.Run.ParamsEntry
 	nil,                           // 41: tarn.v1.ProvenanceNode.ParamsEntry
 	nil,                           // 42: tarn.v1.DebugResponse.EnvEntry
-	nil,                           // 43: tarn.v1.EntryResponse.EnvEntry
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*CheckResult)(nil),           // 45: tarn.v1.CheckResult
-	(*ErrorDetail)(nil),           // 46: tarn.v1.ErrorDetail
-	(*Write)(nil),                 // 47: tarn.v1.Write
-	(*Written)(nil),               // 48: tarn.v1.Written
+	nil,                           // 43: tarn.v1.DebugResponse.SecretsEntry
+	nil,                           // 44: tarn.v1.EntryResponse.EnvEntry
+	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	(*CheckResult)(nil),           // 46: tarn.v1.CheckResult
+	(*ErrorDetail)(nil),           // 47: tarn.v1.ErrorDetail
+	(*Write)(nil),                 // 48: tarn.v1.Write
+	(*Written)(nil),               // 49: tarn.v1.Written
 }
 var file_tarn_v1_run_proto_depIdxs = []int32{
 	39, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
 	0,  // 1: tarn.v1.StartRunRequest.spec:type_name -> tarn.v1.RunSpec
 	3,  // 2: tarn.v1.StartRunResponse.run:type_name -> tarn.v1.Run
 	40, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
-	44, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
-	44, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
+	45, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
+	45, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
 	4,  // 6: tarn.v1.Run.steps:type_name -> tarn.v1.RunStep
 	6,  // 7: tarn.v1.Run.outputs:type_name -> tarn.v1.RunOutput
-	45, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
+	46, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
 	7,  // 9: tarn.v1.Run.verdicts:type_name -> tarn.v1.Verdict
-	46, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
-	44, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
-	44, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
-	46, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
+	47, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
+	45, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
+	45, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
+	47, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
 	5,  // 14: tarn.v1.RunStep.reported:type_name -> tarn.v1.Reported
-	44, // 15: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
+	45, // 15: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
 	8,  // 16: tarn.v1.RunEventsResponse.happened:type_name -> tarn.v1.RunEvent
 	3,  // 17: tarn.v1.RunEventsResponse.run:type_name -> tarn.v1.Run
 	3,  // 18: tarn.v1.GetRunResponse.run:type_name -> tarn.v1.Run
 	3,  // 19: tarn.v1.ListRunsResponse.runs:type_name -> tarn.v1.Run
 	3,  // 20: tarn.v1.CancelRunResponse.run:type_name -> tarn.v1.Run
-	44, // 21: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	45, // 21: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
 	0,  // 22: tarn.v1.PlanRequest.spec:type_name -> tarn.v1.RunSpec
 	22, // 23: tarn.v1.PlanResponse.steps:type_name -> tarn.v1.PlannedStep
 	0,  // 24: tarn.v1.CheckRequest.spec:type_name -> tarn.v1.RunSpec
-	45, // 25: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
+	46, // 25: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
 	29, // 26: tarn.v1.ProvenanceResponse.nodes:type_name -> tarn.v1.ProvenanceNode
-	44, // 27: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
+	45, // 27: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
 	41, // 28: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
 	5,  // 29: tarn.v1.ProvenanceNode.reported:type_name -> tarn.v1.Reported
 	42, // 30: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
-	43, // 31: tarn.v1.EntryResponse.env:type_name -> tarn.v1.EntryResponse.EnvEntry
-	34, // 32: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
-	47, // 33: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
-	48, // 34: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
-	1,  // 35: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
-	9,  // 36: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
-	11, // 37: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
-	13, // 38: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
-	15, // 39: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
-	17, // 40: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
-	18, // 41: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
-	20, // 42: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
-	23, // 43: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
-	25, // 44: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
-	27, // 45: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
-	30, // 46: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
-	32, // 47: tarn.v1.RunService.Entry:input_type -> tarn.v1.EntryRequest
-	35, // 48: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
-	37, // 49: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
-	2,  // 50: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
-	10, // 51: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
-	12, // 52: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
-	14, // 53: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
-	16, // 54: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
-	2,  // 55: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
-	19, // 56: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
-	21, // 57: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
-	24, // 58: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
-	26, // 59: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
-	28, // 60: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
-	31, // 61: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
-	33, // 62: tarn.v1.RunService.Entry:output_type -> tarn.v1.EntryResponse
-	36, // 63: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
-	38, // 64: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
-	50, // [50:65] is the sub-list for method output_type
-	35, // [35:50] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	43, // 31: tarn.v1.DebugResponse.secrets:type_name -> tarn.v1.DebugResponse.SecretsEntry
+	44, // 32: tarn.v1.EntryResponse.env:type_name -> tarn.v1.EntryResponse.EnvEntry
+	34, // 33: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
+	48, // 34: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
+	49, // 35: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
+	1,  // 36: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
+	9,  // 37: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
+	11, // 38: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
+	13, // 39: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
+	15, // 40: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
+	17, // 41: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
+	18, // 42: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
+	20, // 43: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
+	23, // 44: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
+	25, // 45: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
+	27, // 46: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
+	30, // 47: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
+	32, // 48: tarn.v1.RunService.Entry:input_type -> tarn.v1.EntryRequest
+	35, // 49: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
+	37, // 50: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
+	2,  // 51: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
+	10, // 52: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
+	12, // 53: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
+	14, // 54: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
+	16, // 55: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
+	2,  // 56: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
+	19, // 57: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
+	21, // 58: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
+	24, // 59: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
+	26, // 60: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
+	28, // 61: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
+	31, // 62: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
+	33, // 63: tarn.v1.RunService.Entry:output_type -> tarn.v1.EntryResponse
+	36, // 64: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
+	38, // 65: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
+	51, // [51:66] is the sub-list for method output_type
+	36, // [36:51] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_run_proto_init() }
@@ -3332,7 +3348,7 @@ func file_tarn_v1_run_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_run_proto_rawDesc), len(file_tarn_v1_run_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

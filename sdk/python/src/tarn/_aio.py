@@ -12,7 +12,7 @@ from typing import Any, AsyncGenerator, AsyncIterator, Dict, Iterable, List, Map
 from tarn import _frames, _home, _ops, _wire, errors
 from tarn._declare import strings
 from tarn._result import Batches, Result
-from tarn._types import Answer, Change, Commit, Entry, LogLine, Merge, Plan, Ref, RunState, Source, TableInfo, TableVersion, Written
+from tarn._types import Answer, Change, Commit, Entry, LogLine, Merge, Plan, Ref, RunState, Secret, Source, TableInfo, TableVersion, Written
 
 Streams = Tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -180,6 +180,11 @@ class AsyncClient:
     def files(self) -> AsyncFiles:
         """The project's files."""
         return AsyncFiles(self)
+
+    @property
+    def secrets(self) -> AsyncSecrets:
+        """The project's secrets."""
+        return AsyncSecrets(self)
 
     @property
     def tables(self) -> AsyncTables:
@@ -425,6 +430,28 @@ class AsyncFiles:
     async def rm(self, *patterns: str, into: Optional[str] = None, message: str = "") -> Written:
         """Remove files as one commit."""
         found: Written = await self._client._do(_ops.remove_files(await self._client._scope(), patterns, into, message))
+        return found
+
+
+class AsyncSecrets:
+    """Secrets of a project: texts that functions get and nobody reads back."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def set(self, name: str, value: str) -> Secret:
+        """Make or replace a secret. Functions get it by `secrets=[name]` or `tarn.secret(name)`."""
+        found: Secret = await self._client._do(_ops.set_secret(await self._client._scope(), name, value))
+        return found
+
+    async def ls(self) -> List[Secret]:
+        """All secrets, without their values."""
+        found: List[Secret] = await self._client._do(_ops.list_secrets(await self._client._scope()))
+        return found
+
+    async def rm(self, *names: str) -> List[Secret]:
+        """Remove secrets, all or none."""
+        found: List[Secret] = await self._client._do(_ops.remove_secrets(await self._client._scope(), names))
         return found
 
 

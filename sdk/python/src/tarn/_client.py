@@ -14,7 +14,7 @@ from typing import Any, Dict, Generator, Iterable, Iterator, List, Mapping, Opti
 from tarn import _frames, _home, _ops, _wire, errors
 from tarn._declare import strings
 from tarn._result import Messages, Pieces, Result
-from tarn._types import Answer, Change, Commit, Entry, LogLine, Merge, Plan, Ref, RunState, Source, TableInfo, TableVersion, Written
+from tarn._types import Answer, Change, Commit, Entry, LogLine, Merge, Plan, Ref, RunState, Secret, Source, TableInfo, TableVersion, Written
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -189,6 +189,11 @@ class Client:
     def files(self) -> Files:
         """The project's files."""
         return Files(self)
+
+    @property
+    def secrets(self) -> Secrets:
+        """The project's secrets."""
+        return Secrets(self)
 
     @property
     def tables(self) -> Tables:
@@ -377,6 +382,28 @@ class Files:
     def rm(self, *patterns: str, into: Optional[str] = None, message: str = "") -> Written:
         """Remove files as one commit."""
         found: Written = self._client._do(_ops.remove_files(self._client._scope, patterns, into, message))
+        return found
+
+
+class Secrets:
+    """Secrets of a project: texts that functions get and nobody reads back."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def set(self, name: str, value: str) -> Secret:
+        """Make or replace a secret. Functions get it by `secrets=[name]` or `tarn.secret(name)`."""
+        found: Secret = self._client._do(_ops.set_secret(self._client._scope, name, value))
+        return found
+
+    def ls(self) -> List[Secret]:
+        """All secrets, without their values."""
+        found: List[Secret] = self._client._do(_ops.list_secrets(self._client._scope))
+        return found
+
+    def rm(self, *names: str) -> List[Secret]:
+        """Remove secrets, all or none."""
+        found: List[Secret] = self._client._do(_ops.remove_secrets(self._client._scope, names))
         return found
 
 

@@ -326,7 +326,10 @@ def local(glob: str) -> Any:
 
 
 def secret(name: str) -> Any:
-    """A secret as input: `key: Annotated[str, tarn.secret("OPENAI_API_KEY")]`."""
+    """A secret as input: `key: Annotated[str, tarn.secret("OPENAI_API_KEY")]`. `tarn secret set` sets it.
+
+    `.local()` takes it from the variable of that name. What a function prints of it is shown as `***`.
+    """
     return Secret(strings(name, "secret()")[0])
 
 

@@ -12,7 +12,7 @@ import uuid
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from tarn import _frames, _wire, errors
-from tarn._types import Answer, Change, Commit, Entry, Json, LogLine, Merge, Plan, Ref, RunState, Source, TableInfo, TableVersion, Written
+from tarn._types import Answer, Change, Commit, Entry, Json, LogLine, Merge, Plan, Ref, RunState, Secret, Source, TableInfo, TableVersion, Written
 from tarn._wire import Call
 
 PIECE = 1 << 20
@@ -156,6 +156,26 @@ def list_files(scope: Scope, pattern: str, ref: Optional[str], recursive: bool) 
 
 def remove_files(scope: Scope, patterns: Iterable[str], into: Optional[str], message: str) -> Call:
     return Call("FileService/Remove", {"write": write(scope, into, message), "patterns": list(patterns)}, lambda j: Written.of(j.get("written")))
+
+
+# Secrets
+
+
+def secrets(j: Json) -> List[Secret]:
+    return [Secret.of(s) for s in j.get("secrets", ())]
+
+
+def set_secret(scope: Scope, name: str, value: str) -> Call:
+    request = {"requestId": request_id(), "project": scope.project, "values": {name: value}}
+    return Call("SecretService/Set", request, lambda j: secrets(j)[0])
+
+
+def list_secrets(scope: Scope) -> Call:
+    return Call("SecretService/List", {"project": scope.project}, secrets)
+
+
+def remove_secrets(scope: Scope, names: Iterable[str]) -> Call:
+    return Call("SecretService/Remove", {"requestId": request_id(), "project": scope.project, "names": list(names)}, secrets)
 
 
 # Tables and queries

@@ -40,9 +40,10 @@ class UndeclaredFileError(RuntimeError):
 class Runner:
     """One interpreter, one function; one invocation, or a fork for each item."""
 
-    def __init__(self, context: Mapping[str, Any], messages: Messages) -> None:
+    def __init__(self, context: Mapping[str, Any], messages: Messages, secrets: Mapping[str, str]) -> None:
         self.context = context
         self.messages = messages
+        self.secrets = secrets
         self.entry = context["entry"]
         self.project = Project(context["project"])
         origin = context.get("project_origin") or ""
@@ -200,7 +201,7 @@ class Runner:
         if p.kind == "table":
             return _frames.read(found["path"], found.get("format") or p.format)
         if p.kind == "secret":
-            return found["value"]
+            return _needed(self.secrets.get(found["name"]), f"secret {found['name']}")
         paths = [Path(f["path"] if isinstance(f, Mapping) else f) for f in found["paths"]]
         if p.many:
             return paths
@@ -452,6 +453,12 @@ def _join_threads() -> None:
             thread.join()
 
 
+def take_secrets() -> Dict[str, str]:
+    """The secrets of parameters, by name. No process that the function starts is to find them in its environment."""
+    prefix = "TARN_SECRET_"
+    return {name[len(prefix) :]: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefix)}
+
+
 def _leave(code: int) -> None:
     """End now: nothing that user code left behind may hold the process up or change its verdict."""
     for stream in (sys.stdout, sys.stderr):
@@ -484,7 +491,7 @@ def main() -> int:
         with open(os.environ["TARN_CONTEXT"], encoding="utf-8") as f:
             context = json.load(f)
         messages.item = context.get("item")
-        code = Runner(context, messages).run()
+        code = Runner(context, messages, take_secrets()).run()
     except BaseException as error:
         import traceback
 

@@ -51,6 +51,18 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Secret:
+    """What can be told of a secret: its name, and when it was set (RFC 3339)."""
+
+    name: str
+    set: str = ""
+
+    @classmethod
+    def of(cls, j: Json) -> Secret:
+        return cls(j.get("name", ""), j.get("set", ""))
+
+
+@dataclass(frozen=True)
 class Entry:
     """What a commit holds under one key."""
 
