@@ -16,14 +16,14 @@ import sys
 from typing import Any, BinaryIO, Dict, Optional
 
 from tarn._context import Messages
-from tarn._runner import OK, USER, Runner, _leave, _pickled
+from tarn._runner import OK, USER, Runner, _leave, _pickled, take_secrets
 
 
 class Worker:
     """One function of the project, called again and again."""
 
     def __init__(self, context: Dict[str, Any], messages: Messages) -> None:
-        self.runner = Runner(context, messages)
+        self.runner = Runner(context, messages, take_secrets())
         self.messages = messages
 
     def load(self) -> bool:
