@@ -84,11 +84,12 @@ type Template struct {
 
 // TemplateStats is what became of templates since the runtime was made.
 type TemplateStats struct {
-	Started, Evicted int   // templates
-	Hits, Misses     int   // commands that found their template, or had to wait for its start
-	Unforked         int   // commands that were started, because their template failed
-	Live             int   // templates now
-	MemoryBytes      int64 // of those, their forks' own not counted
+	Started, Evicted int    // templates
+	Hits, Misses     int    // commands that found their template, or had to wait for its start
+	Unforked         int    // commands that were started, because their template failed
+	Failure          string // why the last of those
+	Live             int    // templates now
+	MemoryBytes      int64  // of those, their forks' own not counted
 }
 
 // MessagesVariable is the one variable that a command gets beside its own, if it has a Message function.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -22,7 +23,7 @@ const (
 
 // Doctor implements server.Control.
 func (s *System) Doctor(ctx context.Context) []server.Finding {
-	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), checkPrograms(), s.checkSecrets(ctx)}
+	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), s.checkTemplates(), checkPrograms(), s.checkSecrets(ctx)}
 }
 
 func (s *System) checkHome() server.Finding {
@@ -95,6 +96,18 @@ func (s *System) checkSecrets(ctx context.Context) server.Finding {
 		return server.Finding{Name: "secrets", Level: server.OK, Text: "none are set"}
 	}
 	return server.Finding{Name: "secrets", Level: server.OK, Text: fmt.Sprintf("%d, with the key in %s", n, s.parts.flow.Secrets.KeyPath())}
+}
+
+// checkTemplates says how the interpreters serve that others are forked from.
+func (s *System) checkTemplates() server.Finding {
+	t := s.parts.runtime.Templates()
+	f := server.Finding{Name: "templates", Level: server.OK, Text: fmt.Sprintf("%d live, %s; %d started, %d evicted; of commands %d found theirs, %d waited for it",
+		t.Live, humanize.IBytes(uint64(t.MemoryBytes)), t.Started, t.Evicted, t.Hits, t.Misses)} //nolint:gosec // not negative
+	if t.Unforked > 0 {
+		f.Level = server.Warn
+		f.Text += fmt.Sprintf("; %d were started, the last one because %s", t.Unforked, t.Failure)
+	}
+	return f
 }
 
 // checkPrograms looks for the one program that Tarn does not bring along.

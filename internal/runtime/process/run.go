@@ -44,19 +44,18 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 		j.Own = append(j.Own, []byte("/tmp"))
 	}
 	if s.forks() {
-		if t := s.runtime.templates.get(s.now()); t != nil {
-			sup, err := t.take(ctx)
-			if err == nil {
-				var exit runtime.Exit
-				if exit, err = s.attempt(ctx, sup, running, j, cmd); !errors.Is(err, errUnforked) {
-					return exit, err
-				}
-			}
-			if ctx.Err() != nil {
-				return runtime.Exit{Reason: runtime.Canceled}, nil
+		t := s.runtime.templates.get(s.now())
+		sup, err := t.take(ctx)
+		if err == nil {
+			var exit runtime.Exit
+			if exit, err = s.attempt(ctx, sup, running, j, cmd); !errors.Is(err, errUnforked) {
+				return exit, err
 			}
 		}
-		s.runtime.templates.unforked()
+		if ctx.Err() != nil {
+			return runtime.Exit{Reason: runtime.Canceled}, nil
+		}
+		s.runtime.templates.unforked(err)
 	}
 	sup, err := s.runtime.spare.take()
 	if err != nil {

@@ -87,7 +87,7 @@ func templateKey(t *runtime.Template, network bool) string {
 	return fmt.Sprintf("%x", sha256.Sum256(text))
 }
 
-// get returns the template of a spec, which it starts if there is none. nil: there is to be none.
+// get returns the template of a spec, which it starts if there is none. After close it is nil.
 func (p *templates) get(spec runtime.Spec) *template {
 	key := templateKey(spec.Template, spec.Network)
 	p.mu.Lock()
@@ -291,6 +291,9 @@ func (t *template) dead() bool {
 
 // take returns the supervisor of a fork that waits for its job.
 func (t *template) take(ctx context.Context) (*supervisor, error) {
+	if t == nil {
+		return nil, ErrClosed
+	}
 	select {
 	case <-t.loaded:
 	case <-ctx.Done():
@@ -524,10 +527,11 @@ func (p *templates) close() {
 }
 
 // unforked counts a command that was started although it has a template.
-func (p *templates) unforked() {
+func (p *templates) unforked(why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats.Unforked++
+	p.stats.Failure = why.Error()
 }
 
 func (p *templates) statistics() runtime.TemplateStats {
