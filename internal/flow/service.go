@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/ids"
@@ -79,12 +80,14 @@ func (f *Flow) begin(ctx context.Context, run *Run) (*Run, bool, error) {
 var ErrRunID = errdef.New(errdef.InvalidArgument, "run.id", "not a run id")
 
 // runID is what a caller may call a run: it is a part of names of branches and of RUN/STEP.
-var runID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,99}$`)
+var runID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,99}$`)
+})
 
 // register stores a new run, or finds the one that its id or request made before.
 func (f *Flow) register(ctx context.Context, run *Run) (_ *Run, attached bool, err error) {
 	chosen := run.ID != ""
-	if chosen && (!runID.MatchString(run.ID) || strings.Contains(run.ID, "..") || strings.HasSuffix(run.ID, ".lock")) {
+	if chosen && (!runID().MatchString(run.ID) || strings.Contains(run.ID, "..") || strings.HasSuffix(run.ID, ".lock")) {
 		return nil, false, ErrRunID.Errorf("%q cannot be a run's id: 2 to 100 letters, digits, '.', '_' and '-', the first a letter or digit", run.ID)
 	}
 	for length := ids.RunLength; ; length++ {

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -243,7 +244,9 @@ func pathless(err error) error {
 	return err
 }
 
-var notInTableName = regexp.MustCompile(`[^\p{L}\p{N}_]+`)
+var notInTableName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`[^\p{L}\p{N}_]+`)
+})
 
 // maxSourceName bounds a table name made from a file's.
 const maxSourceName = 63
@@ -259,7 +262,7 @@ func nameOfSource(source string) string {
 		source = filepath.Dir(source)
 		name = filepath.Base(source)
 	}
-	name = strings.Trim(notInTableName.ReplaceAllString(name, "_"), "_")
+	name = strings.Trim(notInTableName().ReplaceAllString(name, "_"), "_")
 	if name != "" && name[0] >= '0' && name[0] <= '9' {
 		name = "t_" + name
 	}

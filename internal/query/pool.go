@@ -12,6 +12,8 @@ const (
 	// of a pipeline, and what leaks does not grow for ever.
 	keptFor  = 3 * time.Second
 	keptJobs = 200
+	// warmAfter is how long a job may run before the child of the next one is started.
+	warmAfter = 30 * time.Millisecond
 	// keptMemory bounds what a child that is kept has had in memory.
 	keptMemory = 512 << 20
 )
@@ -118,8 +120,12 @@ func (e *Engine) withChild(ctx context.Context, slots chan struct{}, from pool, 
 				return err
 			}
 		}
-		e.warm(&e.spare) // while the job runs
+		// A start takes a processor for longer than most jobs need one: it waits for them.
+		later := time.AfterFunc(warmAfter, func() { e.warm(&e.spare) })
 		reusable, err := fn(ctx, c)
+		if later.Stop() {
+			e.warm(&e.spare)
+		}
 		if !reusable || !e.keep(c, from) {
 			e.work.Add(1)
 			go func() { // nobody waits for a process that has answered: freeing its memory takes milliseconds

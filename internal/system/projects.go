@@ -57,11 +57,13 @@ func (p *projects) close() error {
 }
 
 // projectName is what a project may be called: it becomes a folder's name and a part of a row's key.
-var projectName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
+var projectName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
+})
 
 // Open implements server.Projects.
 func (p *projects) Open(ctx context.Context, name string) (*server.Project, error) {
-	if !projectName.MatchString(name) {
+	if !projectName().MatchString(name) {
 		return nil, errdef.Newf(errdef.InvalidArgument, "project.name",
 			"project %.120q: a name has 1 to 100 letters, digits, '.', '_' or '-' and begins with a letter or digit", name)
 	}
@@ -119,7 +121,7 @@ func (p *projects) Names(context.Context) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && projectName.MatchString(e.Name()) {
+		if e.IsDir() && projectName().MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

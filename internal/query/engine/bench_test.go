@@ -3,7 +3,9 @@ package engine_test
 import (
 	"io"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/query/engine/duck"
@@ -89,4 +91,25 @@ func BenchmarkOpen(b *testing.B) {
 		}
 		db.Close()
 	}
+}
+
+// BenchmarkStep is a job of a pipeline: a table of one row into another one, in the child that ran the job before.
+func BenchmarkStep(b *testing.B) {
+	e := start(b, query.Options{})
+	dir := b.TempDir()
+	job := query.Job{Owner: "run", Seed: "s", SQL: "SELECT 1 AS n"}
+	step := 0
+	var cpu time.Duration
+	for b.Loop() {
+		path := filepath.Join(dir, strconv.Itoa(step)+".arrow")
+		job.Sinks = []query.Sink{{Kind: query.SinkArrow, Path: path}}
+		result, err := e.Run(b.Context(), job, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		cpu += result.CPU
+		job.SQL, job.Sources = "SELECT n + 1 AS n FROM t", []query.Source{{Name: query.Name{Table: "t"}, Arrow: []string{path}}}
+		step++
+	}
+	b.ReportMetric(float64(cpu.Microseconds())/float64(b.N)/1000, "ms-cpu-of-job")
 }
