@@ -127,17 +127,23 @@ func (e *Engine) withChild(ctx context.Context, slots chan struct{}, from pool, 
 			e.warm(&e.spare)
 		}
 		if !reusable || !e.keep(c, from) {
-			e.work.Add(1)
-			go func() { // nobody waits for a process that has answered: freeing its memory takes milliseconds
-				defer e.work.Done()
-				c.close()
-			}()
+			e.discard(c)
 		}
 		if !again || !errors.Is(err, errUnsent) { // an idle one that was killed while it waited
 			return err
 		}
 		c = nil
 	}
+}
+
+// discard ends a child beside the caller, who has work: nobody waits for a process that has answered, and freeing its
+// memory takes milliseconds.
+func (e *Engine) discard(c *child) {
+	e.work.Add(1)
+	go func() {
+		defer e.work.Done()
+		c.close()
+	}()
 }
 
 // idle returns an idle child that lives, nil if there is none.
