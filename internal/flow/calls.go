@@ -144,11 +144,19 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 	if err != nil {
 		return nil, err
 	}
-	envs, err := f.environmentsOf(ctx, c, []*graph.Node{{Function: fn}}, unheard)
+	nodes := []*graph.Node{{Function: fn}}
+	if err := f.checkSecrets(ctx, c, nodes); err != nil {
+		return nil, err
+	}
+	given, err := f.handOver(ctx, fn)
 	if err != nil {
 		return nil, err
 	}
-	out := &callable{f: f, code: c, fn: fn, env: envs[fn.Name]}
+	envs, err := f.environmentsOf(ctx, c, nodes, unheard)
+	if err != nil {
+		return nil, err
+	}
+	out := &callable{f: f, code: c, fn: fn, env: envs[fn.Name], given: given}
 	if out.view, err = f.Images.Ensure(ctx, out.env.lock, nil); err != nil {
 		return nil, err
 	}
@@ -159,7 +167,7 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 		return nil, err
 	}
 	out.timeout, out.limits.Time = out.limits.Time, 0 // of an input, not of a worker
-	out.key = strings.Join([]string{c.snap.ID, fn.File, fn.Qualname, out.env.lock.ID}, "\x00")
+	out.key = strings.Join([]string{c.snap.ID, fn.File, fn.Qualname, out.env.lock.ID, given.id()}, "\x00")
 	return out, nil
 }
 

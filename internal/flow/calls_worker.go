@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +39,7 @@ type callable struct {
 	view    image.View
 	limits  runtime.Limits
 	timeout time.Duration
+	given   handed
 	key     string // what makes two the same: workers are interchangeable
 }
 
@@ -139,13 +142,15 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 	}
 	// A worker outlives the call that it was started for.
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	env := pythonEnv(box.Home(), fn.view, box.Path)
+	maps.Copy(env, fn.given.env)
 	w := &callWorker{fn: fn, input: write, answers: make(chan answer), ended: make(chan struct{}), cancel: cancel}
 	fn.f.calls.wg.Go(func() {
 		defer close(w.ended)
 		defer cancel()
 		w.exit, w.err = box.Run(wctx, runtime.Command{
 			Argv: slices.Concat([]string{fn.view.Python.Path}, interpreterFlags, []string{"tarn._serve"}),
-			Env:  pythonEnv(box.Home(), fn.view, box.Path), Dir: box.Path("project"), Stdin: read,
+			Env:  env, Dir: box.Path("project"), Stdin: read,
 			Stdout: w.writer("stdout"), Stderr: w.writer("stderr"),
 			Message: func(line []byte) {
 				var a answer
@@ -154,8 +159,9 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 					return
 				}
 				if err != nil {
-					a = answer{message: message{Type: "unreadable", Message: clip(string(line))}}
+					a = answer{message: message{Type: "unreadable", Message: clip(fn.given.Text(string(line)))}}
 				}
+				fn.given.answer(&a)
 				select {
 				case w.answers <- a:
 				case <-wctx.Done():
@@ -269,7 +275,9 @@ func (w *callWorker) died() error {
 }
 
 // writer passes what the process prints to the call that it works for.
-func (w *callWorker) writer(stream string) *printer { return &printer{w: w, stream: stream} }
+func (w *callWorker) writer(stream string) io.Writer {
+	return w.fn.given.Writer(&printer{w: w, stream: stream})
+}
 
 type printer struct {
 	w      *callWorker

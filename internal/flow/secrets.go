@@ -3,7 +3,11 @@ package flow
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"maps"
 	"slices"
+
+	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/graph"
@@ -97,6 +101,24 @@ func (h handed) message(m *message) {
 	for i, name := range m.NotFound {
 		m.NotFound[i] = h.Text(name)
 	}
+}
+
+// answer hides secrets in an answer of a worker. An exception that has one in it travels by its name and text alone:
+// a pickle cannot be changed.
+func (h handed) answer(a *answer) {
+	h.message(&a.message)
+	if h.Text(string(a.Pickle)) != string(a.Pickle) {
+		a.Pickle = nil
+	}
+}
+
+// id tells values apart: a worker that has old ones is not for a new call.
+func (h handed) id() string {
+	sum := blake3.New()
+	for _, name := range slices.Sorted(maps.Keys(h.env)) {
+		fmt.Fprintf(sum, "%q=%q;", name, h.env[name]) //nolint:errcheck // a hash takes everything
+	}
+	return fmt.Sprintf("%x", sum.Sum(nil))
 }
 
 // failure hides secrets in an error: the engine quotes what a script wrote, say.

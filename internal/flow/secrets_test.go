@@ -310,3 +310,50 @@ def made(out: tarn.OutputDir, deep=tarn.secret("DEEP")):
 		t.Error(err)
 	}
 }
+
+// A call of a plain function has them, too, and tells them as little.
+func TestCallWithSecrets(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, "pipeline.py", `import os
+
+import tarn
+
+
+@tarn.function(secrets=["TOKEN"])
+def shout(deep=tarn.secret("DEEP")):
+    print("it is", os.environ["TOKEN"], flush=True)
+    raise ValueError(os.environ["TOKEN"] + deep)
+`)
+	ctx := t.Context()
+	r := flow.CallRequest{ID: "one", Dir: p.dir, File: "pipeline.py", Qualname: "shout"}
+	if _, err := p.StartCall(ctx, r); errdef.As(err).Reason != "secret.not_found" {
+		t.Fatal(err)
+	}
+	p.setSecrets("TOKEN", token, "DEEP", deep)
+	c, err := p.StartCall(ctx, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := []byte("\x80\x05\x95\x06\x00\x00\x00\x00\x00\x00\x00)}\x94\x86\x94.") // pickle.dumps(((), {}))
+	if _, err := c.Put(ctx, 0, [][]byte{none}, true); err != nil {
+		t.Fatal(err)
+	}
+	for r, err := range c.Results(ctx, 0) {
+		if err != nil || r.Failure == nil {
+			t.Fatal(r, err)
+		}
+		text := fmt.Sprint(r.Failure.Err, errdef.As(r.Failure.Err).Details, r.Failure.Traceback, string(r.Failure.Pickle))
+		leaks(t, "the failure", text)
+		if !strings.Contains(text, "ValueError: ***") {
+			t.Error(text)
+		}
+	}
+	said := ""
+	for out := range c.Output(ctx) {
+		said += out.Text
+	}
+	if said != "it is ***\n" {
+		t.Errorf("it said %q", said)
+	}
+	p.grep()
+}

@@ -15,7 +15,9 @@ import pickle
 import sys
 from typing import Any, BinaryIO, Dict, Optional
 
+from tarn import _params
 from tarn._context import Messages
+from tarn._declare import Secret
 from tarn._runner import OK, USER, Runner, _leave, _pickled, take_secrets
 
 
@@ -56,6 +58,9 @@ class Worker:
         except Exception as error:
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise ValueError(f"the arguments cannot be read by Python {version} in the environment of {self.runner.decl.name}: {type(error).__name__}: {error}") from None
+        for p in _params.of(self.runner.decl)[len(args) :]:
+            if isinstance(p.marker, Secret) and p.name not in kwargs:
+                kwargs[p.name] = self.runner.secrets[p.marker.name]
         result = self.runner._call(args, kwargs)
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
             for value in _values(result):
