@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import pickle
 import random
-import sys
 from typing import Any, Dict, List
 
 import pytest
@@ -125,16 +124,19 @@ def test_a_result_that_cannot_be_read_names_both_versions() -> None:
         _calls.unpack(HERE, b"\x80\x05cnowhere\nNothing\n.", "2.7")
 
 
-class Mine:
-    pass
-
-
 def test_the_script_that_was_started_is_a_module_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    main = HERE._replace(here="__main__")
-    monkeypatch.setattr(Mine, "__module__", "__main__")
-    sent = _calls.pack(main, (Mine(),), {})
-    assert b"__main__" not in sent and b"jobs.a" in sent
-    back = pickle.dumps(Own(1, 2))  # as the sandbox would send it, where this module has another name
-    assert type(_calls.unpack(HERE._replace(module=__name__, here="tests_elsewhere"), pickle.dumps(3), "")) is int
-    monkeypatch.setitem(sys.modules, "tests_elsewhere", sys.modules[__name__])
-    assert type(_calls.unpack(HERE._replace(module=__name__, here="tests_elsewhere"), back, "")) is Own
+    main = HERE._replace(module="jobs_a", here=__name__)
+    raw = pickle.dumps(Own(1, 2), protocol=2).replace(f"c{__name__}\n".encode(), b"cjobs_a\n")
+    assert b"jobs_a" in raw
+    assert type(_calls.unpack(main, raw, "")) is Own
+
+
+def test_output_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    state = Calling(HERE)
+    lines = [{"output": {"stream": s, "text": t}} for s, t in (("stdout", "a\n"), ("stderr", "b"), ("stdout", "c\n"))]
+    for m in lines[:2]:
+        state.take(m)
+    state.again()
+    for m in lines:
+        state.take(m)
+    assert capsys.readouterr() == ("a\nc\n", "b\n")

@@ -12,7 +12,6 @@ import pickle
 import platform
 import sys
 import threading
-import types
 import uuid
 from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -22,7 +21,6 @@ from tarn._wire import Call
 WINDOW = 1000  # inputs under way: what an endless producer costs at most
 WINDOW_BYTES = 64 << 20
 BATCH, BATCH_BYTES = 100, 4 << 20  # of one Put
-ACKNOWLEDGE = 256  # results after which the server is told that it may forget them
 PATIENCE = 5  # lost connections in a row, with nothing in between
 
 
@@ -61,20 +59,9 @@ def target(decl: Any) -> Target:
 # Values
 
 
-class _Writer(pickle.Pickler):
-    """Names what the caller's own script defines by the module that the script is elsewhere."""
-
-    def __init__(self, sink: io.BytesIO, module: str) -> None:
-        super().__init__(sink, protocol=5)
-        self._module = module
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, (type, types.FunctionType)) and value.__module__ == "__main__":
-            return named, (self._module, value.__qualname__)
-        return NotImplemented
-
-
 class _Reader(pickle.Unpickler):
+    """Knows what the caller's own script defines, which is a module in the sandbox. (There it is both.)"""
+
     def __init__(self, source: io.BytesIO, t: Optional[Target]) -> None:
         super().__init__(source)
         self._names = {} if t is None else {t.module: t.here}
@@ -83,31 +70,15 @@ class _Reader(pickle.Unpickler):
         return super().find_class(self._names.get(module, module), name)
 
 
-def named(module: str, qualname: str) -> Any:
-    """What a module calls so."""
-    import importlib
-
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _dump(t: Target, value: Any) -> bytes:
-    sink = io.BytesIO()
-    (_Writer(sink, t.module) if t.here == "__main__" else pickle.Pickler(sink, protocol=5)).dump(value)
-    return sink.getvalue()
-
-
 def pack(t: Target, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
     """One input. What cannot travel is named."""
     try:
-        return _dump(t, (args, dict(kwargs)))
+        return pickle.dumps((args, dict(kwargs)), protocol=5)
     except Exception as whole:
         names = [*t.parameters[: len(args)], *(f"argument {i + 1}" for i in range(len(t.parameters), len(args)))]
         for name, value in (*zip(names, args), *kwargs.items()):
             try:
-                _dump(t, value)
+                pickle.dumps(value, protocol=5)
             except Exception as error:
                 text = f"{t.name}() cannot get {name!r}, a {type(value).__qualname__}: {type(error).__name__}: {error}. Pass what pickle can copy, such as a path instead of an open file."
                 raise errors.InvalidArgumentError(text, reason="call.argument", details={"argument": name}) from error
@@ -219,6 +190,7 @@ class Calling:
         self.next = 0  # sequence number of the result that is expected
         self.over = False  # nothing follows: the server said so, or every input has its result
         self._fed = self._accepted = 0  # numbers of inputs
+        self._listed = self._shown = 0  # pieces of output in this stream, and in all
         self._waiting: Deque[bytes] = Deque()  # fed and not accepted
         self._under_way: Dict[int, int] = {}  # size of inputs whose result was not taken
         self._bytes = 0
@@ -268,12 +240,19 @@ class Calling:
             self._accepted = upto
             self.finished_sending = last and not self._waiting
 
+    def again(self) -> None:
+        """A new stream begins, which lists all output once more."""
+        self._listed = 0
+
     def take(self, message: Mapping[str, Any]) -> Optional[Result]:
         """The result that a message of the stream brings, if it is one that was not given yet."""
         if "call" in message:
             self.over = True
         if "output" in message:
-            show(message["output"])
+            self._listed += 1
+            if self._listed > self._shown:
+                self._shown = self._listed
+                show(message["output"])
         found = message.get("result")
         if found is None or int(found.get("sequence", 0)) < self.next:
             return None

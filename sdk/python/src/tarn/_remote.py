@@ -98,16 +98,15 @@ class _Job:
                 return
 
     def results(self, timeout: Optional[float] = None) -> Iterator[Result]:
-        """Results as they come. A new request acknowledges those before it, and goes on after a lost
-        connection."""
+        """Results as they come; after a lost connection, those that are missing."""
         end = None if timeout is None else time.monotonic() + timeout
         lost = 0
         while not self.state.over:
-            at = self.state.next
+            self.state.again()
             left = None if end is None else max(end - time.monotonic(), 0.001)
             with contextlib.ExitStack() as open_:
                 try:
-                    messages = self.client._messages(_calls.results(self.project, self.id, at, left))
+                    messages = self.client._messages(_calls.results(self.project, self.id, self.state.next, left))
                     open_.callback(messages.close)
                     for message in messages:
                         lost = 0
@@ -116,7 +115,7 @@ class _Job:
                             with self.changed:
                                 self.changed.notify_all()
                             yield found
-                        if self.state.over or self.state.next - at >= _calls.ACKNOWLEDGE:
+                        if self.state.over:
                             break
                 except errors.UnavailableError:
                     lost += 1
@@ -244,11 +243,11 @@ class _AsyncJob:
         end = None if timeout is None else time.monotonic() + timeout
         lost = 0
         while not self.state.over:
-            at = self.state.next
+            self.state.again()
             left = None if end is None else max(end - time.monotonic(), 0.001)
             messages = None
             try:
-                messages = await self.client._messages(_calls.results(self.project, self.id, at, left))
+                messages = await self.client._messages(_calls.results(self.project, self.id, self.state.next, left))
                 async for message in messages:
                     lost = 0
                     found = self.state.take(message)
@@ -256,7 +255,7 @@ class _AsyncJob:
                         async with self.changed:
                             self.changed.notify_all()
                         yield found
-                    if self.state.over or self.state.next - at >= _calls.ACKNOWLEDGE:
+                    if self.state.over:
                         break
             except errors.UnavailableError:
                 lost += 1
