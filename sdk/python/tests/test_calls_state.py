@@ -133,7 +133,7 @@ def test_the_script_that_was_started_is_a_module_elsewhere(monkeypatch: pytest.M
 
 def test_output_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     state = Calling(HERE)
-    lines = [{"output": {"stream": s, "text": t}} for s, t in (("stdout", "a\n"), ("stderr", "b"), ("stdout", "c\n"))]
+    lines = [{"output": {"stream": s, "text": t}} for s, t in (("stdout", "a\n"), ("stderr", "b\n"), ("stdout", "c\n"))]
     for m in lines[:2]:
         state.take(m)
     state.again()

@@ -276,8 +276,7 @@ class Calling:
 def show(output: Mapping[str, Any]) -> None:
     """What the function printed, where it would have."""
     stream = sys.stderr if output.get("stream") == "stderr" else sys.stdout
-    text = str(output.get("text", ""))
-    stream.write(text if text.endswith("\n") else text + "\n")
+    stream.write(str(output.get("text", "")))
     stream.flush()
 
 
@@ -288,4 +287,4 @@ def ended(call: str) -> errors.Error:
 
 def still(call: str, timeout: Optional[float]) -> errors.Error:
     """The error of a wait that was too short."""
-    return errors.DeadlineError(f"call {call} is still going after {timeout:g} s. It goes on: get() again, or cancel().", reason="client.timeout", details={"call": call})
+    return errors.DeadlineError(f"call {call} is still going after {timeout or 0:g} s. It goes on: get() again, or cancel().", reason="client.timeout", details={"call": call})

@@ -117,6 +117,8 @@ class _Job:
                             yield found
                         if self.state.over:
                             break
+                except errors.DeadlineError:
+                    raise _calls.still(self.id, timeout) from None
                 except errors.UnavailableError:
                     lost += 1
                     if lost > _calls.PATIENCE:
@@ -257,6 +259,8 @@ class _AsyncJob:
                         yield found
                     if self.state.over:
                         break
+            except errors.DeadlineError:
+                raise _calls.still(self.id, timeout) from None
             except errors.UnavailableError:
                 lost += 1
                 if lost > _calls.PATIENCE:
@@ -526,10 +530,7 @@ class Get(Generic[R]):
         """Wait for the result."""
         call = self._call
         job = _Job(call._target, call._clients()[0], call.id, call._python)
-        try:
-            value: R = _value(job.results(_wire.limit(timeout)), call.id)
-        except errors.DeadlineError as error:
-            raise (_calls.still(call.id, timeout) if error.reason == "client.timeout" and timeout else error) from None
+        value: R = _value(job.results(_wire.limit(timeout)), call.id)
         return value
 
     async def aio(self, timeout: Optional[float] = None) -> R:
@@ -537,10 +538,7 @@ class Get(Generic[R]):
         call = self._call
         client = call._clients()[1]
         job = _AsyncJob(call._target, client, (await client._scope()).project, call.id, call._python)
-        try:
-            value: R = await _value_async(job, _wire.limit(timeout))
-        except errors.DeadlineError as error:
-            raise (_calls.still(call.id, timeout) if error.reason == "client.timeout" and timeout else error) from None
+        value: R = await _value_async(job, _wire.limit(timeout))
         return value
 
 

@@ -1,0 +1,309 @@
+"""Calls of plain functions through the real server, in sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, AsyncIterator, Callable, Iterator, List
+
+import pytest
+from conftest import BINARY, SRC
+
+import tarn
+
+pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason="no tarn binary: make build, or set TARN_BIN")
+
+JOBS = """
+import os, sys, threading
+from typing import NamedTuple
+import tarn
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+class Bad(Exception):
+    def __init__(self, n, why):
+        super().__init__(f"{n}: {why}")
+        self.n, self.why = n, why
+    def __reduce__(self):
+        return Bad, (self.n, self.why)
+
+@tarn.function
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+@tarn.function
+def turned(pair):
+    return Pair(pair.b, pair.a)
+
+@tarn.function
+def picky(n):
+    if n == 3:
+        raise Bad(n, "three")
+    return n
+
+@tarn.function
+def count(n):
+    for i in range(n):
+        print("yields", i)
+        yield i
+    if n == 13:
+        raise Bad(n, "unlucky")
+
+@tarn.function
+async def later(n):
+    return n * 2
+
+@tarn.function
+def forever(n):
+    print("waits")
+    threading.Event().wait()
+
+@tarn.function
+def hidden():
+    class Local(Exception): pass
+    raise Local("from inside")
+
+@tarn.function
+def unpicklable():
+    return threading.Lock()
+
+@tarn.function
+def dies(n):
+    if n == 1:
+        os._exit(3)
+    return n
+
+@tarn.function
+def talks():
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+
+@tarn.function
+def big(data):
+    return data * 2
+
+@tarn.function
+def foreign():
+    import jobs_only_there
+    return jobs_only_there.Thing()
+
+@tarn.asset
+def table():
+    return [{"a": 1}]
+"""
+
+
+@pytest.fixture(scope="module")
+def jobs(server: Callable[[str], Path]) -> Iterator[Any]:
+    folder = server("calls")
+    (folder / "sdk_jobs.py").write_text(JOBS)
+    (folder / "lib").mkdir()
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module("sdk_jobs")
+    sys.path.remove(str(folder))
+    del sys.modules["sdk_jobs"]
+
+
+def test_remote(jobs: Any) -> None:
+    assert jobs.add(1) == jobs.add.local(1) == jobs.add.remote(1) == 2
+    assert jobs.add.remote(1, b=5) == 6
+    assert jobs.turned.remote(jobs.Pair(1, 2)) == jobs.Pair(2, 1)
+    assert type(jobs.turned.remote(jobs.Pair(1, 2))) is jobs.Pair
+    assert jobs.later.remote(4) == 8
+    with pytest.raises(TypeError, match=r"add\(\) needs 'a'"):
+        jobs.add.remote()
+
+
+def test_map(jobs: Any) -> None:
+    assert list(jobs.add.map(range(300))) == list(range(1, 301))
+    assert sorted(jobs.add.map(range(20), range(20), ordered=False, concurrency=2)) == list(range(0, 40, 2))
+    assert list(jobs.add.starmap([(1, 2), (3,)])) == [3, 4]
+    assert list(jobs.add.map([])) == []
+    assert jobs.add.for_each([1, 2]) is None
+    with pytest.raises(tarn.errors.InvalidArgumentError, match="concurrency=0"):
+        list(jobs.add.map([1], concurrency=0))
+    with pytest.raises(tarn.errors.InvalidArgumentError, match="generator function"):
+        jobs.count.map([1])
+
+
+def test_exceptions(jobs: Any) -> None:
+    with pytest.raises(jobs.Bad, match="3: three") as e:
+        jobs.picky.remote(3)
+    assert (e.value.n, e.value.why) == (3, "three")
+    assert 'File "sdk_jobs.py"' in str(e.value.__cause__) and "_serve" not in str(e.value.__cause__)
+    got = jobs.picky.map(range(5))
+    assert [next(got), next(got), next(got)] == [0, 1, 2]
+    with pytest.raises(jobs.Bad):
+        next(got)
+    *fine, bad, last = jobs.picky.map(range(5), return_exceptions=True)
+    assert (fine, type(bad), last) == ([0, 1, 2], jobs.Bad, 4)
+    with pytest.raises(jobs.Bad):
+        jobs.picky.for_each(range(5))
+    jobs.picky.for_each(range(5), ignore_exceptions=True)
+    with pytest.raises(tarn.RemoteError, match="from inside") as hidden:
+        jobs.hidden.remote()
+    assert "Local" in hidden.value.details["class"]
+
+
+def test_what_cannot_cross(jobs: Any) -> None:
+    with pytest.raises(tarn.errors.InvalidArgumentError, match=r"add\(\) cannot get 'b', a lock"):
+        jobs.add.remote(1, threading.Lock())
+    with pytest.raises(tarn.errors.InvalidArgumentError, match=r"add\(\) cannot get 'a', a lock"):
+        list(jobs.add.map([1, threading.Lock()]))
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        jobs.unpicklable.remote()
+
+
+def test_a_worker_that_dies(jobs: Any) -> None:
+    zero, one, two = jobs.dies.map(range(3), return_exceptions=True)
+    assert (zero, two) == (0, 2)
+    assert isinstance(one, tarn.Error) and "exit status 3" in str(one)
+
+
+def test_an_endless_producer_is_held_back(jobs: Any) -> None:
+    taken: List[int] = []
+
+    def numbers() -> Iterator[int]:
+        for n in itertools.count():
+            taken.append(n)
+            yield n
+
+    results = jobs.add.map(numbers())
+    assert [next(results) for _ in range(5)] == [1, 2, 3, 4, 5]
+    results.close()
+    assert len(taken) < 5_000
+    assert tarn.Client(folder=str(Path(jobs.__file__).parent)).project == "calls"
+
+
+def test_a_producer_that_waits_for_results(jobs: Any) -> None:
+    seen = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        assert seen.wait(60)
+        yield 2
+
+    results = jobs.add.map(numbers())
+    assert next(results) == 2
+    seen.set()
+    assert list(results) == [3]
+
+
+def test_a_producer_that_fails(jobs: Any) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        list(jobs.add.map(numbers()))
+
+
+def test_generators(jobs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(jobs.count.remote(4)) == [0, 1, 2, 3]
+    assert list(jobs.count.remote(0)) == []
+    stream = jobs.count.remote(1_000_000)
+    assert [next(stream), next(stream)] == [0, 1]
+    stream.close()
+    stream = jobs.count.remote(13)
+    with pytest.raises(jobs.Bad, match="unlucky"):
+        for _ in stream:
+            pass
+
+
+def test_output(jobs: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs.talks.remote()
+    assert capfd.readouterr() == ("to stdout\n", "to stderr\n")
+
+
+def test_spawn(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = jobs.add.spawn(1)
+    assert call.get() == call.get(timeout=60) == 2
+    monkeypatch.chdir(Path(jobs.__file__).parent)
+    assert tarn.FunctionCall.from_id(call.id).get() == 2
+    assert tarn.gather(jobs.add.spawn(1), jobs.add.spawn(2)) == [2, 3]
+    waits = jobs.forever.spawn(1)
+    with pytest.raises(tarn.errors.DeadlineError, match=r"still going after 0\.2 s"):
+        waits.get(timeout=0.2)
+    waits.cancel()
+    with pytest.raises(tarn.errors.CanceledError):
+        waits.get()
+    with pytest.raises(tarn.errors.NotFoundError, match="c-nope"):
+        tarn.FunctionCall.from_id("c-nope").get()
+    with pytest.raises(jobs.Bad):
+        tarn.gather(jobs.add.spawn(1), jobs.picky.spawn(3))
+
+
+def test_big_values(jobs: Any) -> None:
+    data = os.urandom(5 << 20)
+    assert jobs.big.remote(data) == data * 2
+    assert [len(d) for d in jobs.big.map([data[: 1 << 20]] * 8)] == [2 << 20] * 8
+
+
+def test_asynchronous(jobs: Any) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for n in itertools.count():
+            yield n
+
+    async def work() -> None:
+        assert await jobs.add.remote.aio(1, b=2) == 3
+        assert await asyncio.gather(*(jobs.add.remote.aio(i) for i in range(4))) == [1, 2, 3, 4]
+        assert [x async for x in jobs.add.map.aio(range(200))] == list(range(1, 201))
+        assert [x async for x in jobs.add.starmap.aio([(1, 2)])] == [3]
+        assert [x async for x in jobs.count.remote.aio(3)] == [0, 1, 2]
+        got = jobs.add.map.aio(numbers(), ordered=True)
+        assert [await got.__anext__() for _ in range(3)] == [1, 2, 3]
+        await got.aclose()
+        with pytest.raises(jobs.Bad):
+            await jobs.picky.remote.aio(3)
+        await jobs.picky.for_each.aio(range(5), ignore_exceptions=True)
+        call = await jobs.add.spawn.aio(5)
+        assert await tarn.gather.aio(call, jobs.add.spawn(6)) == [6, 7]
+        waits = await jobs.forever.spawn.aio(1)
+        await waits.cancel.aio()
+        with pytest.raises(tarn.errors.CanceledError):
+            await waits.get.aio()
+        with pytest.raises(asyncio.TimeoutError):  # cancelling the task cancels the call
+            await asyncio.wait_for(jobs.forever.remote.aio(1), 0.3)
+
+    asyncio.run(work())
+
+
+def test_a_script_calls_its_own_functions(jobs: Any, tmp_path: Path) -> None:
+    folder = Path(jobs.__file__).parent
+    (folder / "script.py").write_text(
+        "import tarn\n\nclass Thing:\n    def __init__(self, n): self.n = n\n\n@tarn.function\ndef more(thing):\n    return Thing(thing.n + 1)\n\n"
+        "if __name__ == '__main__':\n    for thing in more.map([Thing(1), Thing(2)]):\n        assert type(thing) is Thing\n        print(thing.n)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": SRC}
+    done = subprocess.run([sys.executable, str(folder / "script.py")], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "2\n3\n"), done.stderr
+    done = subprocess.run([BINARY, "run", "sdk_jobs.py::add", "--a", "3", "--b", "4"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
+def test_ctrl_c_cancels(jobs: Any) -> None:
+    folder = Path(jobs.__file__).parent
+    program = "import sdk_jobs\nsdk_jobs.forever.for_each([1])"
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=folder, env={**os.environ, "PYTHONPATH": SRC}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "waits\n"
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    assert child.returncode != 0
+
+
+def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "alone.py").write_text("import tarn\n\n@tarn.function\ndef f(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(tarn.errors.PreconditionError, match=r"no tarn\.toml in a folder above it"):
+        importlib.import_module("alone").f.remote()
