@@ -188,7 +188,7 @@ class Calling:
     def __init__(self, t: Optional[Target], python: str = "") -> None:
         self.target, self.python = t, python
         self.next = 0  # sequence number of the result that is expected
-        self.over = False  # nothing follows: the server said so, or every input has its result
+        self.over = False  # the server said that nothing follows, output neither
         self._fed = self._accepted = 0  # numbers of inputs
         self._listed = self._shown = 0  # pieces of output in this stream, and in all
         self._waiting: Deque[bytes] = Deque()  # fed and not accepted
@@ -261,7 +261,6 @@ class Calling:
         with self._lock:
             if end:
                 self._bytes -= self._under_way.pop(number, 0)
-            self.over = self.over or (self.finished_sending and not self._under_way)
         if "error" in found:
             return Result(number, None, exception_of(self.target, found["error"]), end)
         data = base64.b64decode(found.get("value", ""))

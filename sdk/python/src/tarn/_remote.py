@@ -151,11 +151,12 @@ def _single(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> _Job:
 
 
 def _value(results: Iterable[Result], call: str) -> Any:
-    for result in results:
-        if result.error is not None:
-            raise result.error
-        return result.value
-    raise _calls.ended(call)
+    found = list(results)  # to the end: what was printed may come behind the result
+    if not found:
+        raise _calls.ended(call)
+    if found[0].error is not None:
+        raise found[0].error
+    return found[0].value
 
 
 def _yielded(job: _Job) -> Iterator[Any]:
@@ -163,10 +164,8 @@ def _yielded(job: _Job) -> Iterator[Any]:
         for result in job.results():
             if result.error is not None:
                 raise result.error
-            if result.end:
-                return
-            yield result.value
-        raise _calls.ended(job.id)
+            if not result.end:
+                yield result.value
     finally:
         job.stop()
 
@@ -298,14 +297,7 @@ async def _single_async(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]
 
 
 async def _value_async(job: _AsyncJob, timeout: Optional[float] = None) -> Any:
-    results = job.results(timeout)
-    async with contextlib.AsyncExitStack() as open_:
-        open_.push_async_callback(results.aclose)  # type: ignore[attr-defined]
-        async for result in results:
-            if result.error is not None:
-                raise result.error
-            return result.value
-    raise _calls.ended(job.id)
+    return _value([result async for result in job.results(timeout)], job.id)
 
 
 async def _remote_async(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
@@ -323,10 +315,8 @@ async def _yielded_async(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any
         async for result in results:
             if result.error is not None:
                 raise result.error
-            if result.end:
-                return
-            yield result.value
-        raise _calls.ended(job.id)
+            if not result.end:
+                yield result.value
     finally:
         await results.aclose()  # type: ignore[attr-defined]
         await job.stop()
