@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,13 +10,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"tarn.dev/tarn/internal/query"
-	"tarn.dev/tarn/internal/runtime"
+	tarnruntime "tarn.dev/tarn/internal/runtime"
 )
 
 const intruderRole = "tarn-engine-intruder"
@@ -41,6 +43,10 @@ func intrude() {
 			switch verb {
 			case "served":
 				report = append(report, strconv.Itoa(served))
+			case "allocate": // until it is stopped
+				for kept := [][]byte{}; ; kept = append(kept, bytes.Repeat([]byte{1}, 1<<20)) {
+					runtime.KeepAlive(kept)
+				}
 			case "fail":
 				result.Error = query.NewFailure(query.ErrStatement)
 			default:
@@ -104,7 +110,7 @@ func word(err error) string {
 // of the home.
 func TestTakenOver(t *testing.T) {
 	t.Parallel()
-	if level() == runtime.Process {
+	if level() == tarnruntime.Process {
 		t.Skip("level process holds nobody")
 	}
 	home := t.TempDir()
@@ -129,7 +135,7 @@ func TestTakenOver(t *testing.T) {
 	tcp, unix, abstract := listen("tcp", "127.0.0.1:0"), listen("unix", filepath.Join(home, "socket")), listen("unix", "@"+t.Name())
 	// A second engine's child waits beside it.
 	other := boxes(t, filepath.Join(home, "scratch", "boxes"))
-	neighbour, err := other.Create(t.Context(), runtime.Spec{ID: "neighbour"})
+	neighbour, err := other.Create(t.Context(), tarnruntime.Spec{ID: "neighbour"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,6 +212,15 @@ func TestTakenOver(t *testing.T) {
 	}
 }
 
+// TestMemoryOfTheSandbox stops an engine that does not keep to the limit of its job.
+func TestMemoryOfTheSandbox(t *testing.T) {
+	t.Parallel()
+	e := start(t, query.Options{Command: self(intruderRole)})
+	if _, err := e.Run(t.Context(), query.Job{SQL: "allocate", MemoryBytes: 16 << 20}, nil); !errors.Is(err, query.ErrOutOfMemory) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestOwners has jobs of one owner run in one child, one after the other, and no others.
 func TestOwners(t *testing.T) {
 	t.Parallel()
@@ -218,7 +233,7 @@ func TestOwners(t *testing.T) {
 	reads := []query.Source{{Name: query.Name{Table: "t"}, Arrow: []string{in}}}
 	writes := []query.Sink{{Kind: query.SinkArrow, Path: out}}
 	before := "empty"
-	if level() == runtime.Process {
+	if level() == tarnruntime.Process {
 		before = "done"
 	}
 	for _, step := range []struct {
