@@ -53,6 +53,7 @@ type Client struct {
 	Envs    tarnv1connect.EnvServiceClient
 	Runs    tarnv1connect.RunServiceClient
 	Secrets tarnv1connect.SecretServiceClient
+	Calls   tarnv1connect.CallServiceClient
 
 	// Server is what the server said when the client was made.
 	Server *tarnv1.StatusResponse
@@ -137,6 +138,7 @@ func open(ctx context.Context, base string, transport *http.Transport, token str
 		Envs:      tarnv1connect.NewEnvServiceClient(doer, base, options),
 		Runs:      tarnv1connect.NewRunServiceClient(doer, base, options),
 		Secrets:   tarnv1connect.NewSecretServiceClient(doer, base, options),
+		Calls:     tarnv1connect.NewCallServiceClient(doer, base, options),
 		transport: transport,
 	}
 	var err error

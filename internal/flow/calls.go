@@ -115,6 +115,10 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 		cancel()
 		return nil, ErrStopping
 	}
+	if known := f.calls.request[r.ID]; known != nil { // the same request was faster
+		cancel()
+		return known, nil
+	}
 	if f.calls.byID == nil {
 		f.calls.byID, f.calls.request, f.calls.idle = map[string]*Call{}, map[string]*Call{}, map[string][]*callWorker{}
 	}
@@ -126,9 +130,7 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 		defer release()
 		defer cancel()
 		c.dispatch(cctx, f)
-		c.mu.Lock()
-		c.ended = now()
-		c.mu.Unlock()
+		c.Info() // it has ended now, if nobody saw that before
 		f.calls.forget(r.ID, c)
 	}()
 	return c, nil
@@ -263,6 +265,9 @@ func (c *Call) Info() CallInfo {
 	info := c.info
 	info.Inputs, info.Done, info.Failed = p.Inputs, p.Done, p.Failed
 	c.mu.Lock()
+	if p.Ended && c.ended.IsZero() { // its processes may still be going
+		c.ended = now()
+	}
 	info.Ended = c.ended
 	c.mu.Unlock()
 	switch {
@@ -294,7 +299,7 @@ func (c *Call) dispatch(ctx context.Context, f *Flow) {
 		if c.Progress().Ended {
 			return
 		}
-		for range min(c.limit, c.Waiting()) - busy {
+		for range min(c.limit-busy, c.Waiting()) {
 			busy++
 			wg.Go(func() {
 				c.work(ctx, f)
