@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,6 +67,8 @@ type callWorker struct {
 	err     error
 	cancel  context.CancelFunc
 	idle    *time.Timer
+
+	streams [2]*marked // stdout and stderr
 
 	mu    sync.Mutex
 	print func(stream, text string) // of the call that it works for; nil while it waits
@@ -145,13 +148,14 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 	env := pythonEnv(box.Home(), fn.view, box.Path)
 	maps.Copy(env, fn.given.env)
 	w := &callWorker{fn: fn, input: write, answers: make(chan answer), ended: make(chan struct{}), cancel: cancel}
+	w.streams = [2]*marked{w.writer("stdout"), w.writer("stderr")}
 	fn.f.calls.wg.Go(func() {
 		defer close(w.ended)
 		defer cancel()
 		w.exit, w.err = box.Run(wctx, runtime.Command{
 			Argv: slices.Concat([]string{fn.view.Python.Path}, interpreterFlags, []string{"tarn._serve"}),
 			Env:  env, Dir: box.Path("project"), Stdin: read,
-			Stdout: w.writer("stdout"), Stderr: w.writer("stderr"),
+			Stdout: w.streams[0], Stderr: w.streams[1],
 			Message: func(line []byte) {
 				var a answer
 				err := json.Unmarshal(line, &a)
@@ -204,6 +208,9 @@ func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Res
 	failed := func(err error) (call.Result, []string, bool) {
 		return call.Result{Failure: &call.Failure{Err: err}}, nil, false
 	}
+	for _, s := range w.streams {
+		s.forget()
+	}
 	sent := make(chan error, 1)
 	go func() {
 		line, err := json.Marshal(numbered{in.Index, in.Data})
@@ -223,6 +230,9 @@ func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Res
 		case a := <-w.answers:
 			if a.Index != in.Index {
 				return failed(errBadAnswer.Errorf("%s: an answer to input %d came for input %d", w.fn.fn.Name, a.Index, in.Index))
+			}
+			if a.Type != "yield" {
+				w.drain(ctx)
 			}
 			switch a.Type {
 			case "yield":
@@ -274,9 +284,75 @@ func (w *callWorker) died() error {
 	return errWorker.Errorf("the process of %s ended with exit status %d before it returned", name, w.exit.Code)
 }
 
+// drain waits until what the function printed for an input has arrived: it takes another way than the answer.
+func (w *callWorker) drain(ctx context.Context) {
+	late := time.NewTimer(drainPatience)
+	defer late.Stop()
+	for _, s := range w.streams {
+		select {
+		case <-s.reached:
+		case <-w.ended:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+const (
+	// outputMark is what a worker writes to both streams behind the output of an input.
+	outputMark = "\x00tarn: input done\x00"
+	// drainPatience bounds the wait for a mark that a function has kept from coming.
+	drainPatience = 2 * time.Second
+)
+
 // writer passes what the process prints to the call that it works for.
-func (w *callWorker) writer(stream string) io.Writer {
-	return w.fn.given.Writer(&printer{w: w, stream: stream})
+func (w *callWorker) writer(stream string) *marked {
+	return &marked{to: w.fn.given.Writer(&printer{w: w, stream: stream}), reached: make(chan struct{}, 1)}
+}
+
+// marked takes the marks out of a stream of output. A piece that may be the beginning of one is held back.
+type marked struct {
+	to      io.Writer
+	held    []byte
+	reached chan struct{}
+}
+
+// forget drops a mark that nobody waited for.
+func (m *marked) forget() {
+	select {
+	case <-m.reached:
+	default:
+	}
+}
+
+// Write implements io.Writer.
+func (m *marked) Write(text []byte) (int, error) {
+	m.held = append(m.held, text...)
+	for {
+		before, after, found := bytes.Cut(m.held, []byte(outputMark))
+		if !found {
+			break
+		}
+		if _, err := m.to.Write(before); err != nil {
+			return 0, err
+		}
+		m.held = after
+		select {
+		case m.reached <- struct{}{}:
+		default:
+		}
+	}
+	keep := min(len(outputMark)-1, len(m.held))
+	for !strings.HasPrefix(outputMark, string(m.held[len(m.held)-keep:])) {
+		keep--
+	}
+	if _, err := m.to.Write(m.held[:len(m.held)-keep]); err != nil {
+		return 0, err
+	}
+	m.held = bytes.Clone(m.held[len(m.held)-keep:])
+	return len(text), nil
 }
 
 type printer struct {

@@ -219,6 +219,11 @@ def test_generators(jobs: Any, capsys: pytest.CaptureFixture[str]) -> None:
             pass
 
 
+def test_output(jobs: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    jobs.talks.remote()
+    assert capfd.readouterr() == ("to stdout\n", "to stderr\n")
+
+
 def test_spawn(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     call = jobs.add.spawn(1)
     assert call.get() == call.get(timeout=60) == 2

@@ -20,6 +20,8 @@ from tarn._context import Messages
 from tarn._declare import Secret
 from tarn._runner import OK, USER, Runner, _leave, _pickled, take_secrets
 
+MARK = b"\0tarn: input done\0"  # behind the output of each input
+
 
 class Worker:
     """One function of the project, called again and again."""
@@ -27,6 +29,8 @@ class Worker:
     def __init__(self, context: Dict[str, Any], messages: Messages) -> None:
         self.runner = Runner(context, messages, take_secrets())
         self.messages = messages
+        # Where the end of an input's output is marked, whatever the function does to its streams.
+        self.outputs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (1, 2)]
 
     def load(self) -> bool:
         """Import the function; say how that went."""
@@ -92,6 +96,8 @@ class Worker:
                 stream.flush()
             except (OSError, ValueError, AttributeError):  # the user closed it
                 continue
+        for fd in self.outputs:
+            _all(fd, MARK)
 
 
 class _Answer(Messages):
@@ -106,9 +112,13 @@ class _Answer(Messages):
 
 
 def _write(fd: Optional[int], message: Dict[str, Any]) -> None:
-    line = json.dumps(message).encode() + b"\n"
-    while line and fd is not None:
-        line = line[os.write(fd, line) :]
+    if fd is not None:
+        _all(fd, json.dumps(message).encode() + b"\n")
+
+
+def _all(fd: int, raw: bytes) -> None:
+    while raw:
+        raw = raw[os.write(fd, raw) :]
 
 
 def _values(result: Any) -> Any:
