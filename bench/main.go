@@ -19,6 +19,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"tarn.dev/tarn/internal/runtime/process"
 )
 
 // benchmark is one subcommand.
@@ -28,6 +30,8 @@ type benchmark struct {
 }
 
 var benchmarks = []benchmark{
+	{"sandbox", "starts of sandboxes that need pandas", sandboxes},
+	{"calls", "plain functions, called from Python", callsBench},
 	{"handover", "a large table from a Python function to ten others", handover},
 	{"first_call", "a Python function whose packages are there", firstCall},
 	{"history", "branch, commit, diff and merge in a large tree", history},
@@ -41,6 +45,9 @@ var benchmarks = []benchmark{
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == process.Role { // where no tarn-init was built
+		os.Exit(process.InitMain())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {

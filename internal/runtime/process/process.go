@@ -121,7 +121,7 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbo
 	if r.closed {
 		return nil, ErrClosed.Errorf("create sandbox %s: the runtime is closed", spec.ID)
 	}
-	s, err := r.newSandbox(spec)
+	s, err := r.newSandbox(spec, "sandbox-")
 	if err != nil {
 		return nil, err
 	}
@@ -132,13 +132,13 @@ func (r *Runtime) Create(ctx context.Context, spec runtime.Spec) (runtime.Sandbo
 	return s, nil
 }
 
-// newSandbox checks a spec and makes the sandbox's folders.
-func (r *Runtime) newSandbox(spec runtime.Spec) (*sandbox, error) {
+// newSandbox checks a spec and makes the sandbox's folders; what they begin with says whose they are.
+func (r *Runtime) newSandbox(spec runtime.Spec, kind string) (*sandbox, error) {
 	paths, err := checkSpec(spec)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(r.dir, "sandbox-")
+	dir, err := os.MkdirTemp(r.dir, kind)
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}

@@ -148,7 +148,7 @@ func (p *templates) start(spec runtime.Spec) *template {
 func (t *template) serve(spec runtime.Spec) {
 	box, err := t.pool.runtime.newSandbox(runtime.Spec{
 		ID: spec.ID + "'s template", Mounts: spec.Template.Mounts, Network: spec.Network, Limits: runtime.Limits{PIDs: templateTasks},
-	})
+	}, "template-")
 	if err == nil {
 		defer removeAll(box.dir) //nolint:errcheck // the next server removes it
 		t.box = box

@@ -34,14 +34,19 @@ var Path = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make room for tarn-init: %w", err)
 	}
-	held = os.NewFile(uintptr(fd), "tarn-init")
+	// A high number: a child gets its own descriptors, from 0 on, before it executes this one.
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 64)
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
+		return "", fmt.Errorf("make room for tarn-init: %w", err)
+	}
+	held = os.NewFile(uintptr(high), "tarn-init")
 	if _, err := held.Write(program); err != nil {
 		return "", fmt.Errorf("write tarn-init: %w", err)
 	}
 	if _, err := unix.FcntlInt(held.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
 		return "", fmt.Errorf("seal tarn-init: %w", err)
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+	return fmt.Sprintf("/proc/self/fd/%d", high), nil
 })
 
 // held keeps the file open.
