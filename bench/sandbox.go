@@ -125,7 +125,7 @@ func sandboxes(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	peer := fmt.Sprintf("python -c 'import pandas' (%s ms)", number(milliseconds(bare)))
-	fmt.Printf("  level %s, templates %+v\n", x.runtime.Level(), x.runtime.Templates())
+	fmt.Printf("  level %s\n", x.runtime.Level())
 	row{"first line, pandas imported, median", milliseconds(median), "ms", atMost(10), peer, float64(median) / float64(bare)}.print()
 	row{"first line, p99", milliseconds(p99), "ms", atMost(50), "", 0}.print()
 	row{"  times faster than the bare import", float64(bare) / float64(median), "x", atLeast(20), "", 0}.print()
@@ -140,6 +140,7 @@ func sandboxes(ctx context.Context, b *bench) (err error) {
 		}
 		row{name + ", the same import", milliseconds(d), "ms", nil, "a fork", float64(d) / float64(median)}.print()
 	}
+	defer func() { fmt.Printf("  templates at the end: %+v\n", x.runtime.Templates()) }()
 	for _, n := range []int{100, b.size(1000, 0)} {
 		if n == 0 {
 			continue

@@ -129,7 +129,7 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 
 // send hands the job over. A supervisor that does not read it is not waited for.
 func (s *supervisor) send(j job, stdin *os.File) error {
-	if err := s.job.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := s.job.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	var passed []int

@@ -34,6 +34,8 @@ const (
 	forksPerTemplate = 10_000
 	templateAge      = time.Hour
 	templateIdle     = 15 * time.Minute
+	// patience is how long a supervisor may take for a message.
+	patience = 10 * time.Second
 	// spareForks wait for their jobs.
 	spareForks = 2
 	// templateTasks bounds a template and all its forks together.
@@ -368,6 +370,9 @@ func (t *template) order(order forkOrder, passed []*os.File) error {
 	}
 	t.orders.Lock()
 	defer t.orders.Unlock()
+	if err := t.sup.job.SetWriteDeadline(time.Now().Add(patience)); err != nil { // the last one has passed
+		return err
+	}
 	_, _, err = t.sup.job.WriteMsgUnix(text, unix.UnixRights(fds...), nil)
 	return err
 }
