@@ -10,6 +10,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == process.IdentityArgument {
+		fmt.Println(process.Identity())
+		return
+	}
 	if len(os.Args) < 2 || os.Args[1] != process.Role {
 		fmt.Fprintln(os.Stderr, "tarn-init is started by tarn")
 		os.Exit(2)

@@ -357,7 +357,11 @@ func (w *watch) look() {
 		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
 	}, 0) // without the right to it things go as they may
 	var took time.Duration
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, sampleEvery) {
+	slowest := sampleEvery
+	if w.template {
+		slowest = time.Second // it lives for an hour, and only a storm of processes counts
+	}
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, slowest) {
 		w.mu.Lock()
 		killing := w.killing
 		w.mu.Unlock()
@@ -413,7 +417,7 @@ func (w *watch) sample() {
 	w.mu.Lock()
 	peak := w.peak
 	w.mu.Unlock()
-	if memory > peak && len(pids) > 1 { // forks share pages
+	if memory > peak && len(pids) > 1 && !w.template { // forks share pages
 		memory = 0
 		for _, p := range pids {
 			memory += proportional(p)

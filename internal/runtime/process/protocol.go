@@ -3,6 +3,11 @@
 package process
 
 import (
+	"crypto/sha256"
+	"embed"
+	"fmt"
+	"io/fs"
+	"sync"
 	"time"
 
 	"tarn.dev/tarn/internal/runtime"
@@ -13,6 +18,29 @@ const Role = "sandbox-init"
 
 // maxMounts is how many descriptors the kernel hands over at once.
 const maxMounts = 253
+
+// source is this package's own: what makes two programs speak the same protocol.
+//
+//go:embed *.go
+var source embed.FS
+
+// Identity tells two builds of supervisors apart. Called with it as its only argument, a program that is one prints its own.
+var Identity = sync.OnceValue(func() string {
+	hash := sha256.New()
+	// What was embedded can be read.
+	_ = fs.WalkDir(source, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := source.ReadFile(name)
+		fmt.Fprintf(hash, "%s %d\n%s", name, len(text), text)
+		return err
+	})
+	return fmt.Sprintf("%x", hash.Sum(nil)[:16])
+})
+
+// IdentityArgument asks tarn-init for its Identity.
+const IdentityArgument = "identity"
 
 // Parts that a supervisor may have, its third argument.
 const (

@@ -2,7 +2,7 @@
 
 // Package initprogram carries the built command tarn-init.
 //
-// `make build` builds it before tarn. A tarn that was built without it, by `go build ./cmd/tarn` alone, is
+// `make build` builds it before tarn. A tarn that was built without it, by `go build ./cmd/tarn` alone, or with an old one, is
 // the first process of its sandboxes itself: the same code, and 20 ms later.
 package initprogram
 
@@ -12,9 +12,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"tarn.dev/tarn/internal/runtime/process"
 )
 
 //go:embed all:bin
@@ -46,7 +50,15 @@ var Path = sync.OnceValues(func() (string, error) {
 	if _, err := unix.FcntlInt(held.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
 		return "", fmt.Errorf("seal tarn-init: %w", err)
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", high), nil
+	path := fmt.Sprintf("/proc/self/fd/%d", high)
+	told, err := exec.Command(path, process.IdentityArgument).Output()
+	if err != nil {
+		return "", fmt.Errorf("start tarn-init: %w", err)
+	}
+	if strings.TrimSpace(string(told)) != process.Identity() {
+		return "", nil // it was built from other sources, and left lying about
+	}
+	return path, nil
 })
 
 // held keeps the file open.
