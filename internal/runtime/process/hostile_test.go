@@ -25,16 +25,23 @@ const serverRole = "test-server"
 // daemonize leaves processes that hold the pipe $1 open, some in sessions of their own.
 const daemonize = `exec 9>"$1"; setsid sh -c 'setsid sleep 1000 & sleep 1000' & sleep 1000 & echo x >&9; wait`
 
-// server runs a command in dir until it is killed.
-func server(dir string) int {
-	rt, err := process.New(process.Place{Dir: filepath.Join(dir, "boxes")}, runtime.Process)
+// server runs a command at a level until it is killed; argv is a folder, the level, and "fork" or "command".
+func server(argv []string) int {
+	rt, err := process.New(process.Place{Dir: filepath.Join(argv[0], "boxes")}, runtime.Level(argv[1]))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	sb, err := rt.Create(context.Background(), runtime.Spec{ID: "x"})
+	spec := runtime.Spec{ID: "x", Mounts: []runtime.Mount{{Name: "shared", Source: filepath.Join(argv[0], "shared"), Writable: true}}}
+	if argv[2] == "fork" {
+		spec.Template, err = newTemplate()
+	}
+	var sb runtime.Sandbox
 	if err == nil {
-		_, err = sb.Run(context.Background(), shell(daemonize, filepath.Join(dir, "life")))
+		sb, err = rt.Create(context.Background(), spec)
+	}
+	if err == nil {
+		_, err = sb.Run(context.Background(), shell(daemonize, sb.Path("shared")+"/life"))
 	}
 	fmt.Fprintln(os.Stderr, "the command ended:", err)
 	return 1
@@ -42,14 +49,29 @@ func server(dir string) int {
 
 func TestKillOfTheServerEndsTheTree(t *testing.T) {
 	t.Parallel()
+	for _, level := range levels {
+		for _, how := range []string{"command", "fork"} {
+			t.Run(string(level)+"/"+how, func(t *testing.T) {
+				t.Parallel()
+				need(t, level)
+				killServer(t, level, how)
+			})
+		}
+	}
+}
+
+func killServer(t *testing.T, level runtime.Level, how string) {
 	dir := t.TempDir()
-	life := newLife(t, dir)
+	if err := os.Mkdir(filepath.Join(dir, "shared"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	life := newLife(t, filepath.Join(dir, "shared"))
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var errs bytes.Buffer
-	cmd := exec.Command(self, serverRole, dir)
+	cmd := exec.Command(self, serverRole, dir, string(level), how)
 	cmd.Stderr = &errs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

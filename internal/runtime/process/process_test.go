@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 		os.Exit(process.InitMain())
 	}
 	if len(os.Args) > 1 && os.Args[1] == serverRole {
-		os.Exit(server(os.Args[2]))
+		os.Exit(server(os.Args[2:]))
 	}
 	if len(os.Args) > 1 && os.Args[1] == attackRole {
 		os.Exit(attackMain(os.Args[2:]))

@@ -55,7 +55,7 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 		if ctx.Err() != nil {
 			return runtime.Exit{Reason: runtime.Canceled}, nil
 		}
-		s.runtime.templates.unforked(err)
+		s.runtime.templates.unforked(t, err)
 	}
 	sup, err := s.runtime.spare.take()
 	if err != nil {

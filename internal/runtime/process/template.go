@@ -34,6 +34,8 @@ const (
 	forksPerTemplate = 10_000
 	templateAge      = time.Hour
 	templateIdle     = 15 * time.Minute
+	// retryAfter is how long nobody waits again for a template that did not start.
+	retryAfter = time.Minute
 	// patience is how long a supervisor may take for a message.
 	patience = 10 * time.Second
 	// spareForks wait for their jobs.
@@ -99,7 +101,7 @@ func (p *templates) get(spec runtime.Spec) *template {
 	}
 	now := time.Now()
 	t := p.byKey[key]
-	if t == nil || t.dead() {
+	if t == nil || t.dead() && !(t.failed() && now.Sub(t.born) < retryAfter) {
 		if t != nil {
 			t.retire()
 		}
@@ -273,12 +275,15 @@ func (t *template) isLoaded() bool {
 	}
 }
 
+// failed says that it never could fork.
+func (t *template) failed() bool { return t.isLoaded() && t.err != nil }
+
 // dead says that it cannot fork any more. A fork in use lives on.
 func (t *template) dead() bool {
 	if !t.isLoaded() {
 		return false
 	}
-	if t.err != nil {
+	if t.failed() {
 		return true
 	}
 	select {
@@ -531,10 +536,15 @@ func (p *templates) close() {
 	p.ended.Wait()
 }
 
-// unforked counts a command that was started although it has a template.
-func (p *templates) unforked(why error) {
+// unforked counts a command that was started although it has a template. The next one gets another template: this one may have
+// been killed.
+func (p *templates) unforked(t *template, why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if t != nil && !t.failed() {
+		maps.DeleteFunc(p.byKey, func(_ string, other *template) bool { return other == t })
+		t.retire()
+	}
 	p.stats.Unforked++
 	p.stats.Failure = why.Error()
 }
