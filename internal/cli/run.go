@@ -300,6 +300,10 @@ func (a *app) line(v any) {
 // printRun says how a run ended, and with what.
 func (a *app) printRun(run *tarnv1.Run) error {
 	e := runError(run)
+	if e == nil && !slices.Contains([]string{"succeeded", "failed", "canceled"}, run.GetState()) {
+		e = errdef.Newf(errdef.Unavailable, "run.unsettled", "run %s has ended, and the server could not save how", run.GetId()).
+			WithNext("look into its log: tarn server status")
+	}
 	if a.json {
 		a.line(map[string]any{"event": "result", "run": runDocument(run)})
 		if e != nil {

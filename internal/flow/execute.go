@@ -109,7 +109,15 @@ func (lv *live) execute(ctx context.Context) {
 		}
 	}
 	lv.mu.Unlock()
-	if err := lv.finish(ctx, state); err != nil {
+	err = lv.finish(ctx, state)
+	// On a full disk what failed is being removed: a moment later there is room for one row.
+	for wait := 50 * time.Millisecond; errdef.CodeOf(err) == errdef.ResourceExhausted && wait < 4*time.Second; wait *= 2 {
+		time.Sleep(wait)
+		lv.mu.Lock()
+		err = lv.saveLocked(ctx, nil)
+		lv.mu.Unlock()
+	}
+	if err != nil {
 		f.Log.Error("finish run", "run", lv.run.ID, "err", err)
 	}
 	f.mu.Lock()

@@ -126,7 +126,10 @@ func (e *Engine) withChild(ctx context.Context, slots chan struct{}, from pool, 
 		if later.Stop() {
 			e.warm(&e.spare)
 		}
-		if !reusable || !e.keep(c, from) {
+		switch {
+		case err != nil && !reusable:
+			c.close() // what failed may hold the disk that its caller needs to say so
+		case !reusable || !e.keep(c, from):
 			e.discard(c)
 		}
 		if !again || !errors.Is(err, errUnsent) { // an idle one that was killed while it waited

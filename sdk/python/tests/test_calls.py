@@ -96,6 +96,48 @@ def foreign():
     import jobs_only_there
     return jobs_only_there.Thing()
 
+@tarn.function(timeout="2s", resources=tarn.Resources(memory="256MiB"), concurrency=1)
+def hostile(kind):
+    if kind == "segfault":
+        import ctypes
+        ctypes.string_at(0)
+    if kind == "memory":
+        hoard = []
+        while True:
+            hoard.append(bytearray(10**7))
+    if kind == "sleeps":
+        threading.Event().wait()
+    if kind == "forks":
+        while True:
+            try:
+                os.fork()
+            except OSError:
+                pass
+    if kind == "ignores signals":
+        import signal
+        for number in range(1, 65):
+            try:
+                signal.signal(number, signal.SIG_IGN)
+            except (OSError, ValueError):
+                pass
+        threading.Event().wait()
+    if kind == "closes its output":
+        os.close(1)
+        os.close(2)
+    if kind == "leaves a daemon" and os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            threading.Event().wait()
+        os._exit(0)
+    if kind == "leaves a thread":
+        threading.Thread(target=threading.Event().wait).start()
+    if kind == "reads stdin":
+        return sys.stdin.read()
+    if kind == "raises":
+        raise SystemExit(3)
+    print(kind)
+    return kind
+
 @tarn.asset
 def table():
     return [{"a": 1}]
@@ -167,6 +209,34 @@ def test_a_worker_that_dies(jobs: Any) -> None:
     zero, one, two = jobs.dies.map(range(3), return_exceptions=True)
     assert (zero, two) == (0, 2)
     assert isinstance(one, tarn.Error) and "exit status 3" in str(one)
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("segfault", "run.killed"),
+        ("memory", "run.out_of_memory"),
+        ("sleeps", "call.timeout"),
+        ("forks", "call.timeout"),
+        ("ignores signals", "call.timeout"),
+    ],
+)
+def test_hostile_inputs_end(jobs: Any, kind: str, reason: str) -> None:
+    with pytest.raises(tarn.Error) as caught:
+        jobs.hostile.remote(kind)
+    assert caught.value.reason == reason
+    assert jobs.hostile.remote("fine") == "fine"
+
+
+def test_what_an_input_leaves_disturbs_no_other(jobs: Any) -> None:
+    for kind in ("leaves a daemon", "leaves a thread"):
+        assert jobs.hostile.remote(kind) == kind
+    assert jobs.hostile.remote("reads stdin") == ""
+    with pytest.raises(OSError):
+        jobs.hostile.remote("closes its output")  # and then prints
+    with pytest.raises(tarn.RemoteError):
+        jobs.hostile.remote("raises")
+    assert list(jobs.hostile.map(["a", "b", "c"])) == ["a", "b", "c"]
 
 
 def test_an_endless_producer_is_held_back(jobs: Any) -> None:

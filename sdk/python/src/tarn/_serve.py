@@ -96,8 +96,9 @@ class Worker:
                 stream.flush()
             except (OSError, ValueError, AttributeError):  # the user closed it
                 continue
-        for fd in self.outputs:
+        for target, fd in enumerate(self.outputs, 1):
             _all(fd, MARK)
+            os.dup2(fd, target)  # an input that closed its output closed it for itself
 
 
 class _Answer(Messages):
