@@ -27,8 +27,10 @@ import (
 var errUnforked = errdef.New(errdef.Unavailable, "runtime.unforked", "no fork of a template could be made")
 
 const (
-	// loadingTime is how long a template may take until it can fork.
-	loadingTime = 5 * time.Minute
+	// loadingTime is how long a template may take until it can fork, loadingPatience how long a command waits for it: it may
+	// need nothing of what takes so long.
+	loadingTime     = 5 * time.Minute
+	loadingPatience = 20 * time.Second
 	// A template is replaced after so many forks or so much time, while the old one goes on until the new one is ready: what
 	// leaks in it does not grow for ever. Unused it ends.
 	forksPerTemplate = 10_000
@@ -301,10 +303,14 @@ func (t *template) take(ctx context.Context) (*supervisor, error) {
 	if t == nil {
 		return nil, ErrClosed
 	}
+	slow := time.NewTimer(loadingPatience)
+	defer slow.Stop()
 	select {
 	case <-t.loaded:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
+	case <-slow.C:
+		return nil, errUnforked.Errorf("its template still imports after %s", loadingPatience)
 	}
 	if t.err != nil {
 		return nil, t.err
@@ -541,7 +547,7 @@ func (p *templates) close() {
 func (p *templates) unforked(t *template, why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if t != nil && !t.failed() {
+	if t != nil && t.isLoaded() && !t.failed() {
 		maps.DeleteFunc(p.byKey, func(_ string, other *template) bool { return other == t })
 		t.retire()
 	}

@@ -138,6 +138,10 @@ def hostile(kind):
     print(kind)
     return kind
 
+@tarn.function
+def nested():
+    return add.remote(1)
+
 @tarn.asset
 def table():
     return [{"a": 1}]
@@ -237,6 +241,12 @@ def test_what_an_input_leaves_disturbs_no_other(jobs: Any) -> None:
     with pytest.raises(tarn.RemoteError):
         jobs.hostile.remote("raises")
     assert list(jobs.hostile.map(["a", "b", "c"])) == ["a", "b", "c"]
+
+
+def test_a_call_from_inside_is_refused(jobs: Any) -> None:
+    with pytest.raises(tarn.Error, match="inside of its sandbox") as caught:
+        jobs.nested.remote()
+    assert caught.value.reason == "call.nested"
 
 
 def test_an_endless_producer_is_held_back(jobs: Any) -> None:

@@ -24,6 +24,8 @@ _clients: Dict[Tuple[Any, ...], Tuple[Client, AsyncClient]] = {}
 
 def _at(folder: Optional[str]) -> Tuple[Client, AsyncClient]:
     """The clients of a project folder; finding the server once is enough."""
+    if os.environ.get("TARN_MESSAGES_FD"):
+        raise errors.PreconditionError("a function cannot reach the server from inside of its sandbox. Call the other one as it is, without .remote or .map.", reason="call.nested")
     key = (folder or os.getcwd(), *map(os.environ.get, _PLACE))
     if key not in _clients:
         _clients[key] = Client(folder=folder), AsyncClient(folder=folder)
