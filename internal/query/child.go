@@ -107,7 +107,8 @@ var errUnsent = errors.New("the query engine ended before it began")
 // give shows a job's files to the child and bounds it as the job is.
 func (c *child) give(ctx context.Context, limits runtime.Limits, mounts []runtime.Mount) error {
 	err := c.box.Assign(ctx, limits, mounts...)
-	if err != nil && ctx.Err() == nil && c.dead() {
+	// A pipe that nobody reads any more breaks a moment before the end is known.
+	if err != nil && ctx.Err() == nil && (c.dead() || errors.Is(err, syscall.EPIPE)) {
 		return fmt.Errorf("%w: %w", errUnsent, c.crash(err))
 	}
 	return err
