@@ -156,10 +156,9 @@ func (w *watch) superviseFork() (*ended, error) {
 		return nil, err
 	}
 	began := time.Now()
-	if why, err := w.handOver(start); err != nil {
+	// Whatever is wrong: a command that is started tells it better, or goes well.
+	if err := w.handOver(start); err != nil {
 		return nil, w.reports.Encode(report{Unforked: "the fork did not take its job: " + err.Error()})
-	} else if why != "" {
-		return nil, w.reports.Encode(report{Failure: why})
 	}
 	_ = w.reports.Encode(report{PID: 2}) // a failing report means that the server is gone
 	w.watchLimits()
@@ -226,34 +225,31 @@ func helloServer() error {
 	return unix.Sendmsg(jobFD, []byte{0}, unix.UnixRights(users), nil, 0)
 }
 
-// handOver gives the fork its job. why says what was wrong with the job.
-func (w *watch) handOver(start *os.File) (why string, err error) {
+// handOver gives the fork its job.
+func (w *watch) handOver(start *os.File) error {
 	defer start.Close() //nolint:errcheck // it has done its work
 	if err := writeJob(start, forkJob{Argv: w.job.Argv, Env: append([][]byte{}, w.job.Env...), Dir: w.job.Dir, Stdin: w.stdin != nil}); err != nil {
-		return "", err
+		return err
 	}
 	if w.stdin != nil {
 		defer w.stdin.Close() //nolint:errcheck // the fork has it
 		if err := unix.Sendmsg(int(start.Fd()), []byte{0}, unix.UnixRights(int(w.stdin.Fd())), nil, 0); err != nil {
-			return "", err
+			return err
 		}
 	}
 	answer, err := io.ReadAll(io.LimitReader(start, 16))
 	if err != nil {
-		return "", err
+		return err
 	}
 	text, begun := strings.CutPrefix(string(answer), "begun")
 	if begun && text == "" {
-		return "", nil
+		return nil
 	}
 	errno, err := strconv.Atoi(text)
 	if err != nil {
-		return "", fmt.Errorf("it answered %q", answer)
+		return fmt.Errorf("it answered %q", answer)
 	}
-	if errno != 0 {
-		return explainStart(syscall.Errno(errno), string(w.job.Argv[0]), string(w.job.Dir)), nil
-	}
-	return "", nil
+	return errors.New(explainStart(syscall.Errno(errno), string(w.job.Argv[0]), string(w.job.Dir)))
 }
 
 // reapFork waits until the fork and all in its sandbox are gone. What the fork's parent tells of its end is as good as the
