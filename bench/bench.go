@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,6 +19,7 @@ type bench struct {
 	short bool
 	dir   string
 	bin   string
+	vars  []string // more variables of what is started
 }
 
 func newBench(short bool) (*bench, error) {
@@ -41,7 +44,7 @@ func (b *bench) close(err error) error {
 		_, e := b.tarn(context.Background(), b.dir, "server", "stop")
 		err = errors.Join(err, e)
 	}
-	return errors.Join(err, os.RemoveAll(b.dir))
+	return errors.Join(err, removeAll(b.dir))
 }
 
 // size is full, or small in a short run.
@@ -54,7 +57,7 @@ func (b *bench) size(full, small int) int {
 
 // env is the environment of the binary and of what it is compared with.
 func (b *bench) env() []string {
-	return append(os.Environ(), "TARN_HOME="+filepath.Join(b.dir, "home"), "TARN_URL=", "TARN_BRANCH=")
+	return slices.Concat(os.Environ(), []string{"TARN_HOME=" + filepath.Join(b.dir, "home"), "TARN_URL=", "TARN_BRANCH="}, b.vars)
 }
 
 // tarn runs the binary in dir and returns what it prints on stdout.
@@ -165,4 +168,15 @@ func load() string {
 	}
 	first, _, _ := strings.Cut(string(text), " ")
 	return first
+}
+
+// removeAll removes a folder that may hold read-only ones, as a cache of packages does.
+func removeAll(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(path, 0o755)
+		}
+		return err
+	})
+	return errors.Join(err, os.RemoveAll(dir))
 }

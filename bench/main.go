@@ -34,6 +34,7 @@ var benchmarks = []benchmark{
 	{"calls", "plain functions, called from Python", callsBench},
 	{"handover", "a large table from a Python function to ten others", handover},
 	{"first_call", "a Python function whose packages are there", firstCall},
+	{"packages", "another version of pandas in a project, and the next run", packages},
 	{"history", "branch, commit, diff and merge in a large tree", history},
 	{"import", "3,000,000 rows into a published table", importing},
 	{"query", "SQL by the command and in process", query},
