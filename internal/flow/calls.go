@@ -95,17 +95,11 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 		return nil, err
 	}
 	c := &Call{
-		Call: call.New(r.Ordered), fn: fn, limit: max(f.Cores, 1), more: make(chan struct{}),
+		Call: call.New(r.Ordered), fn: fn, limit: atOnce(r.Concurrency, fn.fn.Options.Concurrency, f.Cores), more: make(chan struct{}),
 		info: CallInfo{
 			ID: ids.Call(), Project: f.name, Function: fn.fn.Name, Author: r.Author, Created: now(), Level: string(f.Runtime.Level()),
 			Python: fn.env.lock.Python,
 		},
-	}
-	if limit := cmp.Or(r.Concurrency, fn.fn.Options.Concurrency); limit > 0 {
-		c.limit = limit
-	}
-	if own := fn.fn.Options.Concurrency; own > 0 {
-		c.limit = min(c.limit, own)
 	}
 	cctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c.cancel = cancel
@@ -134,6 +128,16 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 		f.calls.forget(r.ID, c)
 	}()
 	return c, nil
+}
+
+// atOnce is how many inputs of a call are done at a time: as many as its caller asked for, or else one per core, and no more than the
+// function allows.
+func atOnce(asked, allowed, cores int) int {
+	limit := cmp.Or(asked, allowed, cores, 1)
+	if allowed > 0 {
+		return min(limit, allowed)
+	}
+	return limit
 }
 
 // callable finds a plain function and makes its environment ready.
@@ -356,7 +360,7 @@ func (c *Call) settle(ctx context.Context, in call.Input, r call.Result, classes
 		c.Finish(in, r)
 		return
 	}
-	delay := backoff(*retry, in.Attempt)
+	delay := backoff(*retry, fmt.Sprintf("%s/%d", c.info.ID, in.Index), in.Attempt)
 	c.print(CallOutput{Index: in.Index, Stream: "stderr", Text: fmt.Sprintf("attempt %d failed, again in %s: %s\n", in.Attempt, delay, r.Failure.Err)})
 	time.AfterFunc(delay, func() {
 		if !c.Again(in) {

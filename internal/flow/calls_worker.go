@@ -27,6 +27,7 @@ const idleWorker = 30 * time.Second
 
 var (
 	errWorker    = errdef.New(errdef.UserCode, "call.worker_ended", "the function's process ended")
+	errDeaf      = errdef.New(errdef.UserCode, "call.worker_deaf", "the function's process reads no more inputs")
 	errCallTime  = errdef.New(errdef.DeadlineExceeded, "call.timeout", "the input took too long")
 	errBadAnswer = errdef.New(errdef.UserCode, "call.bad_answer", "the function's process gave an unreadable answer")
 )
@@ -137,11 +138,11 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 		Entry: pyEntry{File: fn.fn.File, Module: fn.fn.Module, Qualname: fn.fn.Qualname, Kind: string(fn.fn.Kind)},
 	}
 	read, write, err := os.Pipe()
-	if err == nil {
-		err = writeJSON(filepath.Join(box.HostHome(), ".tarn-context.json"), pc)
-	}
 	if err != nil {
 		return nil, errors.Join(err, box.Close())
+	}
+	if err := writeJSON(filepath.Join(box.HostHome(), ".tarn-context.json"), pc); err != nil {
+		return nil, errors.Join(err, read.Close(), write.Close(), box.Close())
 	}
 	// A worker outlives the call that it was started for.
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -172,8 +173,9 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 				}
 			},
 		})
-		w.err = errors.Join(w.err, read.Close(), write.Close(), box.Close())
+		w.err = errors.Join(w.err, write.Close(), box.Close())
 	})
+	defer read.Close() //nolint:errcheck // only the worker reads: a write fails when it does not
 	select {
 	case first := <-w.answers:
 		if first.Type == "ready" {
@@ -255,14 +257,30 @@ func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Res
 		case <-late:
 			return failed(errCallTime.Errorf("%s ran longer than %s. timeout=... allows more.", w.fn.fn.Name, w.fn.timeout))
 		case err := <-sent:
-			if err != nil && !errors.Is(err, os.ErrClosed) {
-				<-w.ended // nobody reads any more
-				return failed(w.died())
+			if err != nil && !errors.Is(err, os.ErrClosed) { // closed: it has ended
+				return failed(w.deaf(ctx))
 			}
 			sent = nil
 		case <-ctx.Done():
 			return failed(call.ErrCanceled)
 		}
+	}
+}
+
+// deafPatience is how long a worker that takes no inputs may need to end, if that is why.
+const deafPatience = 5 * time.Second
+
+// deaf says why a worker takes no inputs: it ends, or it closed what they come by and lives on.
+func (w *callWorker) deaf(ctx context.Context) error {
+	patience := time.NewTimer(deafPatience)
+	defer patience.Stop()
+	select {
+	case <-w.ended:
+		return w.died()
+	case <-ctx.Done():
+		return call.ErrCanceled
+	case <-patience.C:
+		return errDeaf.Errorf("the process of %s reads no more inputs: an earlier one closed its descriptors", w.fn.fn.Name)
 	}
 }
 

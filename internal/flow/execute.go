@@ -438,7 +438,7 @@ func (lv *live) runItems(ctx context.Context, p *plan, wk *work, missing []*invo
 		if len(missing) == 0 {
 			return lv.giveUp(wk, failed)
 		}
-		delay := backoff(retry, try)
+		delay := backoff(retry, lv.run.ID+"/"+fn.Name, try)
 		lv.emit(Event{Type: "step", Step: fn.Name, State: "retry", Message: fmt.Sprintf("attempt %d failed, again in %s: %s", try, delay, failed[0].err)})
 		select {
 		case <-time.After(delay):
@@ -473,30 +473,6 @@ func (lv *live) giveUp(wk *work, failed []outcome) error {
 		err = fmt.Errorf("item %s (%d of %d failed): %w", id, len(failed), len(wk.items), err)
 	}
 	return err
-}
-
-// retryable reports whether a failed item may be tried again. A process that was killed raised nothing;
-// a policy for every exception covers it.
-func retryable(r manifest.Retry, o outcome) bool {
-	switch errdef.CodeOf(o.err) {
-	case errdef.Canceled, errdef.DataLoss, errdef.InvalidArgument:
-		return false
-	}
-	if len(r.On) == 0 || slices.Contains(r.On, "Exception") && len(o.classes) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(o.classes, func(c string) bool { return slices.Contains(r.On, c) })
-}
-
-func backoff(r manifest.Retry, try int) time.Duration {
-	d := r.Delay
-	for range try - 1 {
-		d *= max(r.Backoff, 1)
-	}
-	if r.MaxDelay > 0 {
-		d = min(d, r.MaxDelay)
-	}
-	return time.Duration(d * float64(time.Second))
 }
 
 // chunk is how many items share one interpreter at most.

@@ -210,6 +210,7 @@ type Retry struct {
 	Delay    float64  `json:"delay,omitempty"`
 	Backoff  float64  `json:"backoff,omitempty"`
 	MaxDelay float64  `json:"max_delay,omitempty"`
+	Jitter   float64  `json:"jitter,omitempty"` // the share of a delay that chance may take off
 }
 
 // Code is what makes two functions the same code.

@@ -138,6 +138,18 @@ def hostile(kind):
     print(kind)
     return kind
 
+@tarn.function(concurrency=1)
+def turns_deaf(deaf):
+    import fcntl, stat
+    silent, _ = os.pipe()
+    for fd in range(200, 300) if deaf else ():
+        try:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+                os.dup2(silent, fd)
+        except OSError:
+            pass
+    return deaf
+
 @tarn.function
 def nested():
     return add.remote(1)
@@ -241,6 +253,14 @@ def test_what_an_input_leaves_disturbs_no_other(jobs: Any) -> None:
     with pytest.raises(tarn.RemoteError):
         jobs.hostile.remote("raises")
     assert list(jobs.hostile.map(["a", "b", "c"])) == ["a", "b", "c"]
+
+
+def test_a_worker_that_reads_no_more_inputs(jobs: Any) -> None:
+    assert jobs.turns_deaf.remote(True) is True
+    with pytest.raises(tarn.Error, match="reads no more inputs") as caught:
+        jobs.turns_deaf.remote(False)
+    assert caught.value.reason == "call.worker_deaf"
+    assert jobs.turns_deaf.remote(False) is False
 
 
 def test_a_call_from_inside_is_refused(jobs: Any) -> None:

@@ -255,6 +255,7 @@ def test_errors_stay_in_their_file(discover: Discover) -> None:
         ("resources=tarn.Resources(memory='2 apples')", "'512MiB' or '2GiB'"),
         ("env=tarn.Env(python=3.1)", "must be text"),
         ("retry=tarn.Retry(on=('x',))", "exception classes"),
+        ("retry=tarn.Retry(jitter=2)", "from 0 to 1"),
     ],
 )
 def test_wrong_options(discover: Discover, options: str, words: str) -> None:

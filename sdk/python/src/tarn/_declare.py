@@ -83,13 +83,18 @@ class Resources:
 
 @dataclass(frozen=True)
 class Retry:
-    """When a failed attempt is tried again: `tarn.Retry(times=3, on=(TimeoutError,), delay="1s")`."""
+    """When a failed attempt is tried again: `tarn.Retry(times=3, on=(TimeoutError,), delay="1s")`.
+
+    The first wait is `delay`, each further one `backoff` times as long, `max_delay` at most. Chance takes up to
+    the share `jitter` off each, so that what failed together does not come back together.
+    """
 
     times: int = 3
     on: Tuple[type, ...] = (Exception,)
     delay: Union[str, float] = 1.0
     backoff: float = 2.0
     max_delay: Union[str, float] = 60.0
+    jitter: float = 0.25
 
     def __post_init__(self) -> None:
         if not isinstance(self.times, int) or isinstance(self.times, bool) or self.times < 0:
@@ -103,6 +108,8 @@ class Retry:
         object.__setattr__(self, "max_delay", _units.seconds(self.max_delay, "max_delay"))
         if not isinstance(self.backoff, (int, float)) or self.backoff < 1:
             raise ValueError(f"backoff={self.backoff!r} must be 1 or more.")
+        if isinstance(self.jitter, bool) or not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter={self.jitter!r} must be a share of the delay, from 0 to 1.")
 
 
 @dataclass(frozen=True)

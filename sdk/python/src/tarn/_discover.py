@@ -241,7 +241,7 @@ def _options(o: _function.Options, output: _function.Output, kind: str) -> Dict[
     r, t = o.resources, o.retry
     return {
         "resources": None if r is None else {"cpu": r.cpu, "memory": r.memory, "gpu": r.gpu, "disk": r.disk},
-        "retry": None if t is None else {"times": t.times, "on": [k.__name__ for k in t.on], "delay": t.delay, "backoff": t.backoff, "max_delay": t.max_delay},
+        "retry": None if t is None else {"times": t.times, "on": [k.__name__ for k in t.on], "delay": t.delay, "backoff": t.backoff, "max_delay": t.max_delay, "jitter": t.jitter},
         "timeout": o.timeout,
         "network": kind == "function" if o.network is None else o.network,
         "fresh": o.fresh,
