@@ -45,6 +45,15 @@ func TestKilledWhileInstalling(t *testing.T) {
 	if !fault.Enabled {
 		t.Skip("needs -tags fault; make test has it")
 	}
+	for _, point := range []string{"image.view.after_install", "image.package.before_rename"} {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			killedAt(t, point)
+		})
+	}
+}
+
+func killedAt(t *testing.T, point string) {
 	cache := scratch(t)
 	s := open(t, cache, userEnv())
 	locks, err := s.Resolve(t.Context(), t.TempDir(), []image.Spec{{Packages: []string{"six"}}})
@@ -56,7 +65,7 @@ func TestKilledWhileInstalling(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(userEnv(), victimVariable+"="+string(text), "TARN_FAULT=image.view.after_install=kill")
+	cmd.Env = append(userEnv(), victimVariable+"="+string(text), "TARN_FAULT="+point+"=kill")
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
@@ -67,12 +76,18 @@ func TestKilledWhileInstalling(t *testing.T) {
 	if err != nil || len(entries) != 1 || !strings.HasPrefix(entries[0].Name(), ".staging-") {
 		t.Fatalf("after the kill: %v, %v", entries, err)
 	}
+	if entries, err := os.ReadDir(filepath.Join(cache, "packages")); err != nil || len(entries) != 1 || !strings.HasPrefix(entries[0].Name(), ".staging-") {
+		t.Fatalf("after the kill: %v, %v", entries, err)
+	}
 	v, err := s.Ensure(t.Context(), locks[0], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	run(t, v, "import six")
 	checkView(t, v)
+	if left, err := filepath.Glob(filepath.Join(cache, "packages", ".*")); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 }
 
 func TestDiskFull(t *testing.T) {

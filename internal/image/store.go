@@ -15,8 +15,9 @@ import (
 
 // Store resolves environments and keeps their packages on this host, under one cache folder:
 //
-//	uv/            uv's own cache: every wheel, downloaded and unpacked once
-//	views/ID       one merged package folder per set of packages, hardlinked to uv/, read-only
+//	uv/            uv's own cache: what indexes said, and wheels as they were unpacked
+//	packages/NAME  one package, unpacked and byte-compiled once for each Python, hardlinked to uv/, read-only
+//	views/ID       one merged package folder per set of packages, hardlinked to packages/, read-only
 //	locks/         files that processes lock
 //	interpreters.json  the interpreters that were found
 //	uv-VERSION     uv, if the host had none
@@ -40,7 +41,7 @@ func Open(cacheDir string, env []string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"views", "locks", "uv"} {
+	for _, sub := range []string{"views", "packages", "locks", "uv"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, classify(err)
 		}

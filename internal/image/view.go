@@ -16,8 +16,8 @@ import (
 )
 
 // Ensure makes lock importable on this host and returns where. What is there already costs one stat;
-// otherwise its packages are fetched, or taken from the cache, checked against their hashes, unpacked,
-// byte-compiled and put in place as a whole. progress, which may be nil, gets lines for people.
+// otherwise what is missing of its packages is fetched, checked against its hash, unpacked and byte-compiled,
+// and the view is linked together and put in place as a whole. progress, which may be nil, gets lines for people.
 func (s *Store) Ensure(ctx context.Context, lock Lock, progress func(string)) (View, error) {
 	if progress == nil {
 		progress = func(string) {}
@@ -49,13 +49,18 @@ func (s *Store) Ensure(ctx context.Context, lock Lock, progress func(string)) (V
 	return view, s.build(ctx, view, progress)
 }
 
-// build unpacks into a folder on the side and renames it, so that a view exists whole or not at all.
+// build links into a folder on the side and renames it, so that a view exists whole or not at all.
 // The caller holds the view's lock, so what lies there is a leftover of a process that died.
 func (s *Store) build(ctx context.Context, view View, progress func(string)) (err error) {
 	staging := filepath.Join(s.dir, "views", ".staging-"+filepath.Base(view.SitePackages))
 	if err := removeTree(staging); err != nil {
 		return err
 	}
+	u, err := s.unpack(ctx, view, progress)
+	if err != nil {
+		return classify(err)
+	}
+	defer func() { err = errors.Join(err, u.end()) }()
 	if err := os.Mkdir(staging, 0o755); err != nil {
 		return classify(err)
 	}
@@ -64,41 +69,28 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 			err = errors.Join(classify(err), removeTree(staging))
 		}
 	}()
-	if len(view.Lock.Packages) > 0 {
-		noun := "packages"
-		if len(view.Lock.Packages) == 1 {
-			noun = "package"
-		}
-		progress(fmt.Sprintf("installing %d %s for Python %s", len(view.Lock.Packages), noun, view.Lock.Python))
-		if err := s.install(ctx, view, staging, view.Lock.Packages, progress); err != nil {
-			return err
-		}
-		if err := s.settleOverlaps(ctx, view, staging, progress); err != nil {
-			return err
-		}
+	if err := merge(staging, view.Lock.Packages, u.dirs, progress); err != nil {
+		return err
 	}
 	if err := fault.Point("image.view.after_install"); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(filepath.Join(staging, ".lock")); err != nil { // uv's own
-		return err
-	}
-	if err := makeReadOnly(staging); err != nil {
 		return err
 	}
 	if err := syncTree(staging); err != nil {
 		return err
 	}
+	if err := u.publish(); err != nil {
+		return err
+	}
 	return os.Rename(staging, view.SitePackages)
 }
 
-// install unpacks packages of view's lock into dir, byte-compiled for its interpreter.
-func (s *Store) install(ctx context.Context, view View, dir string, packages []Package, progress func(string), options ...string) error {
+// install unpacks one package of view's lock into dir, byte-compiled for its interpreter.
+func (s *Store) install(ctx context.Context, view View, dir string, p Package, progress func(string)) error {
 	args := slices.Concat([]string{
 		"pip", "install", "--requirements", "-", "--target", dir, "--python", view.Python.Path,
 		"--no-deps", "--require-hashes", "--compile-bytecode",
-	}, buildPolicy(packages), indexOptions(view.Lock.Indexes), options)
-	return s.uvCommand(ctx, "install packages", dir, pinned(packages), progress, args...)
+	}, buildPolicy([]Package{p}), indexOptions(view.Lock.Indexes))
+	return s.uvCommand(ctx, "install "+p.Name, dir, pinned([]Package{p}), progress, args...)
 }
 
 // SyncVenv makes dir a virtual environment with exactly lock's packages, for editors and notebooks.
