@@ -41,6 +41,7 @@ type CallRequest struct {
 	Ordered        bool
 	Concurrency    int
 	Author         string
+	Waits          bool // the caller stays for the results
 }
 
 // CallInfo is what is known of a call.
@@ -70,6 +71,16 @@ type Call struct {
 	first   int64 // number of printed[0]
 	printed []CallOutput
 	more    chan struct{} // closed and replaced when something is printed
+
+	// Of values that are files, and of the caller: calls_values.go.
+	folder    string
+	values    int                 // named so far
+	given     map[string]int64    // sizes of those for inputs
+	fetches   map[string]*fetched // those of results
+	released  bool
+	waits     bool
+	attending int
+	gone      *time.Timer
 }
 
 // calls are the calls of a project.
@@ -94,10 +105,12 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 	if err != nil {
 		return nil, err
 	}
+	id := ids.Call()
 	c := &Call{
-		Call: call.New(r.Ordered), fn: fn, limit: atOnce(r.Concurrency, fn.fn.Options.Concurrency, f.Cores), more: make(chan struct{}),
+		Call: call.New(r.Ordered), fn: fn, limit: atOnce(r.Concurrency, fn.fn.Options.Concurrency, f.Cores), more: make(chan struct{}), waits: r.Waits,
+		folder: f.scratch("calls", id), given: map[string]int64{}, fetches: map[string]*fetched{},
 		info: CallInfo{
-			ID: ids.Call(), Project: f.name, Function: fn.fn.Name, Author: r.Author, Created: now(), Level: string(f.Runtime.Level()),
+			ID: id, Project: f.name, Function: fn.fn.Name, Author: r.Author, Created: now(), Level: string(f.Runtime.Level()),
 			Python: fn.env.lock.Python,
 		},
 	}
@@ -117,6 +130,10 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 		f.calls.byID, f.calls.request, f.calls.idle = map[string]*Call{}, map[string]*Call{}, map[string][]*callWorker{}
 	}
 	f.calls.byID[c.info.ID], f.calls.request[r.ID] = c, c
+	c.gone = time.AfterFunc(callerGone, c.abandoned)
+	if !c.waits {
+		c.gone.Stop()
+	}
 	f.calls.wg.Add(1)
 	release := f.Hold()
 	go func() {
@@ -198,10 +215,6 @@ func plainFunction(m *manifest.Manifest, file, qualname string) (*manifest.Funct
 func (cs *calls) forget(request string, c *Call) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	drop := func(c *Call) {
-		delete(cs.byID, c.info.ID)
-		maps.DeleteFunc(cs.request, func(_ string, other *Call) bool { return other == c })
-	}
 	if over := len(cs.byID) - callsKept; over > 0 {
 		var old []*Call
 		for _, c := range cs.byID {
@@ -211,14 +224,23 @@ func (cs *calls) forget(request string, c *Call) {
 		}
 		slices.SortFunc(old, func(a, b *Call) int { return a.info.Created.Compare(b.info.Created) })
 		for _, c := range old[:min(over, len(old))] {
-			drop(c)
+			cs.drop(c)
 		}
 	}
 	time.AfterFunc(callAge, func() {
 		cs.mu.Lock()
 		defer cs.mu.Unlock()
-		drop(c)
+		cs.drop(c)
 	})
+}
+
+// drop forgets a call; cs.mu is held.
+func (cs *calls) drop(c *Call) {
+	delete(cs.byID, c.info.ID)
+	maps.DeleteFunc(cs.request, func(_ string, other *Call) bool { return other == c })
+	if err := c.release(); err != nil {
+		c.fn.f.Log.Warn("remove values", "call", c.info.ID, "error", err)
+	}
 }
 
 // stop ends every call and the workers that wait for the next one.
@@ -238,6 +260,11 @@ func (cs *calls) stop() {
 		w.end()
 	}
 	cs.wg.Wait()
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	for _, c := range cs.byID {
+		cs.drop(c)
+	}
 }
 
 // Call finds a call that is not forgotten.

@@ -47,8 +47,9 @@ type callable struct {
 
 // numbered is an input on its way to a worker, answer what comes back: docs/formats/calls.md.
 type numbered struct {
-	Index int64  `json:"index"`
-	Data  []byte `json:"data"`
+	Index int64     `json:"index"`
+	Data  []byte    `json:"data,omitempty"`
+	File  *valueRef `json:"file,omitempty"`
 }
 
 type answer struct {
@@ -62,6 +63,8 @@ type answer struct {
 type callWorker struct {
 	fn      *callable
 	input   *os.File
+	home    string // the sandbox's folder, where it leaves values
+	values  string // folder of those that it reads
 	answers chan answer
 	ended   chan struct{} // closed when the process is gone
 	exit    runtime.Exit
@@ -126,29 +129,34 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 	if err != nil {
 		return nil, err
 	}
+	values, err := fn.f.tempDir("calls", "w-*")
+	if err != nil {
+		return nil, err
+	}
 	box, err := fn.f.Runtime.Create(ctx, runtime.Spec{
 		ID: "call/" + fn.fn.Name, Limits: fn.limits, Network: fn.fn.Options.Network, Template: template,
-		Mounts: []runtime.Mount{{Name: "project", Source: laid}},
+		Mounts: []runtime.Mount{{Name: "project", Source: laid}, {Name: "values", Source: values}},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make a sandbox for %s: %w", fn.fn.Name, err)
+		return nil, errors.Join(fmt.Errorf("make a sandbox for %s: %w", fn.fn.Name, err), os.RemoveAll(values))
 	}
 	pc := pyContext{
 		Version: 1, Step: fn.fn.Name, Attempt: 1, Project: box.Path("project"), EnvName: fn.fn.Name, Packages: append([]string{}, fn.env.asked...),
-		Entry: pyEntry{File: fn.fn.File, Module: fn.fn.Module, Qualname: fn.fn.Qualname, Kind: string(fn.fn.Kind)},
+		Entry:  pyEntry{File: fn.fn.File, Module: fn.fn.Module, Qualname: fn.fn.Qualname, Kind: string(fn.fn.Kind)},
+		Values: &pyValues{In: box.Path("values"), Out: box.Home() + "/" + valuePrefix},
 	}
 	read, write, err := os.Pipe()
 	if err != nil {
-		return nil, errors.Join(err, box.Close())
+		return nil, errors.Join(err, box.Close(), os.RemoveAll(values))
 	}
 	if err := writeJSON(filepath.Join(box.HostHome(), ".tarn-context.json"), pc); err != nil {
-		return nil, errors.Join(err, read.Close(), write.Close(), box.Close())
+		return nil, errors.Join(err, read.Close(), write.Close(), box.Close(), os.RemoveAll(values))
 	}
 	// A worker outlives the call that it was started for.
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	env := pythonEnv(box.Home(), fn.view, box.Path)
 	maps.Copy(env, fn.given.env)
-	w := &callWorker{fn: fn, input: write, answers: make(chan answer), ended: make(chan struct{}), cancel: cancel}
+	w := &callWorker{fn: fn, input: write, home: box.HostHome(), values: values, answers: make(chan answer), ended: make(chan struct{}), cancel: cancel}
 	w.streams = [2]*marked{w.writer("stdout"), w.writer("stderr")}
 	fn.f.calls.wg.Go(func() {
 		defer close(w.ended)
@@ -173,7 +181,7 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 				}
 			},
 		})
-		w.err = errors.Join(w.err, write.Close(), box.Close())
+		w.err = errors.Join(w.err, write.Close(), box.Close(), os.RemoveAll(values))
 	})
 	defer read.Close() //nolint:errcheck // only the worker reads: a write fails when it does not
 	select {
@@ -213,9 +221,18 @@ func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Res
 	for _, s := range w.streams {
 		s.forget()
 	}
+	given := numbered{Index: in.Index, Data: in.Value.Data}
+	if file := in.Value.File; file != nil {
+		link := filepath.Join(w.values, file.Name)
+		if err := os.Link(c.valuePath(file.Name), link); err != nil {
+			return call.Result{Failure: &call.Failure{Err: fmt.Errorf("lay out a value for %s: %w", w.fn.fn.Name, err)}}, nil, true
+		}
+		defer os.Remove(link) // what the function still maps of it lives on
+		given.File = &valueRef{Name: file.Name}
+	}
 	sent := make(chan error, 1)
 	go func() {
-		line, err := json.Marshal(numbered{in.Index, in.Data})
+		line, err := json.Marshal(given)
 		if err == nil {
 			_, err = w.input.Write(append(line, '\n'))
 		}
@@ -237,12 +254,16 @@ func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Res
 				w.drain(ctx)
 			}
 			switch a.Type {
-			case "yield":
-				if !c.Yield(ctx, in, a.Data) {
+			case "yield", "value":
+				value, err := c.taken(w, a)
+				switch {
+				case err != nil:
+					return failed(err)
+				case a.Type == "value":
+					return call.Result{Value: value}, nil, true
+				case !c.Yield(ctx, in, value):
 					return failed(context.Canceled)
 				}
-			case "value":
-				return call.Result{Value: a.Data}, nil, true
 			case "end":
 				return call.Result{End: true}, nil, true
 			case "error":

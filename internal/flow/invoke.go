@@ -232,8 +232,15 @@ type pyContext struct {
 	EnvName  string                     `json:"env_name"`
 	Local    []string                   `json:"local_files"`
 	Origin   string                     `json:"project_origin"` // to know files that the project has and the key does not
+	Values   *pyValues                  `json:"values,omitempty"`
 	*pyItem  `json:",omitempty"`        // the one invocation, or:
 	Items    []pyItem                   `json:"items,omitempty"` // a fork for each
+}
+
+// pyValues is where a worker of calls reads big values, and how the paths begin of those that it writes.
+type pyValues struct {
+	In  string `json:"in"`
+	Out string `json:"out"`
 }
 
 type pyEntry struct {

@@ -15,6 +15,7 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
+	"tarn.dev/tarn/internal/flow/call"
 	"tarn.dev/tarn/internal/lake"
 )
 
@@ -335,7 +336,7 @@ def shout(deep=tarn.secret("DEEP")):
 		t.Fatal(err)
 	}
 	none := []byte("\x80\x05\x95\x06\x00\x00\x00\x00\x00\x00\x00)}\x94\x86\x94.") // pickle.dumps(((), {}))
-	if _, err := c.Put(ctx, 0, [][]byte{none}, true); err != nil {
+	if _, err := c.Put(ctx, 0, []call.Value{{Data: none}}, true); err != nil {
 		t.Fatal(err)
 	}
 	for r, err := range c.Results(ctx, 0) {

@@ -1,7 +1,10 @@
 package server
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"io"
 	"strings"
 	"sync"
 
@@ -13,6 +16,11 @@ import (
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/flow/call"
 )
+
+// valueBuffer is how much of a value travels in one message.
+const valueBuffer = 1 << 20
+
+var errValueProtocol = errdef.New(errdef.InvalidArgument, "server.value_protocol", "a value is its call, then its data, then its hash")
 
 type callService struct{ projects Projects }
 
@@ -40,7 +48,7 @@ func (s *callService) Start(ctx context.Context, in *tarnv1.StartCallRequest) (*
 	}
 	c, err := p.Flow.StartCall(ctx, flow.CallRequest{
 		ID: in.GetRequestId(), Dir: in.GetDir(), File: in.GetFile(), Qualname: in.GetQualname(), Ordered: in.GetOrdered(),
-		Concurrency: int(in.GetConcurrency()), Author: in.GetAuthor(),
+		Concurrency: int(in.GetConcurrency()), Author: in.GetAuthor(), Waits: in.GetWaits(),
 	})
 	if err != nil {
 		return nil, err
@@ -53,11 +61,68 @@ func (s *callService) Put(ctx context.Context, in *tarnv1.PutInputsRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
-	next, err := c.Put(ctx, in.GetFirst(), in.GetInputs(), in.GetLast())
+	defer c.Attend()()
+	inputs, err := c.Inputs(in.GetInputs(), in.GetValues())
+	if err != nil {
+		return nil, err
+	}
+	next, err := c.Put(ctx, in.GetFirst(), inputs, in.GetLast())
 	if err != nil {
 		return nil, err
 	}
 	return &tarnv1.PutInputsResponse{Next: next}, nil
+}
+
+func (s *callService) PutValue(ctx context.Context, in *connect.ClientStream[tarnv1.PutValueRequest]) (_ *tarnv1.PutValueResponse, err error) {
+	if !in.Receive() {
+		return nil, errors.Join(in.Err(), errValueProtocol)
+	}
+	c, err := s.find(ctx, in.Msg().GetProject(), in.Msg().GetCall())
+	if err != nil {
+		return nil, err
+	}
+	defer c.Attend()()
+	w, err := c.NewValue()
+	if err != nil {
+		return nil, err
+	}
+	for in.Receive() {
+		if sum := in.Msg().GetSha256(); sum != "" {
+			name, err := w.Close(sum)
+			return &tarnv1.PutValueResponse{Value: name}, err
+		}
+		if _, err := w.Write(in.Msg().GetData()); err != nil {
+			return nil, errors.Join(err, w.Discard())
+		}
+	}
+	return nil, errors.Join(cmp.Or(in.Err(), error(errValueProtocol)), w.Discard())
+}
+
+func (s *callService) GetValue(ctx context.Context, in *tarnv1.GetValueRequest, out *connect.ServerStream[tarnv1.GetValueResponse]) error {
+	c, err := s.find(ctx, in.GetProject(), in.GetCall())
+	if err != nil {
+		return err
+	}
+	defer c.Attend()()
+	file, done, err := c.Value(in.GetValue())
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	buf := make([]byte, valueBuffer)
+	for {
+		n, err := file.Read(buf)
+		if errors.Is(err, io.EOF) {
+			done()
+			return nil
+		}
+		if err == nil {
+			err = out.Send(&tarnv1.GetValueResponse{Data: buf[:n]})
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 func (s *callService) Results(ctx context.Context, in *tarnv1.CallResultsRequest, out *connect.ServerStream[tarnv1.CallResultsResponse]) error {
@@ -65,6 +130,7 @@ func (s *callService) Results(ctx context.Context, in *tarnv1.CallResultsRequest
 	if err != nil {
 		return err
 	}
+	defer c.Attend()()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var mu sync.Mutex // of out
@@ -84,6 +150,9 @@ func (s *callService) Results(ctx context.Context, in *tarnv1.CallResultsRequest
 	for r, err := range c.Results(ctx, in.GetFrom()) {
 		if err == nil {
 			err = send(&tarnv1.CallResultsResponse{Event: &tarnv1.CallResultsResponse_Result{Result: toCallResult(r)}})
+		}
+		if err == nil {
+			err = c.Fetched(ctx, r.Value)
 		}
 		if err != nil {
 			stop()
@@ -136,7 +205,10 @@ func toCall(c flow.CallInfo) *tarnv1.Call {
 }
 
 func toCallResult(r call.Result) *tarnv1.CallResult {
-	out := &tarnv1.CallResult{Index: r.Index, Sequence: r.Sequence, Value: r.Value, More: r.More, End: r.End}
+	out := &tarnv1.CallResult{Index: r.Index, Sequence: r.Sequence, Value: r.Value.Data, More: r.More, End: r.End}
+	if f := r.Value.File; f != nil {
+		out.Big = &tarnv1.BigValue{Value: f.Name, Size: f.Size, Sha256: f.SHA256}
+	}
 	if r.Failure != nil {
 		text := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 		e := errdef.As(r.Failure.Err)

@@ -3,6 +3,8 @@ package server_test
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/api/gen/tarn/v1/tarnv1connect"
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/client"
 )
 
 // called are the functions of these tests. What blocks says so first: its output is the signal to go on.
@@ -117,6 +120,9 @@ func (c *caller) read(call string, from int64, enough func(*seen) bool) *seen {
 	for s.Receive() {
 		switch e := s.Msg().GetEvent().(type) {
 		case *tarnv1.CallResultsResponse_Result:
+			if e.Result.GetBig() != nil {
+				e.Result.Value = c.fetch(call, e.Result.GetBig())
+			}
 			got.results = append(got.results, e.Result)
 		case *tarnv1.CallResultsResponse_Output:
 			got.printed += e.Output.GetText()
@@ -129,6 +135,24 @@ func (c *caller) read(call string, from int64, enough func(*seen) bool) *seen {
 	}
 	if s.Err() != nil {
 		c.t.Fatal(s.Err())
+	}
+	return got
+}
+
+// fetch reads a value that a result names.
+func (c *caller) fetch(call string, big *tarnv1.BigValue) []byte {
+	c.t.Helper()
+	s, err := c.GetValue(soon(c.t), &tarnv1.GetValueRequest{Project: "p", Call: call, Value: big.GetValue()})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer s.Close() //nolint:errcheck // what it has to say came before
+	var got []byte
+	for s.Receive() {
+		got = append(got, s.Msg().GetData()...)
+	}
+	if s.Err() != nil || int64(len(got)) != big.GetSize() || fmt.Sprintf("%x", sha256.Sum256(got)) != big.GetSha256() {
+		c.t.Errorf("%d bytes came of %v: %v", len(got), big, s.Err())
 	}
 	return got
 }
@@ -187,6 +211,69 @@ func TestCallMap(t *testing.T) {
 	if errdef.CodeOf(err) != errdef.NotFound || !strings.Contains(err.Error(), "double") {
 		t.Error("a function that is not there:", err)
 	}
+}
+
+// A value that came damaged, or is nobody's, is refused; one that was handed over whole is removed with its input, and one that a result
+// names stays for another reader.
+func TestCallBigValues(t *testing.T) {
+	t.Parallel()
+	c := newCaller(t)
+	id := c.begin("size", true, 1)
+	hand := func(data, sum []byte) (string, error) {
+		s, err := c.PutValue(soon(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []*tarnv1.PutValueRequest{{Project: "p", Call: id}, {Data: data[:1]}, {Data: data[1:]}, {Sha256: fmt.Sprintf("%x", sum)}} {
+			if err := s.Send(m); err != nil {
+				break // the answer says why
+			}
+		}
+		got, err := s.CloseAndReceive()
+		return got.GetValue(), err
+	}
+	input := bigInput(2 << 20)
+	sum := sha256.Sum256(input)
+	if _, err := hand(input, make([]byte, 32)); errdef.As(client.Error(err)).Reason != "call.value_damaged" {
+		t.Error("a damaged value:", err)
+	}
+	put := func(value string) error {
+		_, err := c.Put(soon(t), &tarnv1.PutInputsRequest{Project: "p", Call: id, Inputs: [][]byte{nil}, Values: map[int32]string{0: value}, Last: true})
+		return err
+	}
+	for _, name := range []string{"in-1", "../../x", ""} {
+		if err := put(name); errdef.As(client.Error(err)).Reason != "call.no_value" {
+			t.Errorf("value %q: %v", name, err)
+		}
+	}
+	name, err := hand(input, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := put(name); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		r := c.read(id, 0, nil).results
+		if len(r) != 1 || len(r[0].GetValue()) < 2<<20 {
+			t.Errorf("%d results, %v", len(r), r[0].GetError())
+		}
+	}
+	v, err := c.GetValue(soon(t), &tarnv1.GetValueRequest{Project: "p", Call: id, Value: name})
+	if err == nil && !v.Receive() {
+		err = v.Err()
+	}
+	if errdef.As(client.Error(err)).Reason != "call.no_value" {
+		t.Error("an input's value can be read:", err)
+	}
+}
+
+// bigInput is the file of the input size(n), with n bytes beside: docs/formats/calls.md.
+func bigInput(n int) []byte {
+	pickle := pickled(n)
+	out := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, 2), uint64(len(pickle))), uint64(n))
+	out = append(append(out, make([]byte, 64-len(out))...), pickle...)
+	return append(out, make([]byte, 128-len(out)+n)...)
 }
 
 // An exception and the death of a process are the result of their input; the others do not notice.

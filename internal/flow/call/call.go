@@ -8,9 +8,11 @@
 //	C3  Only the attempt that an input was last taken for may yield or finish it. What an older one brings is ignored.
 //	C4  Results have sequence numbers 0, 1, 2, ... An ordered call's are in the order of inputs.
 //	C5  At most Window inputs, and about MaxBytes of inputs and of results, are held. Producers wait, and workers get nothing,
-//	    until results have been sent. So memory is bounded, however long the sequence is.
+//	    until results have been sent. So memory is bounded, however long the sequence is; and the disk, as FileShare bytes of
+//	    a file count as one.
 //	C6  After Cancel nothing can be taken, and every input without a result has one: canceled.
 //	C7  The call ends when the last input is known and every input has its result.
+//	C8  The file of a value is removed when the value is dropped, once.
 package call
 
 import (
@@ -26,7 +28,9 @@ import (
 const (
 	Window   = 1000
 	MaxBytes = 64 << 20
-	keepSent = 10_000
+	// FileShare is chosen so that 4 GiB of files are held of inputs and of results.
+	FileShare = 64
+	keepSent  = 10_000
 )
 
 // Errors of calls.
@@ -36,6 +40,33 @@ var (
 	ErrGone     = errdef.New(errdef.FailedPrecondition, "call.gone", "results are no longer kept")
 	ErrCanceled = errdef.New(errdef.Canceled, "call.canceled", "the call was canceled")
 )
+
+// Value is a pickled value: its bytes, or a file with them.
+type Value struct {
+	Data []byte
+	File *File
+}
+
+// File is a value that is too big to be held in memory.
+type File struct {
+	Name   string
+	Size   int64
+	SHA256 string
+	Remove func()
+}
+
+func (v Value) cost() int {
+	if v.File != nil {
+		return int(v.File.Size / FileShare)
+	}
+	return len(v.Data)
+}
+
+func (v Value) drop() {
+	if v.File != nil {
+		v.File.Remove()
+	}
+}
 
 // Failure is why an input has no value.
 type Failure struct {
@@ -48,7 +79,7 @@ type Failure struct {
 type Result struct {
 	Index    int64
 	Sequence int64
-	Value    []byte
+	Value    Value
 	More     bool // a generator goes on
 	End      bool // of a generator: there is no value
 	Failure  *Failure
@@ -58,7 +89,7 @@ type Result struct {
 type Input struct {
 	Index   int64
 	Attempt int // from 1
-	Data    []byte
+	Value   Value
 }
 
 // Progress is how far a call is.
@@ -69,7 +100,7 @@ type Progress struct {
 }
 
 type state struct {
-	data    []byte
+	value   Value
 	attempt int  // the last one taken; 0: none
 	running bool // that attempt is under way
 	yielded bool
@@ -122,7 +153,7 @@ func (c *Call) Changed() <-chan struct{} {
 // Put appends inputs, the first of which has number first; last says that no more follow. It waits until there is room
 // for one, takes those that there is room for, and returns the number that it expects next. When ctx ends while it
 // waits it returns what it has: that is no error.
-func (c *Call) Put(ctx context.Context, first int64, inputs [][]byte, last bool) (next int64, err error) {
+func (c *Call) Put(ctx context.Context, first int64, inputs []Value, last bool) (next int64, err error) {
 	for {
 		c.mu.Lock()
 		if first > c.next || first < 0 {
@@ -138,14 +169,14 @@ func (c *Call) Put(ctx context.Context, first int64, inputs [][]byte, last bool)
 			return c.next, ErrClosed.Errorf("input %d comes after the last one", c.next)
 		}
 		n := 0
-		for _, data := range fresh {
+		for _, v := range fresh {
 			outstanding := c.next - c.settled
-			if outstanding >= Window || outstanding > 0 && c.held+len(data) > MaxBytes {
+			if outstanding >= Window || outstanding > 0 && c.held+v.cost() > MaxBytes {
 				break
 			}
-			c.open[c.next] = &state{data: data}
+			c.open[c.next] = &state{value: v}
 			c.pending = append(c.pending, c.next)
-			c.held += len(data)
+			c.held += v.cost()
 			c.next++
 			n++
 		}
@@ -180,7 +211,7 @@ func (c *Call) Take() (in Input, ok bool) {
 	s := c.open[index]
 	s.attempt++
 	s.running = true
-	return Input{Index: index, Attempt: s.attempt, Data: s.data}, true
+	return Input{Index: index, Attempt: s.attempt, Value: s.value}, true
 }
 
 // Waiting is how many inputs could be taken.
@@ -218,12 +249,13 @@ func (c *Call) Again(in Input) bool {
 }
 
 // Yield adds a partial result. It waits while many results are not sent. false says that nobody wants more.
-func (c *Call) Yield(ctx context.Context, in Input, value []byte) bool {
+func (c *Call) Yield(ctx context.Context, in Input, value Value) bool {
 	for {
 		c.mu.Lock()
 		s := c.current(in)
 		if s == nil {
 			c.mu.Unlock()
+			value.drop()
 			return false
 		}
 		if c.unsent <= MaxBytes && c.base+int64(len(c.out))-c.sent < Window && len(c.waiting[in.Index]) < Window {
@@ -237,6 +269,7 @@ func (c *Call) Yield(ctx context.Context, in Input, value []byte) bool {
 		select {
 		case <-wait:
 		case <-ctx.Done():
+			value.drop()
 			return false
 		}
 	}
@@ -247,6 +280,7 @@ func (c *Call) Finish(in Input, r Result) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current(in) == nil {
+		r.Value.drop()
 		return false
 	}
 	c.finish(in.Index, r)
@@ -254,7 +288,9 @@ func (c *Call) Finish(in Input, r Result) bool {
 }
 
 func (c *Call) finish(index int64, r Result) {
-	c.held -= len(c.open[index].data)
+	given := c.open[index].value
+	c.held -= given.cost()
+	given.drop()
 	delete(c.open, index)
 	c.done++
 	if r.Failure != nil {
@@ -293,7 +329,7 @@ func (c *Call) emit(r Result) {
 }
 
 func size(r Result) int {
-	n := len(r.Value)
+	n := r.Value.cost()
 	if r.Failure != nil {
 		n += len(r.Failure.Pickle) + len(r.Failure.Traceback)
 	}
@@ -401,6 +437,7 @@ func (c *Call) markSentLocked(to int64) {
 	drop, over := 0, int(c.sent-c.base)-keepSent
 	for drop < int(c.sent-c.base) && (over > 1000 && drop < over || c.kept > MaxBytes) {
 		c.kept -= size(c.out[drop])
+		c.out[drop].Value.drop()
 		drop++
 	}
 	if drop > 0 {

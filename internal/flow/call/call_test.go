@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func number(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+func number(n int) Value { return Value{Data: binary.BigEndian.AppendUint32(nil, uint32(n))} }
 
 // TestModel drives a call with random puts, duplicates, worker deaths, late answers, generators, lost connections and a
 // cancel, and compares what a consumer sees with what the invariants say.
@@ -48,7 +48,7 @@ func TestModel(t *testing.T) {
 			"put": func(t *rapid.T) {
 				first := rapid.IntRange(0, put).Draw(t, "first") // again, from any number on
 				to := rapid.IntRange(first, total).Draw(t, "to")
-				var inputs [][]byte
+				var inputs []Value
 				for i := first; i < to; i++ {
 					inputs = append(inputs, number(i))
 				}
@@ -59,7 +59,7 @@ func TestModel(t *testing.T) {
 				put = max(put, int(next))
 			},
 			"gap": func(t *rapid.T) {
-				if _, err := c.Put(ctx, int64(put)+1, [][]byte{number(0)}, false); !errors.Is(err, ErrGap) {
+				if _, err := c.Put(ctx, int64(put)+1, []Value{number(0)}, false); !errors.Is(err, ErrGap) {
 					t.Fatal("C2: a gap was accepted:", err)
 				}
 			},
@@ -68,7 +68,7 @@ func TestModel(t *testing.T) {
 					if canceled {
 						t.Fatal("C6: taken after the cancel")
 					}
-					if binary.BigEndian.Uint32(in.Data) != uint32(in.Index) {
+					if binary.BigEndian.Uint32(in.Value.Data) != uint32(in.Index) {
 						t.Fatal("another input's data")
 					}
 					running = append(running, in)
@@ -76,7 +76,7 @@ func TestModel(t *testing.T) {
 			},
 			"yield": func(t *rapid.T) {
 				if len(running) > 0 {
-					c.Yield(ctx, rapid.SampledFrom(running).Draw(t, "in"), []byte("y"))
+					c.Yield(ctx, rapid.SampledFrom(running).Draw(t, "in"), Value{Data: []byte("y")})
 				}
 			},
 			"finish": func(t *rapid.T) {
@@ -87,7 +87,7 @@ func TestModel(t *testing.T) {
 				in := running[i]
 				running = slices.Delete(running, i, i+1)
 				late = append(late, in)
-				r := Result{Value: in.Data}
+				r := Result{Value: in.Value}
 				if rapid.Bool().Draw(t, "fails") {
 					r = Result{Failure: &Failure{Err: errors.New("x")}}
 				}
@@ -110,7 +110,7 @@ func TestModel(t *testing.T) {
 			"late": func(t *rapid.T) {
 				if len(late) > 0 {
 					in := rapid.SampledFrom(late).Draw(t, "in")
-					if c.Finish(in, Result{}) || c.Again(in) || c.Yield(ctx, in, nil) {
+					if c.Finish(in, Result{}) || c.Again(in) || c.Yield(ctx, in, Value{}) {
 						t.Fatal("C3: an old attempt counts")
 					}
 				}
@@ -125,7 +125,7 @@ func TestModel(t *testing.T) {
 		})
 		// To the end.
 		for put < total && !canceled {
-			var rest [][]byte
+			var rest []Value
 			for i := put; i < total; i++ {
 				rest = append(rest, number(i))
 			}
@@ -141,14 +141,14 @@ func TestModel(t *testing.T) {
 			}
 		}
 		for _, in := range running {
-			c.Finish(in, Result{Value: in.Data})
+			c.Finish(in, Result{Value: in.Value})
 		}
 		for {
 			in, ok := c.Take()
 			if !ok {
 				break
 			}
-			c.Finish(in, Result{Value: in.Data})
+			c.Finish(in, Result{Value: in.Value})
 		}
 		read(-1)
 		p := c.Progress()
@@ -182,7 +182,7 @@ func TestBounds(t *testing.T) {
 		go func() {
 			next := int64(0)
 			for {
-				batch := make([][]byte, 64)
+				batch := make([]Value, 64)
 				got, err := c.Put(ctx, next, batch, false)
 				if err != nil || ctx.Err() != nil {
 					produced <- got
@@ -205,7 +205,7 @@ func TestBounds(t *testing.T) {
 					}
 					continue
 				}
-				c.Finish(in, Result{Value: make([]byte, 100)})
+				c.Finish(in, Result{Value: Value{Data: make([]byte, 100)}})
 			}
 		}()
 		seen := int64(0)
@@ -232,7 +232,7 @@ func TestBounds(t *testing.T) {
 		cancel()
 		<-produced
 		<-worked
-		if _, err := c.Put(t.Context(), c.Progress().Inputs, [][]byte{nil}, false); !errors.Is(err, ErrCanceled) {
+		if _, err := c.Put(t.Context(), c.Progress().Inputs, []Value{{}}, false); !errors.Is(err, ErrCanceled) {
 			t.Error("an input after the cancel:", err)
 		}
 	})
@@ -243,7 +243,7 @@ func TestResume(t *testing.T) {
 	t.Parallel()
 	c := New(false)
 	for i := range int64(keepSent + 3000) {
-		if _, err := c.Put(t.Context(), i, [][]byte{nil}, i == keepSent+2999); err != nil {
+		if _, err := c.Put(t.Context(), i, []Value{{}}, i == keepSent+2999); err != nil {
 			t.Fatal(err)
 		}
 		in, _ := c.Take()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, AsyncIterator, Callable, Iterator, List
 
@@ -90,6 +91,22 @@ def talks():
 @tarn.function
 def big(data):
     return data * 2
+
+@tarn.function
+def halves(data):
+    middle = len(data) // 2
+    yield bytearray(data[:middle])
+    yield bytearray(data[middle:])
+
+@tarn.function
+def touched(data):
+    data[0] = 7
+    return data[0], len(data)
+
+@tarn.function(env=tarn.Env(packages=["numpy"]))
+def scaled(a, by):
+    a *= by  # its own: the caller's stays as it is
+    return a
 
 @tarn.function
 def foreign():
@@ -346,6 +363,75 @@ def test_big_values(jobs: Any) -> None:
     data = os.urandom(5 << 20)
     assert jobs.big.remote(data) == data * 2
     assert [len(d) for d in jobs.big.map([data[: 1 << 20]] * 8)] == [2 << 20] * 8
+
+
+def values_left() -> List[str]:
+    """Files and folders of calls' values, but those of workers, which are empty."""
+    return [str(p) for p in Path(os.environ["TARN_HOME"]).glob("scratch/projects/*/calls/**/*") if p.is_file() or p.name.startswith("c-")]
+
+
+def test_values_go_through_files(jobs: Any) -> None:
+    data = bytearray(os.urandom(70 << 20))  # more than a message holds
+    assert jobs.big.remote(bytes(data[: 40 << 20])) == bytes(data[: 40 << 20]) * 2
+    assert b"".join(jobs.halves.remote(data)) == data
+    assert jobs.touched.remote(data) == (7, len(data))
+    assert jobs.touched.remote(bytearray(9)) == (7, 9)
+    assert [bytes(d) for d in jobs.big.map(data[i << 20 : (i + 2) << 20] for i in range(20))] == [bytes(data[i << 20 : (i + 2) << 20]) * 2 for i in range(20)]
+    call = jobs.big.spawn(data)
+    assert call.get() == call.get() == data * 2
+
+    async def work() -> None:
+        assert await jobs.big.remote.aio(data) == data * 2
+        assert [len(d) async for d in jobs.big.map.aio([data, data])] == [2 * len(data)] * 2
+
+    asyncio.run(work())
+
+
+def test_an_array_keeps_its_place(jobs: Any) -> None:
+    np = pytest.importorskip("numpy")
+    a = np.arange(4 << 20, dtype=np.float64).reshape(2048, -1)
+    out = jobs.scaled.remote(a, 3)
+    assert np.array_equal(out, a * 3) and out.flags.writeable
+    strided = jobs.scaled.remote(a[:, ::2], 2)
+    assert np.array_equal(strided, a[:, ::2] * 2)
+
+    def reused() -> Iterator[Any]:  # one buffer for all items
+        for i in range(4):
+            a[:] = i
+            yield a, 1
+
+    assert [float(x.max()) for x in jobs.scaled.starmap(reused())] == [0.0, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk(jobs: Any) -> None:
+    assert jobs.touched.remote(bytearray(1 << 20)) == (7, 1 << 20)
+    (folder,) = Path(os.environ["TARN_HOME"]).glob("scratch/projects/calls/calls")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tarn-test", str(folder)], capture_output=True).returncode:
+        pytest.skip("no mounts here")
+    try:
+        with pytest.raises(tarn.errors.ResourceExhaustedError, match="does not fit on the server's disk") as caught:
+            jobs.big.remote(bytes(16 << 20))
+        assert caught.value.reason == "call.disk_full" and caught.value.next
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+    assert jobs.add.remote(1) == 2
+
+
+def test_a_killed_caller_leaves_nothing(jobs: Any) -> None:
+    folder = Path(jobs.__file__).parent
+    program = "import sdk_jobs\nfor _ in sdk_jobs.forever.map(bytearray(5 << 20) for _ in range(9)): pass"
+    before = set(values_left())
+    child = subprocess.Popen([sys.executable, "-c", program], cwd=folder, env={**os.environ, "PYTHONPATH": SRC}, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "waits\n"
+    assert set(values_left()) - before
+    child.kill()
+    child.communicate()
+    end = time.monotonic() + 90
+    while set(values_left()) - before and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not set(values_left()) - before
 
 
 def test_asynchronous(jobs: Any) -> None:

@@ -36,8 +36,10 @@ type StartCallRequest struct {
 	// Results in the order of inputs; otherwise as they come.
 	Ordered bool `protobuf:"varint,6,opt,name=ordered,proto3" json:"ordered,omitempty"`
 	// Inputs at a time; 0 is one per core.
-	Concurrency   int32  `protobuf:"varint,7,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
-	Author        string `protobuf:"bytes,8,opt,name=author,proto3" json:"author,omitempty"`
+	Concurrency int32  `protobuf:"varint,7,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
+	Author      string `protobuf:"bytes,8,opt,name=author,proto3" json:"author,omitempty"`
+	// The caller waits for the results: when it has gone for 15 seconds, the call is canceled and its values are removed.
+	Waits         bool `protobuf:"varint,9,opt,name=waits,proto3" json:"waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -126,6 +128,13 @@ func (x *StartCallRequest) GetAuthor() string {
 		return x.Author
 	}
 	return ""
+}
+
+func (x *StartCallRequest) GetWaits() bool {
+	if x != nil {
+		return x.Waits
+	}
+	return false
 }
 
 type StartCallResponse struct {
@@ -316,7 +325,9 @@ type PutInputsRequest struct {
 	// Each a pickled pair of positional and named arguments.
 	Inputs [][]byte `protobuf:"bytes,4,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// No more follow.
-	Last          bool `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	Last bool `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	// Positions in `inputs` of those that are empty and were handed over by PutValue.
+	Values        map[int32]string `protobuf:"bytes,6,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -386,6 +397,13 @@ func (x *PutInputsRequest) GetLast() bool {
 	return false
 }
 
+func (x *PutInputsRequest) GetValues() map[int32]string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 type PutInputsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The next number that is expected: less than asked for when there was no room for all.
@@ -431,6 +449,225 @@ func (x *PutInputsResponse) GetNext() int64 {
 	return 0
 }
 
+// PutValueRequest is the call, then the pieces of the value, then its hash.
+type PutValueRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes first: this field is 1 so that a client without a protobuf library can write it.
+	Data    []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Project string `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
+	Call    string `protobuf:"bytes,3,opt,name=call,proto3" json:"call,omitempty"`
+	// Of all the data, in hexadecimal.
+	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutValueRequest) Reset() {
+	*x = PutValueRequest{}
+	mi := &file_tarn_v1_call_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutValueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutValueRequest) ProtoMessage() {}
+
+func (x *PutValueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_call_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutValueRequest.ProtoReflect.Descriptor instead.
+func (*PutValueRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PutValueRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *PutValueRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *PutValueRequest) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *PutValueRequest) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+type PutValueResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Value         string                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutValueResponse) Reset() {
+	*x = PutValueResponse{}
+	mi := &file_tarn_v1_call_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutValueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutValueResponse) ProtoMessage() {}
+
+func (x *PutValueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_call_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutValueResponse.ProtoReflect.Descriptor instead.
+func (*PutValueResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PutValueResponse) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type GetValueRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Call          string                 `protobuf:"bytes,2,opt,name=call,proto3" json:"call,omitempty"`
+	Value         string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetValueRequest) Reset() {
+	*x = GetValueRequest{}
+	mi := &file_tarn_v1_call_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetValueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetValueRequest) ProtoMessage() {}
+
+func (x *GetValueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_call_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetValueRequest.ProtoReflect.Descriptor instead.
+func (*GetValueRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetValueRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *GetValueRequest) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *GetValueRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type GetValueResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetValueResponse) Reset() {
+	*x = GetValueResponse{}
+	mi := &file_tarn_v1_call_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetValueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetValueResponse) ProtoMessage() {}
+
+func (x *GetValueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_call_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetValueResponse.ProtoReflect.Descriptor instead.
+func (*GetValueResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetValueResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type CallResultsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -442,7 +679,7 @@ type CallResultsRequest struct {
 
 func (x *CallResultsRequest) Reset() {
 	*x = CallResultsRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[5]
+	mi := &file_tarn_v1_call_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +691,7 @@ func (x *CallResultsRequest) String() string {
 func (*CallResultsRequest) ProtoMessage() {}
 
 func (x *CallResultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[5]
+	mi := &file_tarn_v1_call_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +704,7 @@ func (x *CallResultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallResultsRequest.ProtoReflect.Descriptor instead.
 func (*CallResultsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CallResultsRequest) GetProject() string {
@@ -505,7 +742,7 @@ type CallResultsResponse struct {
 
 func (x *CallResultsResponse) Reset() {
 	*x = CallResultsResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[6]
+	mi := &file_tarn_v1_call_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +754,7 @@ func (x *CallResultsResponse) String() string {
 func (*CallResultsResponse) ProtoMessage() {}
 
 func (x *CallResultsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[6]
+	mi := &file_tarn_v1_call_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +767,7 @@ func (x *CallResultsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallResultsResponse.ProtoReflect.Descriptor instead.
 func (*CallResultsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CallResultsResponse) GetEvent() isCallResultsResponse_Event {
@@ -600,15 +837,17 @@ type CallResult struct {
 	// A generator goes on; its last result has no value.
 	More bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
 	// The last result of a generator.
-	End           bool       `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
-	Error         *CallError `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	End   bool       `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	Error *CallError `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// A value that is too big for a message, to be had by GetValue.
+	Big           *BigValue `protobuf:"bytes,7,opt,name=big,proto3" json:"big,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CallResult) Reset() {
 	*x = CallResult{}
-	mi := &file_tarn_v1_call_proto_msgTypes[7]
+	mi := &file_tarn_v1_call_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +859,7 @@ func (x *CallResult) String() string {
 func (*CallResult) ProtoMessage() {}
 
 func (x *CallResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[7]
+	mi := &file_tarn_v1_call_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +872,7 @@ func (x *CallResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallResult.ProtoReflect.Descriptor instead.
 func (*CallResult) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CallResult) GetIndex() int64 {
@@ -678,6 +917,73 @@ func (x *CallResult) GetError() *CallError {
 	return nil
 }
 
+func (x *CallResult) GetBig() *BigValue {
+	if x != nil {
+		return x.Big
+	}
+	return nil
+}
+
+type BigValue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Value         string                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Sha256        string                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BigValue) Reset() {
+	*x = BigValue{}
+	mi := &file_tarn_v1_call_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BigValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BigValue) ProtoMessage() {}
+
+func (x *BigValue) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_call_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BigValue.ProtoReflect.Descriptor instead.
+func (*BigValue) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *BigValue) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *BigValue) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *BigValue) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
 type CallError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in the error table, such as user_code or canceled, and the dotted reason.
@@ -695,7 +1001,7 @@ type CallError struct {
 
 func (x *CallError) Reset() {
 	*x = CallError{}
-	mi := &file_tarn_v1_call_proto_msgTypes[8]
+	mi := &file_tarn_v1_call_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +1013,7 @@ func (x *CallError) String() string {
 func (*CallError) ProtoMessage() {}
 
 func (x *CallError) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[8]
+	mi := &file_tarn_v1_call_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +1026,7 @@ func (x *CallError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallError.ProtoReflect.Descriptor instead.
 func (*CallError) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CallError) GetCode() string {
@@ -785,7 +1091,7 @@ type CallOutput struct {
 
 func (x *CallOutput) Reset() {
 	*x = CallOutput{}
-	mi := &file_tarn_v1_call_proto_msgTypes[9]
+	mi := &file_tarn_v1_call_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1103,7 @@ func (x *CallOutput) String() string {
 func (*CallOutput) ProtoMessage() {}
 
 func (x *CallOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[9]
+	mi := &file_tarn_v1_call_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1116,7 @@ func (x *CallOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallOutput.ProtoReflect.Descriptor instead.
 func (*CallOutput) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CallOutput) GetIndex() int64 {
@@ -844,7 +1150,7 @@ type GetCallRequest struct {
 
 func (x *GetCallRequest) Reset() {
 	*x = GetCallRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[10]
+	mi := &file_tarn_v1_call_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1162,7 @@ func (x *GetCallRequest) String() string {
 func (*GetCallRequest) ProtoMessage() {}
 
 func (x *GetCallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[10]
+	mi := &file_tarn_v1_call_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1175,7 @@ func (x *GetCallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCallRequest.ProtoReflect.Descriptor instead.
 func (*GetCallRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetCallRequest) GetProject() string {
@@ -895,7 +1201,7 @@ type GetCallResponse struct {
 
 func (x *GetCallResponse) Reset() {
 	*x = GetCallResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[11]
+	mi := &file_tarn_v1_call_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1213,7 @@ func (x *GetCallResponse) String() string {
 func (*GetCallResponse) ProtoMessage() {}
 
 func (x *GetCallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[11]
+	mi := &file_tarn_v1_call_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1226,7 @@ func (x *GetCallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCallResponse.ProtoReflect.Descriptor instead.
 func (*GetCallResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetCallResponse) GetCall() *Call {
@@ -939,7 +1245,7 @@ type ListCallsRequest struct {
 
 func (x *ListCallsRequest) Reset() {
 	*x = ListCallsRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[12]
+	mi := &file_tarn_v1_call_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1257,7 @@ func (x *ListCallsRequest) String() string {
 func (*ListCallsRequest) ProtoMessage() {}
 
 func (x *ListCallsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[12]
+	mi := &file_tarn_v1_call_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1270,7 @@ func (x *ListCallsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCallsRequest.ProtoReflect.Descriptor instead.
 func (*ListCallsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListCallsRequest) GetProject() string {
@@ -983,7 +1289,7 @@ type ListCallsResponse struct {
 
 func (x *ListCallsResponse) Reset() {
 	*x = ListCallsResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[13]
+	mi := &file_tarn_v1_call_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1301,7 @@ func (x *ListCallsResponse) String() string {
 func (*ListCallsResponse) ProtoMessage() {}
 
 func (x *ListCallsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[13]
+	mi := &file_tarn_v1_call_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1314,7 @@ func (x *ListCallsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCallsResponse.ProtoReflect.Descriptor instead.
 func (*ListCallsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListCallsResponse) GetCalls() []*Call {
@@ -1028,7 +1334,7 @@ type CancelCallRequest struct {
 
 func (x *CancelCallRequest) Reset() {
 	*x = CancelCallRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[14]
+	mi := &file_tarn_v1_call_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1346,7 @@ func (x *CancelCallRequest) String() string {
 func (*CancelCallRequest) ProtoMessage() {}
 
 func (x *CancelCallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[14]
+	mi := &file_tarn_v1_call_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1359,7 @@ func (x *CancelCallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCallRequest.ProtoReflect.Descriptor instead.
 func (*CancelCallRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelCallRequest) GetProject() string {
@@ -1079,7 +1385,7 @@ type CancelCallResponse struct {
 
 func (x *CancelCallResponse) Reset() {
 	*x = CancelCallResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[15]
+	mi := &file_tarn_v1_call_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1397,7 @@ func (x *CancelCallResponse) String() string {
 func (*CancelCallResponse) ProtoMessage() {}
 
 func (x *CancelCallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[15]
+	mi := &file_tarn_v1_call_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1410,7 @@ func (x *CancelCallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCallResponse.ProtoReflect.Descriptor instead.
 func (*CancelCallResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelCallResponse) GetCall() *Call {
@@ -1118,7 +1424,7 @@ var File_tarn_v1_call_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_call_proto_rawDesc = "" +
 	"\n" +
-	"\x12tarn/v1/call.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x01\n" +
+	"\x12tarn/v1/call.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n" +
 	"\x10StartCallRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -1128,7 +1434,8 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\bqualname\x18\x05 \x01(\tR\bqualname\x12\x18\n" +
 	"\aordered\x18\x06 \x01(\bR\aordered\x12 \n" +
 	"\vconcurrency\x18\a \x01(\x05R\vconcurrency\x12\x16\n" +
-	"\x06author\x18\b \x01(\tR\x06author\"6\n" +
+	"\x06author\x18\b \x01(\tR\x06author\x12\x14\n" +
+	"\x05waits\x18\t \x01(\bR\x05waits\"6\n" +
 	"\x11StartCallResponse\x12!\n" +
 	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call\"\xd4\x02\n" +
 	"\x04Call\x12\x0e\n" +
@@ -1144,15 +1451,32 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\x06author\x18\n" +
 	" \x01(\tR\x06author\x12\x14\n" +
 	"\x05level\x18\v \x01(\tR\x05level\x12\x16\n" +
-	"\x06python\x18\f \x01(\tR\x06python\"\x82\x01\n" +
+	"\x06python\x18\f \x01(\tR\x06python\"\xfc\x01\n" +
 	"\x10PutInputsRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04call\x18\x02 \x01(\tR\x04call\x12\x14\n" +
 	"\x05first\x18\x03 \x01(\x03R\x05first\x12\x16\n" +
 	"\x06inputs\x18\x04 \x03(\fR\x06inputs\x12\x12\n" +
-	"\x04last\x18\x05 \x01(\bR\x04last\"'\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\x12=\n" +
+	"\x06values\x18\x06 \x03(\v2%.tarn.v1.PutInputsRequest.ValuesEntryR\x06values\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"'\n" +
 	"\x11PutInputsResponse\x12\x12\n" +
-	"\x04next\x18\x01 \x01(\x03R\x04next\"V\n" +
+	"\x04next\x18\x01 \x01(\x03R\x04next\"k\n" +
+	"\x0fPutValueRequest\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x18\n" +
+	"\aproject\x18\x02 \x01(\tR\aproject\x12\x12\n" +
+	"\x04call\x18\x03 \x01(\tR\x04call\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256\"(\n" +
+	"\x10PutValueResponse\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\tR\x05value\"U\n" +
+	"\x0fGetValueRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04call\x18\x02 \x01(\tR\x04call\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\"&\n" +
+	"\x10GetValueResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"V\n" +
 	"\x12CallResultsRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04call\x18\x02 \x01(\tR\x04call\x12\x12\n" +
@@ -1161,7 +1485,7 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\x06result\x18\x01 \x01(\v2\x13.tarn.v1.CallResultH\x00R\x06result\x12-\n" +
 	"\x06output\x18\x02 \x01(\v2\x13.tarn.v1.CallOutputH\x00R\x06output\x12#\n" +
 	"\x04call\x18\x03 \x01(\v2\r.tarn.v1.CallH\x00R\x04callB\a\n" +
-	"\x05event\"\xa4\x01\n" +
+	"\x05event\"\xc9\x01\n" +
 	"\n" +
 	"CallResult\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x1a\n" +
@@ -1169,7 +1493,12 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\fR\x05value\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x10\n" +
 	"\x03end\x18\x05 \x01(\bR\x03end\x12(\n" +
-	"\x05error\x18\x06 \x01(\v2\x12.tarn.v1.CallErrorR\x05error\"\xb5\x01\n" +
+	"\x05error\x18\x06 \x01(\v2\x12.tarn.v1.CallErrorR\x05error\x12#\n" +
+	"\x03big\x18\a \x01(\v2\x11.tarn.v1.BigValueR\x03big\"L\n" +
+	"\bBigValue\x12\x14\n" +
+	"\x05value\x18\x01 \x01(\tR\x05value\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\tR\x06sha256\"\xb5\x01\n" +
 	"\tCallError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -1196,10 +1525,12 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04call\x18\x02 \x01(\tR\x04call\"7\n" +
 	"\x12CancelCallResponse\x12!\n" +
-	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call2\x8f\x03\n" +
+	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call2\x95\x04\n" +
 	"\vCallService\x12>\n" +
 	"\x05Start\x12\x19.tarn.v1.StartCallRequest\x1a\x1a.tarn.v1.StartCallResponse\x12<\n" +
-	"\x03Put\x12\x19.tarn.v1.PutInputsRequest\x1a\x1a.tarn.v1.PutInputsResponse\x12F\n" +
+	"\x03Put\x12\x19.tarn.v1.PutInputsRequest\x1a\x1a.tarn.v1.PutInputsResponse\x12A\n" +
+	"\bPutValue\x12\x18.tarn.v1.PutValueRequest\x1a\x19.tarn.v1.PutValueResponse(\x01\x12A\n" +
+	"\bGetValue\x12\x18.tarn.v1.GetValueRequest\x1a\x19.tarn.v1.GetValueResponse0\x01\x12F\n" +
 	"\aResults\x12\x1b.tarn.v1.CallResultsRequest\x1a\x1c.tarn.v1.CallResultsResponse0\x01\x128\n" +
 	"\x03Get\x12\x17.tarn.v1.GetCallRequest\x1a\x18.tarn.v1.GetCallResponse\x12=\n" +
 	"\x04List\x12\x19.tarn.v1.ListCallsRequest\x1a\x1a.tarn.v1.ListCallsResponse\x12A\n" +
@@ -1217,54 +1548,66 @@ func file_tarn_v1_call_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_call_proto_rawDescData
 }
 
-var file_tarn_v1_call_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_tarn_v1_call_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_tarn_v1_call_proto_goTypes = []any{
 	(*StartCallRequest)(nil),      // 0: tarn.v1.StartCallRequest
 	(*StartCallResponse)(nil),     // 1: tarn.v1.StartCallResponse
 	(*Call)(nil),                  // 2: tarn.v1.Call
 	(*PutInputsRequest)(nil),      // 3: tarn.v1.PutInputsRequest
 	(*PutInputsResponse)(nil),     // 4: tarn.v1.PutInputsResponse
-	(*CallResultsRequest)(nil),    // 5: tarn.v1.CallResultsRequest
-	(*CallResultsResponse)(nil),   // 6: tarn.v1.CallResultsResponse
-	(*CallResult)(nil),            // 7: tarn.v1.CallResult
-	(*CallError)(nil),             // 8: tarn.v1.CallError
-	(*CallOutput)(nil),            // 9: tarn.v1.CallOutput
-	(*GetCallRequest)(nil),        // 10: tarn.v1.GetCallRequest
-	(*GetCallResponse)(nil),       // 11: tarn.v1.GetCallResponse
-	(*ListCallsRequest)(nil),      // 12: tarn.v1.ListCallsRequest
-	(*ListCallsResponse)(nil),     // 13: tarn.v1.ListCallsResponse
-	(*CancelCallRequest)(nil),     // 14: tarn.v1.CancelCallRequest
-	(*CancelCallResponse)(nil),    // 15: tarn.v1.CancelCallResponse
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*PutValueRequest)(nil),       // 5: tarn.v1.PutValueRequest
+	(*PutValueResponse)(nil),      // 6: tarn.v1.PutValueResponse
+	(*GetValueRequest)(nil),       // 7: tarn.v1.GetValueRequest
+	(*GetValueResponse)(nil),      // 8: tarn.v1.GetValueResponse
+	(*CallResultsRequest)(nil),    // 9: tarn.v1.CallResultsRequest
+	(*CallResultsResponse)(nil),   // 10: tarn.v1.CallResultsResponse
+	(*CallResult)(nil),            // 11: tarn.v1.CallResult
+	(*BigValue)(nil),              // 12: tarn.v1.BigValue
+	(*CallError)(nil),             // 13: tarn.v1.CallError
+	(*CallOutput)(nil),            // 14: tarn.v1.CallOutput
+	(*GetCallRequest)(nil),        // 15: tarn.v1.GetCallRequest
+	(*GetCallResponse)(nil),       // 16: tarn.v1.GetCallResponse
+	(*ListCallsRequest)(nil),      // 17: tarn.v1.ListCallsRequest
+	(*ListCallsResponse)(nil),     // 18: tarn.v1.ListCallsResponse
+	(*CancelCallRequest)(nil),     // 19: tarn.v1.CancelCallRequest
+	(*CancelCallResponse)(nil),    // 20: tarn.v1.CancelCallResponse
+	nil,                           // 21: tarn.v1.PutInputsRequest.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 }
 var file_tarn_v1_call_proto_depIdxs = []int32{
 	2,  // 0: tarn.v1.StartCallResponse.call:type_name -> tarn.v1.Call
-	16, // 1: tarn.v1.Call.created:type_name -> google.protobuf.Timestamp
-	16, // 2: tarn.v1.Call.ended:type_name -> google.protobuf.Timestamp
-	7,  // 3: tarn.v1.CallResultsResponse.result:type_name -> tarn.v1.CallResult
-	9,  // 4: tarn.v1.CallResultsResponse.output:type_name -> tarn.v1.CallOutput
-	2,  // 5: tarn.v1.CallResultsResponse.call:type_name -> tarn.v1.Call
-	8,  // 6: tarn.v1.CallResult.error:type_name -> tarn.v1.CallError
-	2,  // 7: tarn.v1.GetCallResponse.call:type_name -> tarn.v1.Call
-	2,  // 8: tarn.v1.ListCallsResponse.calls:type_name -> tarn.v1.Call
-	2,  // 9: tarn.v1.CancelCallResponse.call:type_name -> tarn.v1.Call
-	0,  // 10: tarn.v1.CallService.Start:input_type -> tarn.v1.StartCallRequest
-	3,  // 11: tarn.v1.CallService.Put:input_type -> tarn.v1.PutInputsRequest
-	5,  // 12: tarn.v1.CallService.Results:input_type -> tarn.v1.CallResultsRequest
-	10, // 13: tarn.v1.CallService.Get:input_type -> tarn.v1.GetCallRequest
-	12, // 14: tarn.v1.CallService.List:input_type -> tarn.v1.ListCallsRequest
-	14, // 15: tarn.v1.CallService.Cancel:input_type -> tarn.v1.CancelCallRequest
-	1,  // 16: tarn.v1.CallService.Start:output_type -> tarn.v1.StartCallResponse
-	4,  // 17: tarn.v1.CallService.Put:output_type -> tarn.v1.PutInputsResponse
-	6,  // 18: tarn.v1.CallService.Results:output_type -> tarn.v1.CallResultsResponse
-	11, // 19: tarn.v1.CallService.Get:output_type -> tarn.v1.GetCallResponse
-	13, // 20: tarn.v1.CallService.List:output_type -> tarn.v1.ListCallsResponse
-	15, // 21: tarn.v1.CallService.Cancel:output_type -> tarn.v1.CancelCallResponse
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	22, // 1: tarn.v1.Call.created:type_name -> google.protobuf.Timestamp
+	22, // 2: tarn.v1.Call.ended:type_name -> google.protobuf.Timestamp
+	21, // 3: tarn.v1.PutInputsRequest.values:type_name -> tarn.v1.PutInputsRequest.ValuesEntry
+	11, // 4: tarn.v1.CallResultsResponse.result:type_name -> tarn.v1.CallResult
+	14, // 5: tarn.v1.CallResultsResponse.output:type_name -> tarn.v1.CallOutput
+	2,  // 6: tarn.v1.CallResultsResponse.call:type_name -> tarn.v1.Call
+	13, // 7: tarn.v1.CallResult.error:type_name -> tarn.v1.CallError
+	12, // 8: tarn.v1.CallResult.big:type_name -> tarn.v1.BigValue
+	2,  // 9: tarn.v1.GetCallResponse.call:type_name -> tarn.v1.Call
+	2,  // 10: tarn.v1.ListCallsResponse.calls:type_name -> tarn.v1.Call
+	2,  // 11: tarn.v1.CancelCallResponse.call:type_name -> tarn.v1.Call
+	0,  // 12: tarn.v1.CallService.Start:input_type -> tarn.v1.StartCallRequest
+	3,  // 13: tarn.v1.CallService.Put:input_type -> tarn.v1.PutInputsRequest
+	5,  // 14: tarn.v1.CallService.PutValue:input_type -> tarn.v1.PutValueRequest
+	7,  // 15: tarn.v1.CallService.GetValue:input_type -> tarn.v1.GetValueRequest
+	9,  // 16: tarn.v1.CallService.Results:input_type -> tarn.v1.CallResultsRequest
+	15, // 17: tarn.v1.CallService.Get:input_type -> tarn.v1.GetCallRequest
+	17, // 18: tarn.v1.CallService.List:input_type -> tarn.v1.ListCallsRequest
+	19, // 19: tarn.v1.CallService.Cancel:input_type -> tarn.v1.CancelCallRequest
+	1,  // 20: tarn.v1.CallService.Start:output_type -> tarn.v1.StartCallResponse
+	4,  // 21: tarn.v1.CallService.Put:output_type -> tarn.v1.PutInputsResponse
+	6,  // 22: tarn.v1.CallService.PutValue:output_type -> tarn.v1.PutValueResponse
+	8,  // 23: tarn.v1.CallService.GetValue:output_type -> tarn.v1.GetValueResponse
+	10, // 24: tarn.v1.CallService.Results:output_type -> tarn.v1.CallResultsResponse
+	16, // 25: tarn.v1.CallService.Get:output_type -> tarn.v1.GetCallResponse
+	18, // 26: tarn.v1.CallService.List:output_type -> tarn.v1.ListCallsResponse
+	20, // 27: tarn.v1.CallService.Cancel:output_type -> tarn.v1.CancelCallResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_call_proto_init() }
@@ -1272,7 +1615,7 @@ func file_tarn_v1_call_proto_init() {
 	if File_tarn_v1_call_proto != nil {
 		return
 	}
-	file_tarn_v1_call_proto_msgTypes[6].OneofWrappers = []any{
+	file_tarn_v1_call_proto_msgTypes[10].OneofWrappers = []any{
 		(*CallResultsResponse_Result)(nil),
 		(*CallResultsResponse_Output)(nil),
 		(*CallResultsResponse_Call)(nil),
@@ -1283,7 +1626,7 @@ func file_tarn_v1_call_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_call_proto_rawDesc), len(file_tarn_v1_call_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -91,7 +91,7 @@ async def _messages(streams: Streams, address: _wire.Address, call: _wire.Call) 
         if status != 200 or not call.streams:
             yield _wire.answer(status, b"".join([data async for data in _body(reader, headers)]))
             return
-        envelopes = _wire.Envelopes()
+        envelopes = _wire.Envelopes(call.binary)
         async for data in _body(reader, headers):
             for message in envelopes.feed(data):
                 yield message

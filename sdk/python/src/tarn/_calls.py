@@ -6,20 +6,23 @@ Values travel pickled. They are packed and unpacked by the caller and in the san
 from __future__ import annotations
 
 import base64
-import io
+import hashlib
+import mmap
 import os
 import pickle
 import platform
 import sys
 import threading
 import uuid
-from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-from tarn import _home, _wire, errors
+from tarn import _home, _values, _wire, errors
+from tarn._values import Big, Packed, Ref
 from tarn._wire import Call
 
 WINDOW = 1000  # inputs under way: what an endless producer costs at most
 WINDOW_BYTES = 64 << 20
+FILE_SHARE = 64  # of a file's bytes one counts: they are on the server's disk
 BATCH, BATCH_BYTES = 100, 4 << 20  # of one Put
 PATIENCE = 5  # lost connections in a row, with nothing in between
 
@@ -59,21 +62,15 @@ def target(decl: Any) -> Target:
 # Values
 
 
-class _Reader(pickle.Unpickler):
-    """Knows what the caller's own script defines, which is a module in the sandbox. (There it is both.)"""
-
-    def __init__(self, source: io.BytesIO, t: Optional[Target]) -> None:
-        super().__init__(source)
-        self._names = {} if t is None else {t.module: t.here}
-
-    def find_class(self, module: str, name: str) -> Any:
-        return super().find_class(self._names.get(module, module), name)
+def _names(t: Optional[Target]) -> Dict[str, str]:
+    """What the caller's own script defines is a module in the sandbox. (There it is both.)"""
+    return {} if t is None else {t.module: t.here}
 
 
-def pack(t: Target, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+def pack(t: Target, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packed:
     """One input. What cannot travel is named."""
     try:
-        return pickle.dumps((args, dict(kwargs)), protocol=5)
+        return _values.dump((args, dict(kwargs)))
     except Exception as whole:
         names = [*t.parameters[: len(args)], *(f"argument {i + 1}" for i in range(len(t.parameters), len(args)))]
         for name, value in (*zip(names, args), *kwargs.items()):
@@ -85,10 +82,10 @@ def pack(t: Target, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         raise errors.InvalidArgumentError(f"{t.name}() cannot get its arguments: {type(whole).__name__}: {whole}", reason="call.argument") from whole
 
 
-def unpack(t: Optional[Target], data: bytes, python: str) -> Any:
+def unpack(t: Optional[Target], data: Union[bytes, mmap.mmap], python: str) -> Any:
     """One result."""
     try:
-        return _Reader(io.BytesIO(data), t).load()
+        return _values.load(data, _names(t))
     except Exception as error:
         name, here = t.name if t else "the function", ".".join(platform.python_version_tuple()[:2])
         versions = f"it comes from Python {python}, this is {here}" if python and python != here else f"this is Python {here}"
@@ -112,7 +109,7 @@ def exception_of(t: Optional[Target], error: Mapping[str, Any]) -> Exception:
     read: Any = None
     if error.get("pickle"):
         try:
-            read = _Reader(io.BytesIO(base64.b64decode(error["pickle"])), t).load()
+            read = _values.load(base64.b64decode(error["pickle"]), _names(t))
         except Exception:  # its class is not here, or cannot be made again: RemoteError tells of it
             read = None
     found: Exception
@@ -140,19 +137,45 @@ def several(iterables: Tuple[Any, ...]) -> Iterator[Tuple[Any, ...]]:
 # The API
 
 
-def start(t: Target, project: str, author: str, ordered: bool, concurrency: Optional[int]) -> Call:
+def start(t: Target, project: str, author: str, ordered: bool, concurrency: Optional[int], waits: bool) -> Call:
     if concurrency is not None and (isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1):
         raise errors.InvalidArgumentError(f"concurrency={concurrency!r} must be a number, 1 or more.", reason="call.concurrency")
     request = {
         "requestId": uuid.uuid4().hex, "project": project, "dir": t.folder, "file": t.file, "qualname": t.qualname,
-        "ordered": ordered, "concurrency": concurrency or 0, "author": author,
+        "ordered": ordered, "concurrency": concurrency or 0, "author": author, "waits": waits,
     }  # fmt: skip
     return Call("CallService/Start", request, lambda j: j.get("call", {}))
 
 
-def put(project: str, call: str, first: int, inputs: List[bytes], last: bool) -> Call:
-    request = {"project": project, "call": call, "first": str(first), "inputs": [base64.b64encode(i).decode() for i in inputs], "last": last}
+Sent = Union[bytes, Ref]
+
+
+def put(project: str, call: str, first: int, inputs: List[Sent], last: bool) -> Call:
+    request = {
+        "project": project, "call": call, "first": str(first), "last": last,
+        "inputs": [base64.b64encode(i).decode() if isinstance(i, bytes) else "" for i in inputs],
+        "values": {str(n): i.name for n, i in enumerate(inputs) if isinstance(i, Ref)},
+    }  # fmt: skip
     return Call("CallService/Put", request, lambda j: int(j.get("next", 0)))
+
+
+def upload(project: str, call: str, big: Big) -> Call:
+    """Hand over a big value."""
+
+    def messages() -> Iterator[bytes]:
+        sha = hashlib.sha256()
+        yield _wire.field(2, project) + _wire.field(3, call)
+        for piece in _values.slices(big, sha.update):
+            yield _wire.field(1, piece)
+        yield _wire.field(4, sha.hexdigest())
+
+    return Call("CallService/PutValue", {}, lambda said: Ref(said[0].decode(), big.size), streams=True, messages=messages, binary=True)
+
+
+def download(project: str, call: str, ref: Ref) -> Call:
+    """The bytes of a big value."""
+    request = _wire.field(1, project) + _wire.field(2, call) + _wire.field(3, ref.name)
+    return Call("CallService/GetValue", {}, list, streams=True, messages=lambda: [request], binary=True)
 
 
 def results(project: str, call: str, after: int, timeout: Optional[float] = None) -> Call:
@@ -173,6 +196,7 @@ class Result(NamedTuple):
     value: Any
     error: Optional[Exception]
     end: bool
+    big: Optional[Ref] = None  # the value is yet to be fetched
 
 
 class Calling:
@@ -191,18 +215,18 @@ class Calling:
         self.over = False  # the server said that nothing follows, output neither
         self._fed = self._accepted = 0  # numbers of inputs
         self._listed = self._shown = 0  # pieces of output in this stream, and in all
-        self._waiting: Deque[bytes] = Deque()  # fed and not accepted
+        self._waiting: Deque[Sent] = Deque()  # fed and not accepted
         self._under_way: Dict[int, int] = {}  # size of inputs whose result was not taken
         self._bytes = 0
         self._lock = threading.Lock()
         self.closed = self.finished_sending = False
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: Sent) -> None:
         """One more input."""
         with self._lock:
             self._waiting.append(data)
-            self._under_way[self._fed] = len(data)
-            self._bytes += len(data)
+            self._under_way[self._fed] = _cost(data)
+            self._bytes += _cost(data)
             self._fed += 1
 
     def close(self) -> None:
@@ -215,16 +239,16 @@ class Calling:
         with self._lock:
             return len(self._under_way) < WINDOW and self._bytes < WINDOW_BYTES
 
-    def outgoing(self) -> Optional[Tuple[int, List[bytes], bool]]:
+    def outgoing(self) -> Optional[Tuple[int, List[Sent], bool]]:
         """What to send: number of the first input, inputs, whether they are the last. None: nothing now."""
         with self._lock:
-            batch: List[bytes] = []
+            batch: List[Sent] = []
             size = 0
             for data in self._waiting:
-                if batch and (len(batch) == BATCH or size + len(data) > BATCH_BYTES):
+                if batch and (len(batch) == BATCH or size + _cost(data) > BATCH_BYTES):
                     break
                 batch.append(data)
-                size += len(data)
+                size += _cost(data)
             last = self.closed and len(batch) == len(self._waiting)
             if self.finished_sending or not (batch or last):
                 return None
@@ -263,13 +287,23 @@ class Calling:
                 self._bytes -= self._under_way.pop(number, 0)
         if "error" in found:
             return Result(number, None, exception_of(self.target, found["error"]), end)
+        if "big" in found:
+            return Result(number, None, None, end, Ref(found["big"]["value"], int(found["big"]["size"]), found["big"]["sha256"]))
         data = base64.b64decode(found.get("value", ""))
         if not data:  # the end of a generator
             return Result(number, None, None, end)
+        return self.filled(Result(number, None, None, end), data)
+
+    def filled(self, result: Result, data: Union[bytes, mmap.mmap]) -> Result:
+        """The result with its value."""
         try:
-            return Result(number, unpack(self.target, data, self.python), None, end)
+            return result._replace(value=unpack(self.target, data, self.python), big=None)
         except errors.PreconditionError as error:
-            return Result(number, None, error, end)
+            return result._replace(error=error, big=None)
+
+
+def _cost(data: Sent) -> int:
+    return len(data) if isinstance(data, bytes) else data.size // FILE_SHARE
 
 
 def show(output: Mapping[str, Any]) -> None:

@@ -87,7 +87,7 @@ def _stream(connection: http.client.HTTPConnection, address: _wire.Address, call
     try:
         if response.status != 200:
             raise _wire.http_error(response.status, response.read())
-        envelopes = _wire.Envelopes()
+        envelopes = _wire.Envelopes(call.binary)
         while True:
             data = response.read1(1 << 20)
             if not data:

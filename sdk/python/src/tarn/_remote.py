@@ -14,6 +14,7 @@ from tarn._aio import AsyncClient
 from tarn._calls import Calling, Result, Target
 from tarn._client import Client
 from tarn._function import P, PlainFunction, R
+from tarn._values import Incoming, Packed
 
 T = TypeVar("T")
 Rc = TypeVar("Rc", covariant=True)  # what a coroutine function returns is a Coroutine to whoever asks
@@ -43,10 +44,10 @@ class _Job:
         self.failed: Optional[BaseException] = None
 
     @classmethod
-    def start(cls, t: Target, ordered: bool = True, concurrency: Optional[int] = None) -> _Job:
+    def start(cls, t: Target, ordered: bool = True, concurrency: Optional[int] = None, waits: bool = True) -> _Job:
         """Begin a call."""
         client = _at(t.folder)[0]
-        call = client._do(_calls.start(t, client.project, _ops.author(), ordered, concurrency))
+        call = client._do(_calls.start(t, client.project, _ops.author(), ordered, concurrency, waits))
         return cls(t, client, call["id"], call.get("python", ""))
 
     def send(self) -> None:
@@ -64,7 +65,26 @@ class _Job:
             time.sleep(0.1 * lost)
         return self.client._do(call)
 
-    def produce(self, items: Iterator[bytes]) -> None:
+    def feed(self, data: Packed) -> None:
+        """One more input. A big one goes first: nothing of it is kept here, and its caller may change it afterwards."""
+        self.state.feed(data if isinstance(data, bytes) else self._again(_calls.upload(self.project, self.id, data)))
+
+    def _fetched(self, result: Result) -> Result:
+        if result.big is None:
+            return result
+        for lost in range(1, _calls.PATIENCE + 1):
+            value = Incoming(result.big)
+            try:
+                for data in self.client._messages(_calls.download(self.project, self.id, result.big)):
+                    value.feed(data)  # type: ignore[arg-type]
+                return self.state.filled(result, value.close())
+            except errors.UnavailableError:
+                if lost == _calls.PATIENCE:
+                    raise
+                time.sleep(0.1 * lost)
+        raise AssertionError("unreachable")
+
+    def produce(self, items: Iterator[Packed]) -> None:
         """Take items as there is room, and send them from another thread as soon as they are there."""
         for work in (lambda: self._feed(items), self._sending):
             threading.Thread(target=self._guarded, args=(work,), name=f"tarn {self.id}", daemon=True).start()
@@ -77,13 +97,14 @@ class _Job:
                 self.failed = self.failed or error
                 self.stop()
 
-    def _feed(self, items: Iterator[bytes]) -> None:
+    def _feed(self, items: Iterator[Packed]) -> None:
         for data in items:
             with self.changed:
                 self.changed.wait_for(lambda: self.stopped or self.state.room())
                 if self.stopped:
                     return
-                self.state.feed(data)
+            self.feed(data)
+            with self.changed:
                 self.changed.notify_all()
         with self.changed:
             self.state.close()
@@ -116,7 +137,7 @@ class _Job:
                         if found is not None:
                             with self.changed:
                                 self.changed.notify_all()
-                            yield found
+                            yield self._fetched(found)
                         if self.state.over:
                             break
                 except errors.DeadlineError:
@@ -139,12 +160,12 @@ class _Job:
                 self.client._do(_calls.cancel(self.project, self.id))
 
 
-def _single(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> _Job:
+def _single(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any], waits: bool = True) -> _Job:
     data = _calls.pack(t, args, kwargs)
-    job = _Job.start(t)
-    job.state.feed(data)
-    job.state.close()
+    job = _Job.start(t, waits=waits)
     try:
+        job.feed(data)
+        job.state.close()
         job.send()
     except BaseException:
         job.stop()
@@ -195,10 +216,10 @@ class _AsyncJob:
         self.failed: Optional[BaseException] = None
 
     @classmethod
-    async def start(cls, t: Target, ordered: bool = True, concurrency: Optional[int] = None) -> _AsyncJob:
+    async def start(cls, t: Target, ordered: bool = True, concurrency: Optional[int] = None, waits: bool = True) -> _AsyncJob:
         client = _at(t.folder)[1]
         project = (await client._scope()).project
-        call = await client._do(_calls.start(t, project, _ops.author(), ordered, concurrency))
+        call = await client._do(_calls.start(t, project, _ops.author(), ordered, concurrency, waits))
         return cls(t, client, project, call["id"], call.get("python", ""))
 
     async def send(self) -> None:
@@ -215,7 +236,25 @@ class _AsyncJob:
             await asyncio.sleep(0.1 * lost)
         return await self.client._do(call)
 
-    def produce(self, items: AsyncIterator[bytes]) -> None:
+    async def feed(self, data: Packed) -> None:
+        self.state.feed(data if isinstance(data, bytes) else await self._again(_calls.upload(self.project, self.id, data)))
+
+    async def _fetched(self, result: Result) -> Result:
+        if result.big is None:
+            return result
+        for lost in range(1, _calls.PATIENCE + 1):
+            value = Incoming(result.big)
+            try:
+                async for data in await self.client._messages(_calls.download(self.project, self.id, result.big)):
+                    value.feed(data)
+                return self.state.filled(result, value.close())
+            except errors.UnavailableError:
+                if lost == _calls.PATIENCE:
+                    raise
+                await asyncio.sleep(0.1 * lost)
+        raise AssertionError("unreachable")
+
+    def produce(self, items: AsyncIterator[Packed]) -> None:
         for work in (self._feed(items), self._sending()):
             self.tasks.append(asyncio.ensure_future(self._guarded(work)))
 
@@ -226,11 +265,12 @@ class _AsyncJob:
             self.failed = self.failed or error
             await self._cancel()
 
-    async def _feed(self, items: AsyncIterator[bytes]) -> None:
+    async def _feed(self, items: AsyncIterator[Packed]) -> None:
         async for data in items:
             async with self.changed:
                 await self.changed.wait_for(self.state.room)
-                self.state.feed(data)
+            await self.feed(data)
+            async with self.changed:
                 self.changed.notify_all()
         async with self.changed:
             self.state.close()
@@ -257,7 +297,7 @@ class _AsyncJob:
                     if found is not None:
                         async with self.changed:
                             self.changed.notify_all()
-                        yield found
+                        yield await self._fetched(found)
                     if self.state.over:
                         break
             except errors.DeadlineError:
@@ -285,12 +325,12 @@ class _AsyncJob:
             await asyncio.shield(self._cancel())
 
 
-async def _single_async(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> _AsyncJob:
+async def _single_async(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any], waits: bool = True) -> _AsyncJob:
     data = _calls.pack(t, args, kwargs)
-    job = await _AsyncJob.start(t)
-    job.state.feed(data)
-    job.state.close()
+    job = await _AsyncJob.start(t, waits=waits)
     try:
+        await job.feed(data)
+        job.state.close()
         await job.send()
     except BaseException:
         await job.stop()
@@ -338,7 +378,7 @@ async def _mapped_async(t: Target, items: AsyncIterator[Tuple[Any, ...]], ordere
         await job.stop()
 
 
-async def _packed(t: Target, items: AsyncIterator[Tuple[Any, ...]]) -> AsyncIterator[bytes]:
+async def _packed(t: Target, items: AsyncIterator[Tuple[Any, ...]]) -> AsyncIterator[Packed]:
     async for args in items:
         yield _calls.pack(t, args, {})
 
@@ -460,14 +500,14 @@ class Spawn(Generic[P, R]):
         """Start it."""
         self._function._refuse_missing(args, kwargs)
         t = _calls.target(self._function)
-        job = _single(t, args, kwargs)
+        job = _single(t, args, kwargs, waits=False)
         return _started(job.id, t, job.state.python)
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         """The same, awaited."""
         self._function._refuse_missing(args, kwargs)
         t = _calls.target(self._function)
-        job = await _single_async(t, args, kwargs)
+        job = await _single_async(t, args, kwargs, waits=False)
         return _started(job.id, t, job.state.python)
 
 

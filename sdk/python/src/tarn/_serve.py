@@ -7,15 +7,16 @@ descriptor `TARN_MESSAGES_FD`: docs/formats/calls.md. What the module keeps in i
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import inspect
 import json
+import mmap
 import os
-import pickle
 import sys
-from typing import Any, BinaryIO, Dict, Optional
+from typing import Any, BinaryIO, Dict, Optional, Union
 
-from tarn import _params
+from tarn import _params, _values, errors
 from tarn._context import Messages
 from tarn._declare import Secret
 from tarn._runner import OK, USER, Runner, _leave, _pickled, take_secrets
@@ -30,6 +31,8 @@ class Worker:
         self.runner = Runner(context, messages, take_secrets())
         self.messages = messages
         # Where the end of an input's output is marked, whatever the function does to its streams.
+        self.values: Dict[str, str] = context["values"]
+        self.written = 0
         self.outputs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (1, 2)]
 
     def load(self) -> bool:
@@ -51,14 +54,20 @@ class Worker:
             given = json.loads(line)
             index = given["index"]
             try:
-                self._call(index, base64.b64decode(given["data"]))
+                self._call(index, self._given(given))
             except BaseException as error:  # SystemExit and KeyboardInterrupt are the function's failure too
                 self._flush()
                 self._fail(error, index)
 
-    def _call(self, index: int, data: bytes) -> None:
+    def _given(self, line: Dict[str, Any]) -> Union[bytes, mmap.mmap]:
+        if "file" not in line:
+            return base64.b64decode(line["data"])
+        with open(f"{self.values['in']}/{line['file']['name']}", "rb") as f:
+            return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)  # what the function changes is its own
+
+    def _call(self, index: int, data: Union[bytes, mmap.mmap]) -> None:
         try:
-            args, kwargs = pickle.loads(data)
+            args, kwargs = _values.load(data, {})
         except Exception as error:
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise ValueError(f"the arguments cannot be read by Python {version} in the environment of {self.runner.decl.name}: {type(error).__name__}: {error}") from None
@@ -67,28 +76,40 @@ class Worker:
                 kwargs[p.name] = self.runner.secrets[p.marker.name]
         result = self.runner._call(args, kwargs)
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            for value in _values(result):
+            for value in _yields(result):
                 self._send("yield", index, self._dump(value))
             self._flush()
             self._send("end", index)
             return
-        raw = self._dump(result)
+        value = self._dump(result)
         self._flush()
-        self._send("value", index, raw)
+        self._send("value", index, value)
 
-    def _dump(self, value: Any) -> bytes:
+    def _dump(self, value: Any) -> Dict[str, Any]:
+        """A value as an answer has it."""
+        name = self.runner.decl.name
         try:
-            return pickle.dumps(value, protocol=5)
+            packed = _values.dump(value)
         except Exception as error:
-            raise TypeError(f"{self.runner.decl.name} returned a {type(value).__name__} that cannot be pickled: {error}") from None
+            raise TypeError(f"{name} returned a {type(value).__name__} that cannot be pickled: {error}") from None
+        if isinstance(packed, bytes):
+            return {"data": base64.b64encode(packed).decode()}
+        self.written += 1
+        path = f"{self.values['out']}{self.written}"
+        try:
+            return {"file": {"name": os.path.basename(path), **_values.write(path, packed)}}
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise errors.ResourceExhaustedError(f"{name} returned {packed.size:,} bytes, which do not fit on the server's disk: {error}", reason="call.disk_full") from None
 
     def _fail(self, error: BaseException, index: int) -> None:
         pickled = _pickled(error)
         # The shape of a runner's error, with the pickle as it is.
         self.runner._report(error, _Answer(self.messages, index, pickled))
 
-    def _send(self, kind: str, index: int, data: Optional[bytes] = None) -> None:
-        _write(self.messages.fd, {"type": kind, "index": index, **({} if data is None else {"data": base64.b64encode(data).decode()})})
+    def _send(self, kind: str, index: int, value: Optional[Dict[str, Any]] = None) -> None:
+        _write(self.messages.fd, {"type": kind, "index": index, **(value or {})})
 
     def _flush(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -122,7 +143,7 @@ def _all(fd: int, raw: bytes) -> None:
         raw = raw[os.write(fd, raw) :]
 
 
-def _values(result: Any) -> Any:
+def _yields(result: Any) -> Any:
     if inspect.isgenerator(result):
         yield from result
         return

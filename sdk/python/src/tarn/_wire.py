@@ -11,7 +11,7 @@ import json
 import math
 import socket
 import struct
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 from urllib.parse import urlsplit
 
 from tarn import errors
@@ -42,14 +42,16 @@ class Address(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call: what to send and how to read what comes back. `messages` makes it a client stream."""
+    """One call: what to send and how to read what comes back. `messages` makes it a client stream; with `binary` they are
+    protobuf, written by `field`, and what comes back is the bytes of each message's first field."""
 
     procedure: str
     request: Mapping[str, Any]
     parse: Callable[[Any], Any]
     streams: bool = False
-    messages: Optional[Callable[[], Iterable[Mapping[str, Any]]]] = None
+    messages: Optional[Callable[[], Iterable[Any]]] = None
     timeout: Optional[float] = None
+    binary: bool = False
 
     @property
     def patience(self) -> Optional[float]:
@@ -67,7 +69,8 @@ def limit(timeout: Optional[float]) -> Optional[float]:
 def head(address: Address, call: Call) -> Dict[str, str]:
     """The headers of a call."""
     streaming = call.streams or call.messages is not None
-    headers = {"Content-Type": "application/connect+json" if streaming else "application/json", "Connect-Protocol-Version": "1", "Accept-Encoding": "identity"}
+    codec = "proto" if call.binary else "json"
+    headers = {"Content-Type": f"application/connect+{codec}" if streaming else "application/json", "Connect-Protocol-Version": "1", "Accept-Encoding": "identity"}
     if call.timeout is not None:
         headers["Connect-Timeout-Ms"] = str(min(math.ceil(call.timeout * 1000), 9_999_999_999))
     if address.token:
@@ -80,9 +83,9 @@ def path(address: Address, call: Call) -> str:
     return f"{urlsplit(address.url).path.rstrip('/')}/tarn.v1.{call.procedure}"
 
 
-def envelope(message: Mapping[str, Any]) -> bytes:
+def envelope(message: Any) -> bytes:
     """One message of a stream."""
-    body = json.dumps(message).encode()
+    body = message if isinstance(message, bytes) else json.dumps(message).encode()
     return struct.pack(">BI", 0, len(body)) + body
 
 
@@ -99,8 +102,9 @@ def body(call: Call) -> Iterator[bytes]:
 class Envelopes:
     """Takes bytes as they come, gives messages as they are complete; raises the stream's error."""
 
-    def __init__(self) -> None:
+    def __init__(self, binary: bool = False) -> None:
         self._buffer = bytearray()
+        self._binary = binary
         self.ended = False
 
     def feed(self, data: bytes) -> List[Any]:
@@ -113,14 +117,15 @@ class Envelopes:
                 raise errors.InternalError("the server sent a message that this client cannot read", reason="client.protocol")
             if len(self._buffer) < 5 + size:
                 break
-            message = parsed(bytes(self._buffer[5 : 5 + size]))
+            raw = bytes(memoryview(self._buffer)[5 : 5 + size])
             del self._buffer[: 5 + size]
             if flags & END:
                 self.ended = True
+                message = parsed(raw)
                 if message.get("error"):
                     raise error_of(message["error"])
             else:
-                found.append(message)
+                found.append(first_field(raw) if self._binary else parsed(raw))
         return found
 
     def close(self) -> None:
@@ -198,6 +203,25 @@ def _detail(raw: bytes) -> Dict[str, Any]:
         elif name:
             found[name] = text
     return found
+
+
+def field(number: int, value: Union[str, bytes, memoryview]) -> bytes:
+    """A text or bytes field of a protobuf message."""
+    raw = value.encode() if isinstance(value, str) else value
+    size, left = bytearray(), len(raw)
+    while left > 127:
+        size.append(left & 127 | 128)
+        left >>= 7
+    size.append(left)
+    return b"".join((bytes([number << 3 | 2]), size, raw))
+
+
+def first_field(raw: bytes) -> bytes:
+    """The bytes of a protobuf message's field 1, which has no other."""
+    if not raw:
+        return b""
+    size, at = _varint(raw, 1)
+    return raw[at : at + size]
 
 
 def _varint(raw: bytes, at: int) -> Tuple[int, int]:

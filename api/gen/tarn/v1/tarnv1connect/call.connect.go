@@ -39,6 +39,10 @@ const (
 	CallServiceStartProcedure = "/tarn.v1.CallService/Start"
 	// CallServicePutProcedure is the fully-qualified name of the CallService's Put RPC.
 	CallServicePutProcedure = "/tarn.v1.CallService/Put"
+	// CallServicePutValueProcedure is the fully-qualified name of the CallService's PutValue RPC.
+	CallServicePutValueProcedure = "/tarn.v1.CallService/PutValue"
+	// CallServiceGetValueProcedure is the fully-qualified name of the CallService's GetValue RPC.
+	CallServiceGetValueProcedure = "/tarn.v1.CallService/GetValue"
 	// CallServiceResultsProcedure is the fully-qualified name of the CallService's Results RPC.
 	CallServiceResultsProcedure = "/tarn.v1.CallService/Results"
 	// CallServiceGetProcedure is the fully-qualified name of the CallService's Get RPC.
@@ -56,6 +60,10 @@ type CallServiceClient interface {
 	// Put appends inputs. It waits while too many are under way, and takes as many as there is room for; numbers that
 	// are known are passed over.
 	Put(context.Context, *v1.PutInputsRequest) (*v1.PutInputsResponse, error)
+	// PutValue hands over a value that is too big for a message, for an input that is put afterwards. It is sent in pieces.
+	PutValue(context.Context) (*connect.ClientStreamForClientSimple[v1.PutValueRequest, v1.PutValueResponse], error)
+	// GetValue streams a value that a result names.
+	GetValue(context.Context, *v1.GetValueRequest) (*connect.ServerStreamForClient[v1.GetValueResponse], error)
 	// Results streams results and output until the call has ended; the last message holds `call`. `from` is the
 	// sequence number to begin with: those before it have arrived and are forgotten.
 	Results(context.Context, *v1.CallResultsRequest) (*connect.ServerStreamForClient[v1.CallResultsResponse], error)
@@ -89,6 +97,18 @@ func NewCallServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(callServiceMethods.ByName("Put")),
 			connect.WithClientOptions(opts...),
 		),
+		putValue: connect.NewClient[v1.PutValueRequest, v1.PutValueResponse](
+			httpClient,
+			baseURL+CallServicePutValueProcedure,
+			connect.WithSchema(callServiceMethods.ByName("PutValue")),
+			connect.WithClientOptions(opts...),
+		),
+		getValue: connect.NewClient[v1.GetValueRequest, v1.GetValueResponse](
+			httpClient,
+			baseURL+CallServiceGetValueProcedure,
+			connect.WithSchema(callServiceMethods.ByName("GetValue")),
+			connect.WithClientOptions(opts...),
+		),
 		results: connect.NewClient[v1.CallResultsRequest, v1.CallResultsResponse](
 			httpClient,
 			baseURL+CallServiceResultsProcedure,
@@ -118,12 +138,14 @@ func NewCallServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // callServiceClient implements CallServiceClient.
 type callServiceClient struct {
-	start   *connect.Client[v1.StartCallRequest, v1.StartCallResponse]
-	put     *connect.Client[v1.PutInputsRequest, v1.PutInputsResponse]
-	results *connect.Client[v1.CallResultsRequest, v1.CallResultsResponse]
-	get     *connect.Client[v1.GetCallRequest, v1.GetCallResponse]
-	list    *connect.Client[v1.ListCallsRequest, v1.ListCallsResponse]
-	cancel  *connect.Client[v1.CancelCallRequest, v1.CancelCallResponse]
+	start    *connect.Client[v1.StartCallRequest, v1.StartCallResponse]
+	put      *connect.Client[v1.PutInputsRequest, v1.PutInputsResponse]
+	putValue *connect.Client[v1.PutValueRequest, v1.PutValueResponse]
+	getValue *connect.Client[v1.GetValueRequest, v1.GetValueResponse]
+	results  *connect.Client[v1.CallResultsRequest, v1.CallResultsResponse]
+	get      *connect.Client[v1.GetCallRequest, v1.GetCallResponse]
+	list     *connect.Client[v1.ListCallsRequest, v1.ListCallsResponse]
+	cancel   *connect.Client[v1.CancelCallRequest, v1.CancelCallResponse]
 }
 
 // Start calls tarn.v1.CallService.Start.
@@ -142,6 +164,16 @@ func (c *callServiceClient) Put(ctx context.Context, req *v1.PutInputsRequest) (
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// PutValue calls tarn.v1.CallService.PutValue.
+func (c *callServiceClient) PutValue(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.PutValueRequest, v1.PutValueResponse], error) {
+	return c.putValue.CallClientStreamSimple(ctx)
+}
+
+// GetValue calls tarn.v1.CallService.GetValue.
+func (c *callServiceClient) GetValue(ctx context.Context, req *v1.GetValueRequest) (*connect.ServerStreamForClient[v1.GetValueResponse], error) {
+	return c.getValue.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Results calls tarn.v1.CallService.Results.
@@ -183,6 +215,10 @@ type CallServiceHandler interface {
 	// Put appends inputs. It waits while too many are under way, and takes as many as there is room for; numbers that
 	// are known are passed over.
 	Put(context.Context, *v1.PutInputsRequest) (*v1.PutInputsResponse, error)
+	// PutValue hands over a value that is too big for a message, for an input that is put afterwards. It is sent in pieces.
+	PutValue(context.Context, *connect.ClientStream[v1.PutValueRequest]) (*v1.PutValueResponse, error)
+	// GetValue streams a value that a result names.
+	GetValue(context.Context, *v1.GetValueRequest, *connect.ServerStream[v1.GetValueResponse]) error
 	// Results streams results and output until the call has ended; the last message holds `call`. `from` is the
 	// sequence number to begin with: those before it have arrived and are forgotten.
 	Results(context.Context, *v1.CallResultsRequest, *connect.ServerStream[v1.CallResultsResponse]) error
@@ -210,6 +246,18 @@ func NewCallServiceHandler(svc CallServiceHandler, opts ...connect.HandlerOption
 		CallServicePutProcedure,
 		svc.Put,
 		connect.WithSchema(callServiceMethods.ByName("Put")),
+		connect.WithHandlerOptions(opts...),
+	)
+	callServicePutValueHandler := connect.NewClientStreamHandlerSimple(
+		CallServicePutValueProcedure,
+		svc.PutValue,
+		connect.WithSchema(callServiceMethods.ByName("PutValue")),
+		connect.WithHandlerOptions(opts...),
+	)
+	callServiceGetValueHandler := connect.NewServerStreamHandlerSimple(
+		CallServiceGetValueProcedure,
+		svc.GetValue,
+		connect.WithSchema(callServiceMethods.ByName("GetValue")),
 		connect.WithHandlerOptions(opts...),
 	)
 	callServiceResultsHandler := connect.NewServerStreamHandlerSimple(
@@ -242,6 +290,10 @@ func NewCallServiceHandler(svc CallServiceHandler, opts ...connect.HandlerOption
 			callServiceStartHandler.ServeHTTP(w, r)
 		case CallServicePutProcedure:
 			callServicePutHandler.ServeHTTP(w, r)
+		case CallServicePutValueProcedure:
+			callServicePutValueHandler.ServeHTTP(w, r)
+		case CallServiceGetValueProcedure:
+			callServiceGetValueHandler.ServeHTTP(w, r)
 		case CallServiceResultsProcedure:
 			callServiceResultsHandler.ServeHTTP(w, r)
 		case CallServiceGetProcedure:
@@ -265,6 +317,14 @@ func (UnimplementedCallServiceHandler) Start(context.Context, *v1.StartCallReque
 
 func (UnimplementedCallServiceHandler) Put(context.Context, *v1.PutInputsRequest) (*v1.PutInputsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.CallService.Put is not implemented"))
+}
+
+func (UnimplementedCallServiceHandler) PutValue(context.Context, *connect.ClientStream[v1.PutValueRequest]) (*v1.PutValueResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.CallService.PutValue is not implemented"))
+}
+
+func (UnimplementedCallServiceHandler) GetValue(context.Context, *v1.GetValueRequest, *connect.ServerStream[v1.GetValueResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.CallService.GetValue is not implemented"))
 }
 
 func (UnimplementedCallServiceHandler) Results(context.Context, *v1.CallResultsRequest, *connect.ServerStream[v1.CallResultsResponse]) error {
