@@ -190,7 +190,10 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 		return nil, err
 	}
 	out.timeout, out.limits.Time = out.limits.Time, 0 // of an input, not of a worker
-	out.key = strings.Join([]string{c.snap.ID, fn.File, fn.Qualname, out.env.lock.ID, given.id()}, "\x00")
+	if err := out.wholeFolder(); err != nil {
+		return nil, err
+	}
+	out.key = strings.Join([]string{out.folder, fn.File, fn.Qualname, out.env.lock.ID, given.id()}, "\x00")
 	return out, nil
 }
 

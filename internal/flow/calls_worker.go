@@ -18,6 +18,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/call"
 	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/flow/project"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/runtime"
 )
@@ -43,6 +44,9 @@ type callable struct {
 	timeout time.Duration
 	given   handed
 	key     string // what makes two the same: workers are interchangeable
+	folder  string // what the sandbox shows of the project's: all of it
+	left    []string
+	laid    func() (string, error)
 }
 
 // numbered is an input on its way to a worker, answer what comes back: docs/formats/calls.md.
@@ -118,9 +122,32 @@ func (cs *calls) keep(w *callWorker) {
 	})
 }
 
+// wholeFolder has workers see every file of the project's folder, where an asset sees those in its key.
+func (fn *callable) wholeFolder() error {
+	folder, pool := fn.f.folder(fn.code.dir), fn.f.scratch("files")
+	all, left, err := folder.Whole(fn.code.snap, pool)
+	if err != nil {
+		return err
+	}
+	fn.folder, fn.left = all.ID, left
+	fn.laid = func() (string, error) { return folder.MaterializeWhole(all, fn.f.scratch("code"), pool) }
+	return nil
+}
+
+// explainMissing says where a call prints that a file which the function did not find was too big to come along.
+func (fn *callable) explainMissing(c *Call, in call.Input, missing []string) {
+	for _, name := range missing {
+		if slices.Contains(fn.left, filepath.ToSlash(filepath.Clean(name))) {
+			c.print(CallOutput{Index: in.Index, Stream: "stderr", Text: fmt.Sprintf(
+				"%s is not in the sandbox: files of the project beside code come along up to %s in all. Keep it as a table (tarn table import) or a file (tarn file put), or pass its content.\n",
+				name, bytesText(project.MostBeside))})
+		}
+	}
+}
+
 // start starts a worker and waits until it has imported the function.
 func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
-	laid, err := fn.code.layout()
+	laid, err := fn.laid()
 	if err != nil {
 		return nil, err
 	}
@@ -267,6 +294,7 @@ func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Res
 			case "end":
 				return call.Result{End: true}, nil, true
 			case "error":
+				c.fn.explainMissing(c, in, a.NotFound) // the worker may be of an earlier call, which saw another folder
 				return call.Result{Failure: &call.Failure{
 					Err: userError(a.message), Class: a.Class, Module: a.Module, Traceback: a.Traceback, Pickle: a.Pickle,
 				}}, append(a.Bases, a.Class), true

@@ -232,20 +232,24 @@ func LoadSnapshot(ctx context.Context, l *lake.Lake, id lake.Hash, root string) 
 		refs[f.Path] = f.Ref
 	}
 	s.seal()
-	return s.materialize(root, func(f SnapshotFile) (io.ReadCloser, error) { return l.OpenFile(ctx, refs[f.Path]) })
+	return s.materialize(root, func(dst string, f SnapshotFile) error {
+		return layOut(dst, f, func(f SnapshotFile) (io.ReadCloser, error) { return l.OpenFile(ctx, refs[f.Path]) })
+	})
 }
 
 // Materialize lays the snapshot out as a read-only folder under root and returns it. The same snapshot
 // is laid out once.
 func (f *Folder) Materialize(s *Snapshot, root string) (string, error) {
-	return s.materialize(root, func(x SnapshotFile) (io.ReadCloser, error) {
-		return os.Open(filepath.Join(f.dir, filepath.FromSlash(x.Path)))
-	})
+	return s.materialize(root, func(dst string, x SnapshotFile) error { return layOut(dst, x, f.open) })
+}
+
+func (f *Folder) open(x SnapshotFile) (io.ReadCloser, error) {
+	return os.Open(filepath.Join(f.dir, filepath.FromSlash(x.Path)))
 }
 
 var laying sync.Mutex
 
-func (s *Snapshot) materialize(root string, open func(SnapshotFile) (io.ReadCloser, error)) (string, error) {
+func (s *Snapshot) materialize(root string, place func(dst string, file SnapshotFile) error) (string, error) {
 	laying.Lock()
 	defer laying.Unlock()
 	dir := filepath.Join(root, s.ID)
@@ -261,7 +265,11 @@ func (s *Snapshot) materialize(root string, open func(SnapshotFile) (io.ReadClos
 	}
 	defer os.RemoveAll(tmp)
 	for _, file := range s.Files {
-		if err := layOut(filepath.Join(tmp, filepath.FromSlash(file.Path)), file, open); err != nil {
+		dst := filepath.Join(tmp, filepath.FromSlash(file.Path))
+		if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+			return "", fmt.Errorf("lay out %s: %w", file.Path, err)
+		}
+		if err := place(dst, file); err != nil {
 			return "", err
 		}
 	}
@@ -275,9 +283,6 @@ func (s *Snapshot) materialize(root string, open func(SnapshotFile) (io.ReadClos
 }
 
 func layOut(dst string, file SnapshotFile, open func(SnapshotFile) (io.ReadCloser, error)) error {
-	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
-		return fmt.Errorf("lay out %s: %w", file.Path, err)
-	}
 	r, err := open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ErrChanged.Errorf("%s was removed while it was read; run again", file.Path)

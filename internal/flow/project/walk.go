@@ -34,6 +34,7 @@ type Folder struct {
 
 	mu    sync.Mutex
 	known map[string]known
+	whole whole
 }
 
 type known struct {
@@ -191,12 +192,20 @@ func (f *Folder) hash(file File) (string, bool, error) {
 		return "", false, errdef.Newf(errdef.FailedPrecondition, "project.unreadable", "cannot read %s: %w", file.Path, err)
 	}
 	k = known{stamp: file.stamp, hash: fmt.Sprintf("%x", h.Sum(nil)), mention: seen.found}
-	if info, err := r.Stat(); err == nil && stampOf(info) == file.stamp && began.UnixNano()-file.stamp.ctime > settle.Nanoseconds() {
-		f.mu.Lock()
-		f.known[file.Path] = k
-		f.mu.Unlock()
-	}
+	f.remember(file, r, began, k)
 	return k.hash, k.mention, nil
+}
+
+// remember keeps what is known of a file that was read from r, if its stamp stands for it.
+func (f *Folder) remember(file File, r *os.File, began time.Time, k known) bool {
+	info, err := r.Stat()
+	if err != nil || stampOf(info) != file.stamp || began.UnixNano()-file.stamp.ctime <= settle.Nanoseconds() {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.known[file.Path] = k
+	return true
 }
 
 // mention is a writer that looks for the word tarn, also across writes.

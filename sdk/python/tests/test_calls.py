@@ -109,6 +109,11 @@ def scaled(a, by):
     return a
 
 @tarn.function
+def reads(folder, n):
+    from pathlib import Path
+    return open(f"{folder}/{n}.csv").read() + (Path(__file__).parent / folder / f"{n}.csv").read_text()
+
+@tarn.function
 def foreign():
     import jobs_only_there
     return jobs_only_there.Thing()
@@ -368,6 +373,31 @@ def test_big_values(jobs: Any) -> None:
 def values_left() -> List[str]:
     """Files and folders of calls' values, but those of workers, which are empty."""
     return [str(p) for p in Path(os.environ["TARN_HOME"]).glob("scratch/projects/*/calls/**/*") if p.is_file() or p.name.startswith("c-")]
+
+
+def test_the_whole_folder_is_there(jobs: Any) -> None:
+    folder = Path(jobs.__file__).parent
+    (folder / "data").mkdir()
+    for n in range(3):
+        (folder / "data" / f"{n}.csv").write_text(str(n))
+    assert list(jobs.reads.starmap([("data", n) for n in range(3)])) == ["00", "11", "22"]
+    (folder / "data" / "1.csv").write_text("new")
+    assert jobs.reads.remote("data", 1) == "newnew"
+    (folder / ".gitignore").write_text("data/2.csv\n")
+    with pytest.raises(FileNotFoundError):
+        jobs.reads.remote("data", 2)
+
+
+def test_a_file_that_is_too_big_to_come_along(jobs: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    big = Path(jobs.__file__).parent / "data" / "big.csv"
+    with big.open("wb") as f:
+        f.truncate(1 << 31)
+    try:
+        with pytest.raises(FileNotFoundError):
+            jobs.reads.remote("data", "big")
+        assert "data/big.csv is not in the sandbox: files of the project beside code come along up to 1.0 GiB" in capfd.readouterr().err
+    finally:
+        big.unlink()
 
 
 def test_values_go_through_files(jobs: Any) -> None:
