@@ -26,7 +26,11 @@ func (a *attempt) command(ctx context.Context, scratch string, invs []*invocatio
 	if err != nil {
 		return nil, err
 	}
-	b, laid, err := a.openBox(ctx, scratch, installed, nil)
+	limits, err := limitsOf(fn)
+	if err != nil {
+		return nil, err
+	}
+	b, laid, err := a.openBox(ctx, scratch, limits, installed, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -456,6 +456,11 @@ func (lv *live) giveUp(wk *work, failed []outcome) error {
 	lv.steps[fn.Name].Failed = len(failed)
 	lv.steps[fn.Name].FailedAt = failed[0].inv.id
 	lv.mu.Unlock()
+	if len(wk.items) > 1 { // the step's error tells of one
+		for _, o := range failed {
+			lv.emit(Event{Type: "log", Step: fn.Name, Stream: "stderr", Item: o.inv.id, Message: fmt.Sprintf("item %s failed: %s", o.inv.id, clip(o.err.Error()))})
+		}
+	}
 	allowed := fn.Options.AllowFailed
 	if allowed < 1 { // a share; else a number
 		allowed *= float64(len(wk.items))

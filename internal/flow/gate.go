@@ -52,8 +52,6 @@ func unbuilt(fn *manifest.Function) string {
 		return "partitions="
 	case declared(fn.Items):
 		return "tarn.cross, join or union of items"
-	case o.Isolate != "":
-		return "isolate="
 	case o.Isolation == "serializable":
 		return `isolation="serializable"`
 	case o.Resources != nil && o.Resources.GPU != "":

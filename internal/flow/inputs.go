@@ -2,8 +2,10 @@ package flow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +28,7 @@ type inputsOf struct {
 	inside  string
 }
 
-// shared lays out what every item of a step gets.
+// shared lays out what every item of a step gets, unless it is there already.
 func (in inputsOf) shared(ctx context.Context, wk *work, projectInside string) ([]pyInput, error) {
 	out := []pyInput{}
 	for _, decl := range wk.node.Inputs {
@@ -73,7 +75,7 @@ func (in inputsOf) table(ctx context.Context, wk *work, decl manifest.Input) (py
 		}
 	}
 	// A link, so that the sandbox sees the file inside its scratch mount: both are below the home, on one disk.
-	if err := os.Link(host, filepath.Join(in.scratch, "in-"+decl.Param+".arrow")); err != nil {
+	if err := os.Link(host, filepath.Join(in.scratch, "in-"+decl.Param+".arrow")); err != nil && !errors.Is(err, fs.ErrExist) {
 		return pi, fmt.Errorf("lay out %s: %w", v.name, err)
 	}
 	pi.Path = in.inside + "/in-" + decl.Param + ".arrow"
@@ -224,27 +226,4 @@ func clip(s string) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:maxEventText], "") + "..."
-}
-
-// atItem names the first item that had not finished.
-func atItem(got map[string]*produced) string {
-	first := ""
-	for id, p := range got {
-		if id != "" && p.err == nil && !p.ended && len(p.tables) == 0 && (first == "" || id < first) {
-			first = id
-		}
-	}
-	if first == "" {
-		return ""
-	}
-	return ", at item " + first
-}
-
-func batchHint(fn *manifest.Function) string {
-	for _, in := range fn.Inputs {
-		if in.Batch > 1 {
-			return fmt.Sprintf(" or batch=%d", in.Batch/2)
-		}
-	}
-	return ""
 }

@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,7 +48,7 @@ type attempt struct {
 	emit  func(Event)
 	level string
 	asked demand
-	done  map[string]outcome // items that were taken over while others still ran
+	done  map[string]outcome // items that were taken over before the attempt ended
 	ended func()             // called for each of those
 }
 
@@ -71,7 +71,9 @@ type produced struct {
 	reported []memo.Reported
 	// classes are the user's exception and its bases.
 	classes []string
+	began   bool
 	ended   bool // before the others of its interpreter did
+	waits   bool // for another interpreter: its own ended before it began
 }
 
 // invoke runs items and makes their results durable. It has one outcome for each.
@@ -93,7 +95,7 @@ func (a *attempt) invoke(ctx context.Context, invs []*invocation) []outcome {
 	case manifest.Command:
 		got, err = a.command(ctx, scratch, invs)
 	default:
-		got, err = a.python(ctx, scratch, invs)
+		err = a.python(ctx, scratch, invs)
 	}
 	out := make([]outcome, len(invs))
 	for i, inv := range invs {
@@ -288,7 +290,7 @@ type box struct {
 }
 
 // openBox makes a sandbox for an attempt: the code, the inputs, a folder for results.
-func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.Mount, template *runtime.Template) (*box, string, error) {
+func (a *attempt) openBox(ctx context.Context, scratch string, limits runtime.Limits, mounts []runtime.Mount, template *runtime.Template) (*box, string, error) {
 	laid, err := a.code.layout()
 	if err != nil {
 		return nil, "", err
@@ -297,10 +299,6 @@ func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.
 	out := filepath.Join(scratch, "out")
 	if err := os.Mkdir(out, 0o700); err != nil {
 		return nil, "", fmt.Errorf("make output folder: %w", err)
-	}
-	limits, err := limitsOf(fn)
-	if err != nil {
-		return nil, "", err
 	}
 	mounts = append(mounts, runtime.Mount{Name: "project", Source: laid}, runtime.Mount{Name: "scratch", Source: scratch},
 		runtime.Mount{Name: "out", Source: out, Writable: true})
@@ -311,59 +309,6 @@ func (a *attempt) openBox(ctx context.Context, scratch string, mounts []runtime.
 		return nil, "", fmt.Errorf("make a sandbox for %s: %w", fn.Name, err)
 	}
 	return &box{Sandbox: sb, out: out}, laid, nil
-}
-
-// python runs items in one interpreter: the module is imported once, each item is a fork of it.
-func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation) (map[string]*produced, error) {
-	view, err := a.f.Images.Ensure(ctx, a.work.env.lock, func(msg string) { a.emit(Event{Type: "progress", Message: msg}) })
-	if err != nil {
-		return nil, err
-	}
-	if err := a.f.Images.Compile(ctx, view.Python.Path, a.f.SDK); err != nil {
-		return nil, err
-	}
-	template, err := a.template(view)
-	if err != nil {
-		return nil, err
-	}
-	b, _, err := a.openBox(ctx, scratch, nil, template)
-	if err != nil {
-		return nil, err
-	}
-	defer b.Close()
-	in := inputsOf{f: a.f, scratch: scratch, inside: b.Path("scratch")}
-	pc := a.pyContext(b)
-	shared, err := in.shared(ctx, a.work, b.Path("project"))
-	if err != nil {
-		return nil, err
-	}
-	got := map[string]*produced{}
-	for i, inv := range invs {
-		it, p, err := a.pyItem(ctx, b, in, i, inv)
-		if err != nil {
-			return nil, err
-		}
-		it.Inputs = append(it.Inputs, shared...)
-		pc.Items = append(pc.Items, it)
-		got[inv.id] = p
-	}
-	if len(invs) == 1 && invs[0].id == "" { // no fork: some libraries do not survive one
-		pc.pyItem, pc.Items = &pc.Items[0], nil
-	}
-	if err := writeJSON(filepath.Join(b.HostHome(), ".tarn-context.json"), pc); err != nil {
-		return nil, err
-	}
-	env := pythonEnv(b.Home(), view, b.Path)
-	argv := append([]string{view.Python.Path}, append(interpreterFlags, "tarn._runner")...)
-	return got, a.execute(ctx, b, argv, env, got, func(m message) {
-		i := slices.IndexFunc(invs, func(inv *invocation) bool { return inv.id == m.Item })
-		if p := got[m.Item]; i >= 0 && p.err == nil && !p.ended {
-			p.usage, p.ended = m.Usage, true
-			// What has ended counts, also when the others are canceled.
-			a.done[m.Item] = a.takeOver(context.WithoutCancel(ctx), invs[i], p)
-			a.ended()
-		}
-	})
 }
 
 // pyContext is the part of the context that all items share.
@@ -480,7 +425,9 @@ func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[st
 	maps.Copy(env, a.given.env)
 	stdout, endStdout := a.logWriter("stdout")
 	stderr, endStderr := a.logWriter("stderr")
-	exit, err := b.Run(ctx, runtime.Command{
+	timed, clock := a.startClock(ctx, got)
+	defer clock.stop()
+	exit, err := b.Run(timed, runtime.Command{
 		Argv: argv, Env: env,
 		Stdout: stdout, Stderr: stderr,
 		Message: func(line []byte) {
@@ -493,6 +440,9 @@ func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[st
 			mu.Lock()
 			defer mu.Unlock()
 			closed = closed || m.Type == "closed"
+			if m.Type == "start" {
+				clock.start(m.Item)
+			}
 			if m.Type == "ended" && ended != nil {
 				ended(m)
 				return
@@ -508,7 +458,11 @@ func (a *attempt) execute(ctx context.Context, b *box, argv []string, env map[st
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	return a.settle(exit, got, closed)
+	if errors.Is(context.Cause(timed), errItemTime) && exit.Reason == runtime.Canceled {
+		exit.Reason = runtime.TimedOut
+	}
+	a.settle(exit, got, closed)
+	return nil
 }
 
 // message applies one report of the runner.
@@ -586,64 +540,4 @@ func userError(m message) *errdef.Error {
 		err = err.WithDetail("traceback", m.Traceback)
 	}
 	return err
-}
-
-// roomFor is a memory limit as people write one, half as much again as peak or more.
-func roomFor(peak int64) string {
-	limit := int64(64 << 20)
-	for limit < peak+peak/2 {
-		limit *= 2
-	}
-	return strings.NewReplacer(" ", "", ".0", "").Replace(bytesText(limit))
-}
-
-// settle gives every item that reported neither result nor error the reason why.
-func (a *attempt) settle(exit runtime.Exit, got map[string]*produced, closed bool) error {
-	usage := memo.Usage{WallSeconds: exit.Usage.Wall.Seconds(), CPUSeconds: exit.Usage.CPU.Seconds(), PeakBytes: exit.Usage.PeakMemoryBytes}
-	fn := a.work.node.Function
-	var err error
-	switch exit.Reason {
-	case runtime.OutOfMemory:
-		err = errMemory.Errorf("%s used %s, its limit%s. resources=tarn.Resources(memory=\"%s\")%s.", fn.Name, bytesText(usage.PeakBytes),
-			atItem(got), roomFor(usage.PeakBytes), batchHint(fn))
-	case runtime.TimedOut:
-		err = errTimeout.Errorf("%s ran longer than %s%s. timeout=... allows more.", fn.Name, seconds(fn.Options.Timeout), atItem(got))
-	case runtime.DiskFull:
-		err = errDisk.Errorf("%s wrote more than its limit%s. resources=tarn.Resources(disk=...)", fn.Name, atItem(got))
-	case runtime.Signaled:
-		err = errKilled.Errorf("%s was killed by signal %d%s", fn.Name, exit.Signal, atItem(got))
-	case runtime.Canceled:
-		err = context.Canceled
-	case runtime.Exited:
-		if exit.Code != 0 {
-			err = ErrUserCode.Errorf("%s ended with exit status %d%s", fn.Name, exit.Code, atItem(got))
-		} else if !closed && fn.Language == manifest.Python {
-			err = ErrUserCode.Errorf("%s ended before it returned: something called os._exit(0)", fn.Name)
-		}
-	default:
-		err = errRunner.Errorf("%s ended as %q", fn.Name, exit.Reason)
-	}
-	for _, p := range got {
-		if p.ended {
-			continue
-		}
-		p.usage = memo.Usage{WallSeconds: usage.WallSeconds / float64(len(got)), CPUSeconds: usage.CPUSeconds / float64(len(got)), PeakBytes: usage.PeakBytes}
-		if p.err == nil && err != nil && !complete(fn, p) {
-			p.err = err
-		}
-	}
-	return nil
-}
-
-// complete reports whether an item reported all that its function makes.
-func complete(fn *manifest.Function, p *produced) bool {
-	if fn.Kind == manifest.Check {
-		return p.check != nil
-	}
-	for _, out := range fn.Outputs {
-		if p.tables[out] == "" {
-			return false
-		}
-	}
-	return len(fn.Outputs) > 0
 }

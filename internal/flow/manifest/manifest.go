@@ -191,9 +191,12 @@ type Options struct {
 	Tags        []string   `json:"tags,omitempty"`
 	Owners      []string   `json:"owners,omitempty"`
 	AllowFailed float64    `json:"allow_failed,omitempty"`
-	Isolate     string     `json:"isolate,omitempty"`
+	Isolate     string     `json:"isolate,omitempty"` // IsolateItem, or "": the items of a step share sandboxes
 	Isolation   string     `json:"isolation,omitempty"`
 }
+
+// IsolateItem gives each item a sandbox of its own.
+const IsolateItem = "item"
 
 // Resources that one invocation may use.
 type Resources struct {

@@ -341,6 +341,7 @@ def f(image: Annotated[Path, tarn.files("*", each=True)]):
     if image.name == "bad": raise ValueError("bad one")
     if image.name == "dead": os.kill(os.getpid(), 9)
     if image.name == "gone": os._exit(7)
+    if image.name == "quiet": os._exit(0)
     return [{"name": image.name}]
 """
 
@@ -354,7 +355,7 @@ def test_items_fork_from_one_import(run: Start, tmp_path: Path) -> None:
             "outputs": [{"name": "f", "path": str(tmp_path / "out" / f"{n}.arrow")}],
             "seed": "01",
         }
-        for n in ("a", "bad", "dead", "gone", "b")
+        for n in ("a", "bad", "dead", "gone", "quiet", "b")
     ]
     done = run(ITEMS, "f", items=items)
     assert done.code == 1
@@ -364,6 +365,7 @@ def test_items_fork_from_one_import(run: Start, tmp_path: Path) -> None:
         ("bad", "bad one"),
         ("dead", "the process of this item ended by signal 9 before it finished"),
         ("gone", "the process of this item ended by exit status 7 before it finished"),
+        ("quiet", "the process of this item ended by exit status 0 before it finished"),
     ]
     assert done.messages[-1] == {"type": "closed"}
 

@@ -431,7 +431,8 @@ def asset(
     `mode` is replace, append, or merge, which folds rows by `key`. `checks` stop the publication when
     they fail, `warn` only says so. `timeout`, `fresh` and delays are text with a unit ("90s", "1h30m")
     or seconds; sizes are text ("2GiB") or bytes. `allow_failed` is a share below 1 or a number of
-    items. Wrong options raise `TypeError` or `ValueError` where the function is declared.
+    items. Items have `timeout` each, and share interpreters and their sandboxes: each is a fork.
+    `isolate="item"` gives each a sandbox, with `resources`, of its own. Wrong options raise `TypeError` or `ValueError` where the function is declared.
     """
     if network and fresh is None and cache is None:
         raise ValueError('network=True reads what no key can hold. Say how long a result stays good: fresh="1h", or cache=True or False.')

@@ -31,6 +31,7 @@ from tarn._declare import CheckResult, OutputDir, Partition
 from tarn._project import Project
 
 OK, USER, RUNNER = 0, 1, 3
+RETURNED = 64  # added by the process of an item: whoever ends it without that is the user's code
 
 
 class UndeclaredFileError(RuntimeError):
@@ -114,16 +115,17 @@ class Runner:
             code = RUNNER
             try:
                 code = self.invoke(context, messages)
+                code += RETURNED
             finally:
                 _leave(code)
         _, status, used = os.wait4(pid, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (OK, USER):
-            if os.WEXITSTATUS(status) == OK:
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) in (RETURNED + OK, RETURNED + USER):
+            if os.WEXITSTATUS(status) == RETURNED + OK:
                 cpu = used.ru_utime + used.ru_stime
                 peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
                 usage = {"wall_seconds": time.monotonic() - began, "cpu_seconds": cpu, "peak_bytes": peak}
                 messages.send("ended", usage=usage)
-            return os.WEXITSTATUS(status)
+            return os.WEXITSTATUS(status) - RETURNED
         how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit status {os.WEXITSTATUS(status)}"
         text = f"the process of this item ended by {how} before it finished"
         messages.send("error", **{"class": "ProcessEnded", "module": "tarn", "message": text, "traceback": "", "pickle": None, "reason": "runner.process_ended"})
