@@ -55,6 +55,9 @@ func (a *attempt) template(view image.View) (*runtime.Template, error) {
 		return nil, err
 	}
 	var modules []string
+	if found, _ := filepath.Glob(filepath.Join(view.SitePackages, "*.pth")); len(found) > 0 { // a malformed pattern is its only error
+		modules = append(modules, ".pth")
+	}
 	for _, name := range append([]string{"pyarrow"}, names...) {
 		top, _, _ := strings.Cut(name, ".")
 		if installed, _ := filepath.Glob(filepath.Join(view.SitePackages, top+"[./]*")); len(installed) > 0 || isFolder(filepath.Join(view.SitePackages, top)) {

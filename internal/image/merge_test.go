@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"tarn.dev/tarn/internal/image"
+	"tarn.dev/tarn/internal/image/imagetest"
 )
 
 // Two packages that bring one path: the same one wins on every host, and the view says so.
@@ -15,7 +16,7 @@ func TestOverlappingPackages(t *testing.T) {
 	t.Parallel()
 	index := t.TempDir()
 	for _, who := range []string{"aaa", "bbb", "ccc"} {
-		wheel(t, index, "tarn_test_"+who, "1.0", map[string]string{
+		imagetest.Wheel(t, index, "tarn_test_"+who, "1.0", map[string]string{
 			"shared/__init__.py": "who = '" + who + "'\n", "shared/same.py": "x = 1\n", "tarn_test_" + who + ".py": "ok = True\n",
 		})
 	}
@@ -46,11 +47,11 @@ func TestOverlappingPackages(t *testing.T) {
 func TestOtherPackagesAreReused(t *testing.T) {
 	t.Parallel()
 	ctx, cache := t.Context(), scratch(t)
-	index := newIndex(t)
-	index.add("tarn_test_big", "1.0", map[string]string{"tarn_test_big/__init__.py": "from . import part\n", "tarn_test_big/part.py": "x = 1\n", "tarn_test_big/data.bin": "data"})
-	index.add("tarn_test_small", "1.0", map[string]string{"tarn_test_small.py": "v = 1\n"})
-	index.add("tarn_test_small", "2.0", map[string]string{"tarn_test_small.py": "v = 2\n"})
-	s := open(t, cache, index.env())
+	index := imagetest.NewIndex(t)
+	index.Add("tarn_test_big", "1.0", map[string]string{"tarn_test_big/__init__.py": "from . import part\n", "tarn_test_big/part.py": "x = 1\n", "tarn_test_big/data.bin": "data"})
+	index.Add("tarn_test_small", "1.0", map[string]string{"tarn_test_small.py": "v = 1\n"})
+	index.Add("tarn_test_small", "2.0", map[string]string{"tarn_test_small.py": "v = 2\n"})
+	s := open(t, cache, indexEnv(index))
 	var views []image.View
 	var said [][]string
 	for _, small := range []string{"1.0", "2.0"} {
@@ -58,7 +59,7 @@ func TestOtherPackagesAreReused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		index.forget()
+		index.Forget()
 		var lines []string
 		v, err := s.Ensure(ctx, locks[0], func(line string) { lines = append(lines, line) })
 		if err != nil {
@@ -73,7 +74,7 @@ func TestOtherPackagesAreReused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, asked := range index.asked() {
+	for _, asked := range index.Asked() {
 		if strings.Contains(asked, "big") {
 			t.Errorf("the change of another package asked for %s", asked)
 		}

@@ -103,6 +103,12 @@ func (s *Store) unpackOne(ctx context.Context, view View, p Package, progress fu
 	if err := os.RemoveAll(filepath.Join(staging, ".lock")); err != nil { // uv's own
 		return err
 	}
+	if err := relocate(filepath.Join(staging, "bin"), view.Python.Minor); err != nil {
+		return err
+	}
+	if err := s.byteCompile(ctx, view.Python, staging); err != nil {
+		return err
+	}
 	return classify(makeReadOnly(staging))
 }
 

@@ -84,11 +84,11 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 	return os.Rename(staging, view.SitePackages)
 }
 
-// install unpacks one package of view's lock into dir, byte-compiled for its interpreter.
+// install unpacks one package of view's lock into dir.
 func (s *Store) install(ctx context.Context, view View, dir string, p Package, progress func(string)) error {
 	args := slices.Concat([]string{
 		"pip", "install", "--requirements", "-", "--target", dir, "--python", view.Python.Path,
-		"--no-deps", "--require-hashes", "--compile-bytecode",
+		"--no-deps", "--require-hashes",
 	}, buildPolicy([]Package{p}), indexOptions(view.Lock.Indexes))
 	return s.uvCommand(ctx, "install "+p.Name, dir, pinned([]Package{p}), progress, args...)
 }

@@ -78,7 +78,18 @@ func LoadConfig(dir string) (Config, error) {
 
 // EnvSpec resolves a function's declared environment: an inline spec is itself, a name is
 // [env.NAME], nothing is [env.default], else the folder's requirements or pyproject, else no packages.
+// The project's indexes serve all of them, after their own.
 func (c Config) EnvSpec(dir string, declared *image.Spec) (image.Spec, error) {
+	spec, err := c.envSpec(dir, declared)
+	for _, index := range c.indexes() {
+		if !slices.Contains(spec.Indexes, index) {
+			spec.Indexes = append(slices.Clip(spec.Indexes), index)
+		}
+	}
+	return spec, err
+}
+
+func (c Config) envSpec(dir string, declared *image.Spec) (image.Spec, error) {
 	named := declared != nil && declared.Name != "" && declared.Python == "" && len(declared.Packages) == 0
 	switch {
 	case declared != nil && !named:
@@ -94,16 +105,12 @@ func (c Config) EnvSpec(dir string, declared *image.Spec) (image.Spec, error) {
 			return image.Spec{}, ErrConfig.Errorf("no environment %q in tarn.toml. There: %s", declared.Name, manifest.List(names)).
 				WithNext(fmt.Sprintf("add [env.%s] to tarn.toml", declared.Name))
 		}
-		return c.spec(declared.Name, e), nil
+		return e.spec(declared.Name), nil
 	}
 	if e, ok := c.Env["default"]; ok {
-		return c.spec("default", e), nil
+		return e.spec("default"), nil
 	}
-	spec, err := folderSpec(dir)
-	if err == nil && len(c.Index) > 0 {
-		spec.Indexes = c.indexes()
-	}
-	return spec, err
+	return folderSpec(dir)
 }
 
 // folderSpec is what the folder's pyproject.toml or requirements.txt asks for, else nothing.
@@ -119,8 +126,8 @@ func folderSpec(dir string) (image.Spec, error) {
 	return spec, err
 }
 
-func (c Config) spec(name string, e EnvConfig) image.Spec {
-	return image.Spec{Name: name, Python: e.Python, Packages: e.Packages, Vars: e.Vars, Build: e.Build, Indexes: c.indexes()}
+func (e EnvConfig) spec(name string) image.Spec {
+	return image.Spec{Name: name, Python: e.Python, Packages: e.Packages, Vars: e.Vars, Build: e.Build}
 }
 
 func (c Config) indexes() []string {

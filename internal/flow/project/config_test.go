@@ -96,7 +96,8 @@ func TestEnvSpecOrder(t *testing.T) {
 		want     []string
 		indexes  int
 	}{
-		{"inline", &image.Spec{Packages: []string{"inline"}}, []string{ConfigFile, toml, "pyproject.toml", pyproject}, []string{"inline"}, 0},
+		{"inline", &image.Spec{Packages: []string{"inline"}}, []string{ConfigFile, toml, "pyproject.toml", pyproject}, []string{"inline"}, 1},
+		{"inline with an index of its own", &image.Spec{Packages: []string{"inline"}, Indexes: []string{"first"}}, []string{ConfigFile, toml}, []string{"inline"}, 2},
 		{"named", &image.Spec{Name: "ml"}, []string{ConfigFile, toml, "requirements.txt", "req\n"}, []string{"ml"}, 1},
 		{"default", nil, []string{ConfigFile, toml, "pyproject.toml", pyproject, "requirements.txt", "req\n"}, []string{"default"}, 1},
 		{"pyproject", nil, []string{"pyproject.toml", pyproject, "requirements.txt", "req\n"}, []string{"py"}, 0},

@@ -16,7 +16,7 @@ import typing
 from pathlib import Path
 from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
 
-from tarn import _function, _params, _placeholder
+from tarn import _function, _packages, _params, _placeholder
 from tarn._project import Project
 
 TYPES = {int: "a whole number", float: "a number", str: "text", Path: "a path", datetime.date: "a date like 2024-01-31", datetime.datetime: "a time like 2024-01-31T12:00"}
@@ -27,6 +27,8 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 def main(argv: Sequence[str]) -> int:
     """Load the file, read the arguments, call the function."""
     root, file, name, *words = argv
+    _packages.activate()
+    _packages.add_programs()
     project = Project(root)
     _placeholder.explain = lambda dotted, use, place: (
         f"{dotted.partition('.')[0]} is not in the environment of {name}. Add it to the `# /// script` block of {file}, or to [env.default] of tarn.toml."

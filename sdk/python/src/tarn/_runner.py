@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from tarn import _frames, _function, _params, _placeholder
+from tarn import _frames, _function, _packages, _params, _placeholder
 from tarn._context import Context, Messages, clip
 from tarn._declare import CheckResult, OutputDir, Partition
 from tarn._project import Project
@@ -46,6 +46,7 @@ class Runner:
         self.messages = messages
         self.secrets = secrets
         self.entry = context["entry"]
+        _packages.activate()  # before the project's own finders: those of packages go first
         self.project = Project(context["project"])
         origin = context.get("project_origin") or ""
         self.origins = sorted({os.path.abspath(origin), os.path.realpath(origin)}) if origin else []
@@ -55,6 +56,8 @@ class Runner:
         self.decl: Any = None
         self.watching = False
         self.debugging = os.environ.get("TARN_DEBUG") == "1"
+        if self.debugging:
+            _packages.add_programs()
         _placeholder.explain = self._explain
 
     def _explain(self, dotted: str, use: str, place: str) -> str:

@@ -27,9 +27,13 @@ import struct
 import sys
 from typing import Any, List, NoReturn, Optional, Set, Tuple
 
+from tarn import _packages
+
 MAX_REQUEST = 1 << 17
 MAX_DESCRIPTORS = 64
 START = ["-S", "-B", "-m"]
+# Among the modules to import: what the packages' `.pth` files say.
+PTH = ".pth"
 
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 4, 24, 22, 28, 38
 SECCOMP_MODE_FILTER = 2
@@ -82,7 +86,10 @@ def preload(names: List[str]) -> Optional[str]:
     """Import modules. The name of one after which this interpreter must not be forked, else None."""
     for name in names:
         try:
-            importlib.import_module(name)
+            if name == PTH:
+                _packages.activate()
+            else:
+                importlib.import_module(name)
         except BaseException as error:  # whoever needs it meets the same error, and can show it
             print(f"{name} is not preloaded: {type(error).__name__}: {error}", file=sys.stderr)
         left = _left()

@@ -1,0 +1,4 @@
+package image
+
+// Relocate is relocate.
+var Relocate = relocate
