@@ -3,7 +3,6 @@ package flow
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -147,16 +146,6 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 	return c, nil
 }
 
-// atOnce is how many inputs of a call are done at a time: as many as its caller asked for, or else one per core, and no more than the
-// function allows.
-func atOnce(asked, allowed, cores int) int {
-	limit := cmp.Or(asked, allowed, cores, 1)
-	if allowed > 0 {
-		return min(limit, allowed)
-	}
-	return limit
-}
-
 // callable finds a plain function and makes its environment ready.
 func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 	c, err := f.load(ctx, r.Dir)
@@ -166,6 +155,9 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 	fn, err := plainFunction(c.manifest, r.File, r.Qualname)
 	if err != nil {
 		return nil, err
+	}
+	if what := unbuiltCall(fn); what != "" {
+		return nil, errOption.Errorf("%s:%d: %s is not there yet for a plain function, and %s would not do what it says without it", fn.File, fn.Line, what, fn.Name)
 	}
 	nodes := []*graph.Node{{Function: fn}}
 	if err := f.checkSecrets(ctx, c, nodes); err != nil {
@@ -190,6 +182,7 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 		return nil, err
 	}
 	out.timeout, out.limits.Time = out.limits.Time, 0 // of an input, not of a worker
+	out.startTimeout = time.Duration(fn.Options.StartTimeout * float64(time.Second))
 	if err := out.wholeFolder(); err != nil {
 		return nil, err
 	}
@@ -212,6 +205,17 @@ func plainFunction(m *manifest.Manifest, file, qualname string) (*manifest.Funct
 	asked := file + "::" + qualname
 	err := errNoFunction.Errorf("no function %s. %sFunctions: %s.", asked, manifest.DidYouMean(asked, names), cmp.Or(manifest.List(names), "none"))
 	return nil, err.WithNext("decorate it with @tarn.function")
+}
+
+// unbuiltCall names an option that no call honours, "" for none.
+func unbuiltCall(fn *manifest.Function) string {
+	switch o := fn.Options; {
+	case o.Cache != nil && *o.Cache:
+		return "cache=True"
+	case o.Fresh > 0:
+		return "fresh="
+	}
+	return unbuilt(fn)
 }
 
 // forget drops the oldest calls that have ended when there are many, and this one after a while.
@@ -321,82 +325,6 @@ func (c *Call) Info() CallInfo {
 func (c *Call) Cancel() {
 	c.Call.Cancel()
 	c.cancel()
-}
-
-// dispatch keeps as many workers busy as there are inputs for, until the call has ended.
-func (c *Call) dispatch(ctx context.Context, f *Flow) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	done := make(chan struct{}, c.limit)
-	for busy := 0; ; {
-		changed := c.Changed()
-		if c.Progress().Ended {
-			return
-		}
-		for range min(c.limit-busy, c.Waiting()) {
-			busy++
-			wg.Go(func() {
-				c.work(ctx, f)
-				done <- struct{}{}
-			})
-		}
-		select {
-		case <-changed:
-		case <-done:
-			busy--
-		}
-	}
-}
-
-// work has one worker do inputs until there are none.
-func (c *Call) work(ctx context.Context, f *Flow) {
-	var w *callWorker
-	defer func() {
-		if w != nil {
-			f.calls.keep(w)
-		}
-	}()
-	for {
-		in, ok := c.Take()
-		if !ok {
-			return
-		}
-		w = c.attempt(ctx, f, w, in)
-	}
-}
-
-// attempt makes one attempt at an input, with w if there is one. It returns the worker if that is fit for another.
-func (c *Call) attempt(ctx context.Context, f *Flow, w *callWorker, in call.Input) *callWorker {
-	if w == nil {
-		var err error
-		if w, err = f.calls.worker(ctx, c.fn); err != nil {
-			c.settle(ctx, in, call.Result{Failure: &call.Failure{Err: err}}, nil)
-			return nil
-		}
-	}
-	result, classes, fit := w.do(ctx, c, in)
-	c.settle(ctx, in, result, classes)
-	if !fit {
-		w.end()
-		return nil
-	}
-	return w
-}
-
-// settle finishes an input, or has it taken again as the function's retry policy says.
-func (c *Call) settle(ctx context.Context, in call.Input, r call.Result, classes []string) {
-	retry := c.fn.fn.Options.Retry
-	if r.Failure == nil || retry == nil || in.Attempt > retry.Times || !retryable(*retry, outcome{err: r.Failure.Err, classes: classes}) {
-		c.Finish(in, r)
-		return
-	}
-	delay := backoff(*retry, fmt.Sprintf("%s/%d", c.info.ID, in.Index), in.Attempt)
-	c.print(CallOutput{Index: in.Index, Stream: "stderr", Text: fmt.Sprintf("attempt %d failed, again in %s: %s\n", in.Attempt, delay, r.Failure.Err)})
-	time.AfterFunc(delay, func() {
-		if !c.Again(in) {
-			c.Finish(in, r)
-		}
-	})
 }
 
 func (c *Call) print(out CallOutput) {

@@ -35,18 +35,18 @@ var (
 
 // callable is a plain function that is ready to be called.
 type callable struct {
-	f       *Flow
-	code    *code
-	fn      *manifest.Function
-	env     environment
-	view    image.View
-	limits  runtime.Limits
-	timeout time.Duration
-	given   handed
-	key     string // what makes two the same: workers are interchangeable
-	folder  string // what the sandbox shows of the project's: all of it
-	left    []string
-	laid    func() (string, error)
+	f                     *Flow
+	code                  *code
+	fn                    *manifest.Function
+	env                   environment
+	view                  image.View
+	limits                runtime.Limits
+	timeout, startTimeout time.Duration
+	given                 handed
+	key                   string // what makes two the same: workers are interchangeable
+	folder                string // what the sandbox shows of the project's: all of it
+	left                  []string
+	laid                  func() (string, error)
 }
 
 // numbered is an input on its way to a worker, answer what comes back: docs/formats/calls.md.

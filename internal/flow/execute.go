@@ -558,12 +558,11 @@ func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocat
 	if len(mine) == 0 {
 		return out
 	}
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	case <-ctx.Done():
-		return append(out, failAll(mine, context.Cause(ctx))...)
+	done, err := f.stepTurn(ctx, wk.node.Function)
+	if err != nil {
+		return append(out, failAll(mine, err)...)
 	}
+	defer done()
 	a := &attempt{
 		f: f, code: p.code, work: wk, run: lv.run.ID, n: try, level: string(f.Runtime.Level()), asked: p.demand, ended: ended,
 		emit: func(e Event) { e.Step = wk.node.Name; lv.emit(e) },

@@ -7,7 +7,7 @@
 // transaction). Plan is the same walk that stops before invoking.
 //
 // Children: manifest (declarations), project (the folder), discover, graph, memo (keys and results),
-// check. Terms and states: docs/design/runs.md, docs/formats/memo.md.
+// check, call (the state of a call), turn (who goes on). Terms and states: docs/design/runs.md, docs/formats/memo.md.
 package flow
 
 import (
@@ -27,6 +27,7 @@ import (
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/flow/project"
 	"tarn.dev/tarn/internal/flow/secret"
+	"tarn.dev/tarn/internal/flow/turn"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
@@ -70,7 +71,7 @@ type Flow struct {
 	secrets *secret.Store
 	flights flights
 	once    onces
-	slots   chan struct{} // one per core: bounds what runs at once
+	turns   *turn.Turns // on cores, and within the limits of functions
 	calls   calls
 
 	objects *lru.Cache[lake.Hash, []byte] // definitions
@@ -97,7 +98,7 @@ func New(c Config, name string, l *lake.Lake, blobs blob.Store, rows meta.Store,
 	return &Flow{
 		Config: c, name: name, lake: l, blobs: blobs, rows: rows, prefix: prefix, tables: tables,
 		memo: memo.Open(rows, prefix), runs: runStore{rows: rows, prefix: prefix}, secrets: c.Secrets.Project(name),
-		slots:   make(chan struct{}, max(c.Cores, 1)),
+		turns:   turn.New(),
 		objects: objects, stored: stored,
 		folders: map[string]*project.Folder{}, manifests: map[string]*manifest.Manifest{}, live: map[string]*live{},
 	}

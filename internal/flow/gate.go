@@ -30,7 +30,7 @@ const offenderNamespace = "checks"
 // checkDeclared reads every check that a function declares, before anything runs.
 func (f *Flow) checkDeclared(n *graph.Node) error {
 	if what := unbuilt(n.Function); what != "" {
-		return errdef.Newf(errdef.NotImplemented, "run.option", "%s:%d: %s is not there yet, and %s would not do what it says without it", n.File, n.Line, what, n.Name)
+		return errOption.Errorf("%s:%d: %s is not there yet, and %s would not do what it says without it", n.File, n.Line, what, n.Name)
 	}
 	for _, text := range slices.Concat(n.Checks, n.Warn) {
 		if len(n.Outputs) == 0 {
@@ -42,6 +42,8 @@ func (f *Flow) checkDeclared(n *graph.Node) error {
 	}
 	return nil
 }
+
+var errOption = errdef.New(errdef.NotImplemented, "run.option", "an option is not there yet")
 
 // unbuilt names an option that a function declares and nothing here honours, "" for none: running without it
 // would be wrong in silence.

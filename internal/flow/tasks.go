@@ -187,12 +187,11 @@ func (lv *live) judge(ctx context.Context, p *plan, t *task) {
 		t.err = err
 		return
 	}
-	select {
-	case lv.f.slots <- struct{}{}:
-		defer func() { <-lv.f.slots }()
-	case <-ctx.Done():
+	done, err := lv.f.stepTurn(ctx, &manifest.Function{})
+	if err != nil { // the run has ended
 		return
 	}
+	defer done()
 	js, _, err := lv.f.judge(ctx, lv.run.ID, p.world, []rule{*t.rule}, func(key string) bool { return t.isNew || changed[key] }, true)
 	if err != nil {
 		t.err = err

@@ -78,8 +78,13 @@ func newCaller(t *testing.T) *caller {
 
 func (c *caller) begin(function string, ordered bool, concurrency int32) string {
 	c.t.Helper()
+	return c.beginAs(fmt.Sprint(function, ordered, concurrency), function, ordered, concurrency)
+}
+
+func (c *caller) beginAs(request, function string, ordered bool, concurrency int32) string {
+	c.t.Helper()
 	got, err := c.Start(c.t.Context(), &tarnv1.StartCallRequest{
-		RequestId: fmt.Sprint(function, ordered, concurrency), Project: "p", Dir: c.dir, File: "functions.py", Qualname: function,
+		RequestId: request, Project: "p", Dir: c.dir, File: "functions.py", Qualname: function,
 		Ordered: ordered, Concurrency: concurrency, Author: "tester",
 	})
 	if err != nil {

@@ -21,7 +21,7 @@ SECTIONS: List[Any] = [
     ("Decorated functions", [_function.Asset, _function.Check, _function.PlainFunction]),
     ("Calls", [tarn.FunctionCall, tarn.gather]),
     ("Inputs", [tarn.table, tarn.files, tarn.local, tarn.secret, tarn.OutputDir, tarn.Context, tarn.Partition]),
-    ("Options", [tarn.Env, tarn.Resources, tarn.Retry, tarn.CheckResult]),
+    ("Options", [tarn.Env, tarn.Resources, tarn.Retry, tarn.Concurrency, tarn.CheckResult]),
     ("Partitions and items", [tarn.daily, tarn.hourly, tarn.weekly, tarn.monthly, tarn.keys, tarn.cross, tarn.join, tarn.union]),
     ("Client", [_client.Client, _client.Table, _result.Result, _client.Run, _client.Branches, _client.Tags, _client.Files, _client.Tables, _client.Secrets]),
     ("Asynchronous client", [_aio.AsyncClient, _aio.AsyncTable, _aio.AsyncResult, _aio.AsyncRun]),

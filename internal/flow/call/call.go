@@ -20,6 +20,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
 )
@@ -88,7 +89,8 @@ type Result struct {
 // Input is one that was taken, for one attempt.
 type Input struct {
 	Index   int64
-	Attempt int // from 1
+	Attempt int       // from 1
+	Since   time.Time // it could have been taken, as the first of those that wait
 	Value   Value
 }
 
@@ -115,8 +117,9 @@ type Call struct {
 	next    int64         // number of the next input
 	closed  bool          // there are no more
 	open    map[int64]*state
-	pending []int64 // to be taken, first come first
-	held    int     // bytes of open inputs
+	pending []int64   // to be taken, first come first
+	since   time.Time // the first of them could be taken
+	held    int       // bytes of open inputs
 
 	head    int64              // ordered: the input whose results are sent now
 	waiting map[int64][]Result // ordered: results of later ones
@@ -175,7 +178,7 @@ func (c *Call) Put(ctx context.Context, first int64, inputs []Value, last bool) 
 				break
 			}
 			c.open[c.next] = &state{value: v}
-			c.pending = append(c.pending, c.next)
+			c.wait(c.next)
 			c.held += v.cost()
 			c.next++
 			n++
@@ -199,26 +202,60 @@ func (c *Call) Put(ctx context.Context, first int64, inputs []Value, last bool) 
 	}
 }
 
+// wait puts an input behind those that are to be taken.
+func (c *Call) wait(index int64) {
+	c.pending = append(c.pending, index)
+	if len(c.pending) == 1 {
+		c.since = time.Now()
+	}
+}
+
 // Take hands an input out. ok is false when there is none now, or too many results wait to be sent.
 func (c *Call) Take() (in Input, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.pending) == 0 || c.unsent > MaxBytes {
+	if !c.ready() {
 		return Input{}, false
 	}
+	return c.take(), true
+}
+
+// TakeLate hands out the input that is next if it could have been taken since a time before this one.
+func (c *Call) TakeLate(before time.Time) (in Input, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.ready() || !c.since.Before(before) {
+		return Input{}, false
+	}
+	return c.take(), true
+}
+
+func (c *Call) take() Input {
 	index := c.pending[0]
 	c.pending = c.pending[1:]
 	s := c.open[index]
 	s.attempt++
 	s.running = true
-	return Input{Index: index, Attempt: s.attempt, Value: s.value}, true
+	in := Input{Index: index, Attempt: s.attempt, Since: c.since, Value: s.value}
+	c.since = time.Now()
+	return in
+}
+
+// ready says that an input could be taken.
+func (c *Call) ready() bool { return len(c.pending) > 0 && c.unsent <= MaxBytes }
+
+// Next is since when an input could be taken. ok is false when none can.
+func (c *Call) Next() (since time.Time, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.since, c.ready()
 }
 
 // Waiting is how many inputs could be taken.
 func (c *Call) Waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.unsent > MaxBytes {
+	if !c.ready() {
 		return 0
 	}
 	return len(c.pending)
@@ -243,7 +280,7 @@ func (c *Call) Again(in Input) bool {
 		return false
 	}
 	s.running = false
-	c.pending = append(c.pending, in.Index)
+	c.wait(in.Index)
 	c.announce()
 	return true
 }
@@ -425,6 +462,7 @@ func (c *Call) markSentLocked(to int64) {
 	if to <= c.sent {
 		return
 	}
+	full := c.unsent > MaxBytes
 	for _, r := range c.out[c.sent-c.base : to-c.base] {
 		c.unsent -= size(r)
 		c.kept += size(r)
@@ -433,6 +471,9 @@ func (c *Call) markSentLocked(to int64) {
 		}
 	}
 	c.sent = to
+	if full && c.unsent <= MaxBytes {
+		c.since = time.Now()
+	}
 	// A thousand at a time: what stays is moved.
 	drop, over := 0, int(c.sent-c.base)-keepSent
 	for drop < int(c.sent-c.base) && (over > 1000 && drop < over || c.kept > MaxBytes) {

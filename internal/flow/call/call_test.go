@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -71,6 +72,19 @@ func TestModel(t *testing.T) {
 					if binary.BigEndian.Uint32(in.Value.Data) != uint32(in.Index) {
 						t.Fatal("another input's data")
 					}
+					running = append(running, in)
+				}
+			},
+			"take late": func(t *rapid.T) {
+				since, waits := c.Next()
+				if _, ok := c.TakeLate(since); ok {
+					t.Fatal("taken as late when it was not")
+				}
+				in, ok := c.TakeLate(since.Add(1))
+				if ok != waits {
+					t.Fatal("an input is next:", waits, "and was taken:", ok)
+				}
+				if ok {
 					running = append(running, in)
 				}
 			},
@@ -265,6 +279,39 @@ func TestResume(t *testing.T) {
 			t.Error("what is gone was found:", err)
 		}
 	}
+}
+
+// TestSince is how long an input could have been taken: neither behind another, nor while nobody reads results.
+func TestSince(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := New(false)
+		start := time.Now()
+		waited := func(want time.Duration) Input {
+			t.Helper()
+			in, ok := c.Take()
+			if got := in.Since.Sub(start); !ok || got != want {
+				t.Errorf("input %d could be taken since %s, want %s", in.Index, got, want)
+			}
+			return in
+		}
+		if _, err := c.Put(t.Context(), 0, []Value{{}, {}, {}}, true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		first := waited(0)
+		time.Sleep(time.Second)
+		c.Finish(first, Result{Value: Value{Data: make([]byte, MaxBytes+1)}})
+		if _, ok := c.Take(); ok {
+			t.Error("taken while nobody reads")
+		}
+		c.markSent(1)
+		waited(2 * time.Second)
+		again := waited(2 * time.Second)
+		time.Sleep(time.Second)
+		c.Again(again)
+		waited(3 * time.Second)
+	})
 }
 
 // TestEmpty ends at once.

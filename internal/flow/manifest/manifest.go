@@ -180,19 +180,22 @@ type Param struct {
 
 // Options are the options every decorator takes. Times are in seconds.
 type Options struct {
-	Resources   *Resources `json:"resources,omitempty"`
-	Retry       *Retry     `json:"retry,omitempty"`
-	Timeout     float64    `json:"timeout,omitempty"`
-	Network     bool       `json:"network,omitempty"`
-	Fresh       float64    `json:"fresh,omitempty"`
-	Cache       *bool      `json:"cache,omitempty"`
-	Secrets     []string   `json:"secrets,omitempty"`
-	Concurrency int        `json:"concurrency,omitempty"`
-	Tags        []string   `json:"tags,omitempty"`
-	Owners      []string   `json:"owners,omitempty"`
-	AllowFailed float64    `json:"allow_failed,omitempty"`
-	Isolate     string     `json:"isolate,omitempty"` // IsolateItem, or "": the items of a step share sandboxes
-	Isolation   string     `json:"isolation,omitempty"`
+	Resources      *Resources `json:"resources,omitempty"`
+	Retry          *Retry     `json:"retry,omitempty"`
+	Timeout        float64    `json:"timeout,omitempty"`
+	Network        bool       `json:"network,omitempty"`
+	Fresh          float64    `json:"fresh,omitempty"`
+	Cache          *bool      `json:"cache,omitempty"`
+	Secrets        []string   `json:"secrets,omitempty"`
+	StartTimeout   float64    `json:"start_timeout,omitempty"`   // of calls
+	Priority       int        `json:"priority,omitempty"`        // higher goes first
+	ConcurrencyKey string     `json:"concurrency_key,omitempty"` // what the limit is of; empty: the function
+	Concurrency    int        `json:"concurrency,omitempty"`
+	Tags           []string   `json:"tags,omitempty"`
+	Owners         []string   `json:"owners,omitempty"`
+	AllowFailed    float64    `json:"allow_failed,omitempty"`
+	Isolate        string     `json:"isolate,omitempty"` // IsolateItem, or "": the items of a step share sandboxes
+	Isolation      string     `json:"isolation,omitempty"`
 }
 
 // IsolateItem gives each item a sandbox of its own.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tarn._context import Context
 from tarn._declare import (
     CheckResult,
+    Concurrency,
     Env,
     OutputDir,
     Partition,
@@ -35,6 +36,7 @@ __all__ = [
     "AsyncClient",
     "CheckResult",
     "Client",
+    "Concurrency",
     "Context",
     "Env",
     "Error",

@@ -113,6 +113,24 @@ class Retry:
 
 
 @dataclass(frozen=True)
+class Concurrency:
+    """How many at a time, of all functions that name the key: `concurrency=tarn.Concurrency(4, key="api.example.com")`.
+
+    It holds for the whole project: for all runs and calls, whoever made them.
+    """
+
+    limit: int
+    key: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 1:
+            raise ValueError(f"limit={self.limit!r} must be a number, 1 or more.")
+        strings(self.key, "key")
+        if not isinstance(self.key, str):
+            raise TypeError(f"key={self.key!r} must be text: the name of what is limited.")
+
+
+@dataclass(frozen=True)
 class CheckResult:
     """What a check found, in its own words: `tarn.CheckResult(False, "two suns", rows=frame)`."""
 

@@ -99,7 +99,7 @@ class Discovery:
             near = get_close_matches(found[2], list(inspect.signature(maker).parameters), 1)
             text += f". Did you mean {near[0]!r}?" if near else f". It takes: {', '.join(inspect.signature(maker).parameters)}."
         elif found and "Did you mean" not in text:
-            near = get_close_matches(found[2], ["outputs", "mode", "key", "checks", "env", "retry", "timeout", "network", "fresh", "resources"], 1)
+            near = get_close_matches(found[2], ["outputs", "mode", "key", "checks", "env", "retry", "timeout", "network", "fresh", "resources", "priority"], 1)
             text += f". Did you mean {near[0]!r}?" if near else ""
         return text
 
@@ -247,7 +247,10 @@ def _options(o: _function.Options, output: _function.Output, kind: str) -> Dict[
         "fresh": o.fresh,
         "cache": o.cache,
         "secrets": list(o.secrets),
-        "concurrency": o.concurrency,
+        "start_timeout": o.start_timeout,
+        "priority": o.priority,
+        "concurrency": o.concurrency.limit if isinstance(o.concurrency, _declare.Concurrency) else o.concurrency,
+        "concurrency_key": o.concurrency.key if isinstance(o.concurrency, _declare.Concurrency) else None,
         "tags": list(o.tags),
         "owners": list(o.owners),
         "allow_failed": output.allow_failed,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union, overload
 
 from tarn import _units
-from tarn._declare import Env, Items, Marker, Partitions, Resources, Retry, Table, choice, strings
+from tarn._declare import Concurrency, Env, Items, Marker, Partitions, Resources, Retry, Table, choice, strings
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -45,7 +45,9 @@ class Options:
     fresh: Optional[float] = None
     cache: Optional[bool] = None
     secrets: Tuple[str, ...] = ()
-    concurrency: Optional[int] = None
+    concurrency: Union[int, Concurrency, None] = None
+    priority: int = 0
+    start_timeout: Optional[float] = None
     tags: Tuple[str, ...] = ()
     owners: Tuple[str, ...] = ()
 
@@ -76,9 +78,11 @@ def _options(
     fresh: Union[str, float, None],
     cache: Optional[bool],
     secrets: Iterable[str],
-    concurrency: Optional[int],
+    concurrency: Union[int, Concurrency, None],
+    priority: int,
     tags: Iterable[str],
     owners: Iterable[str],
+    start_timeout: Union[str, float, None] = None,
 ) -> Options:
     if env is not None and not isinstance(env, (Env, str)):
         raise TypeError(f"env={env!r} must be a tarn.Env or the name of one in tarn.toml.")
@@ -88,8 +92,10 @@ def _options(
         retry = Retry(times=retry)
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(f"retry={retry!r} must be a number of attempts or tarn.Retry(...).")
-    if concurrency is not None and (not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1):
-        raise ValueError(f"concurrency={concurrency!r} must be a number, 1 or more.")
+    if not isinstance(concurrency, (Concurrency, type(None))) and (not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1):
+        raise ValueError(f"concurrency={concurrency!r} must be a number, 1 or more, or tarn.Concurrency(...).")
+    if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > 1000:
+        raise ValueError(f"priority={priority!r} must be a whole number from -1000 to 1000. Higher goes first.")
     for name, flag in (("network", network), ("cache", cache)):
         if flag is not None and not isinstance(flag, bool):
             raise TypeError(f"{name}={flag!r} must be True or False.")
@@ -103,6 +109,8 @@ def _options(
         cache,
         strings(secrets, "secrets"),
         concurrency,
+        priority,
+        None if start_timeout is None else _units.seconds(start_timeout, "start_timeout"),
         strings(tags, "tags"),
         strings(owners, "owners"),
     )
@@ -387,7 +395,8 @@ def asset(
     fresh: Union[str, float, None] = None,
     cache: Optional[bool] = None,
     secrets: Iterable[str] = (),
-    concurrency: Optional[int] = None,
+    concurrency: Union[int, Concurrency, None] = None,
+    priority: int = 0,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Callable[[Callable[P, R]], Asset[P, R]]: ...
@@ -412,7 +421,8 @@ def asset(
     fresh: Union[str, float, None] = None,
     cache: Optional[bool] = None,
     secrets: Iterable[str] = (),
-    concurrency: Optional[int] = None,
+    concurrency: Union[int, Concurrency, None] = None,
+    priority: int = 0,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Any:
@@ -436,7 +446,7 @@ def asset(
     """
     if network and fresh is None and cache is None:
         raise ValueError('network=True reads what no key can hold. Say how long a result stays good: fresh="1h", or cache=True or False.')
-    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
+    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, priority, tags, owners)
     output = _output(outputs, mode, key, checks, warn, partitions, items, allow_failed, isolate, isolation)
     return Asset(fn, options, output) if fn is not None else lambda f: Asset(f, options, output)
 
@@ -453,7 +463,8 @@ def check(
     fresh: Union[str, float, None] = None,
     cache: Optional[bool] = None,
     secrets: Iterable[str] = (),
-    concurrency: Optional[int] = None,
+    concurrency: Union[int, Concurrency, None] = None,
+    priority: int = 0,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Callable[[Callable[P, R]], Check[P, R]]:
@@ -476,7 +487,7 @@ def check(
     if not isinstance(name, str) or not name:
         raise TypeError(f"@tarn.check({of!r}): name the asset or table to check, as in @tarn.check(orders).")
     target = name
-    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
+    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, priority, tags, owners)
     return lambda f: Check(f, options, target, severity)
 
 
@@ -489,11 +500,13 @@ def function(
     resources: Optional[Resources] = None,
     retry: Union[int, Retry, None] = None,
     timeout: Union[str, float, None] = None,
+    start_timeout: Union[str, float, None] = None,
     network: Optional[bool] = None,
     fresh: Union[str, float, None] = None,
     cache: Optional[bool] = None,
     secrets: Iterable[str] = (),
-    concurrency: Optional[int] = None,
+    concurrency: Union[int, Concurrency, None] = None,
+    priority: int = 0,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Callable[[Callable[P, R]], PlainFunction[P, R]]: ...
@@ -504,11 +517,13 @@ def function(
     resources: Optional[Resources] = None,
     retry: Union[int, Retry, None] = None,
     timeout: Union[str, float, None] = None,
+    start_timeout: Union[str, float, None] = None,
     network: Optional[bool] = None,
     fresh: Union[str, float, None] = None,
     cache: Optional[bool] = None,
     secrets: Iterable[str] = (),
-    concurrency: Optional[int] = None,
+    concurrency: Union[int, Concurrency, None] = None,
+    priority: int = 0,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Any:
@@ -517,12 +532,18 @@ def function(
     It stays a plain function here; `.remote`, `.map` and the others run it there. The file it is in
     belongs to a project, whose folder is in the sandbox as it is here.
 
+    `timeout` is for one input, from when a worker begins with it. `start_timeout` is for the wait before, of an
+    input that is next: for its turn, and for a worker to start and import. All calls share the machine's cores, and
+    functions with a higher `priority` go first. `concurrency=4` does four inputs at a time at most, of all calls of
+    the function, and more than there are cores if they mostly wait; with `tarn.Concurrency(4, key="api")` the limit
+    is for all functions of that key.
+
         @tarn.function(env=tarn.Env(packages=["scikit-learn"]))
         def fit(depth: int) -> float: ...
 
         scores = list(fit.map(range(1, 20)))
     """
-    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
+    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, priority, tags, owners, start_timeout)
     return PlainFunction(fn, options) if fn is not None else lambda f: PlainFunction(f, options)
 
 
@@ -542,7 +563,8 @@ def cls(
     timeout: Union[str, float, None] = None,
     network: Optional[bool] = None,
     secrets: Iterable[str] = (),
-    concurrency: Optional[int] = None,
+    concurrency: Union[int, Concurrency, None] = None,
+    priority: int = 0,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Callable[[C], C]: ...
@@ -555,12 +577,13 @@ def cls(
     timeout: Union[str, float, None] = None,
     network: Optional[bool] = None,
     secrets: Iterable[str] = (),
-    concurrency: Optional[int] = None,
+    concurrency: Union[int, Concurrency, None] = None,
+    priority: int = 0,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Any:
     """Make a class with state that is set up once: `with Model() as m` runs its `enter` and `exit` methods."""
-    options = _options(env, resources, retry, timeout, network, None, None, secrets, concurrency, tags, owners)
+    options = _options(env, resources, retry, timeout, network, None, None, secrets, concurrency, priority, tags, owners)
 
     def decorate(kind: Type[Any]) -> Type[Any]:
         if not isinstance(kind, type):
@@ -631,7 +654,8 @@ def command(
     fresh: Union[str, float, None] = None,
     cache: Optional[bool] = None,
     secrets: Iterable[str] = (),
-    concurrency: Optional[int] = None,
+    concurrency: Union[int, Concurrency, None] = None,
+    priority: int = 0,
     tags: Iterable[str] = (),
     owners: Iterable[str] = (),
 ) -> Command:
@@ -650,6 +674,6 @@ def command(
     for what, formats in (("inputs", wanted), ("outputs", produced)):
         for label, form in formats.items():
             choice(form, ("csv", "parquet", "json", "arrow", "file"), f"{what}[{label!r}]")
-    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, tags, owners)
+    options = _options(env, resources, retry, timeout, network, fresh, cache, secrets, concurrency, priority, tags, owners)
     output = _output(tuple(produced), mode, key, checks, warn, None, None, None, None, None, produced)
     return Command(tuple(argv), name or next(iter(produced)), wanted, options, output)

@@ -1,0 +1,101 @@
+"""Retries, timeouts and limits of calls through the real server."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+from conftest import BINARY
+
+import tarn
+
+pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason="no tarn binary: make build, or set TARN_BIN")
+
+LIMITED = """
+import tarn
+
+tries = 0
+
+@tarn.function(concurrency=1, retry=tarn.Retry(times=2, on=(LookupError,), delay=0.01, jitter=1))
+def third_time(error):
+    global tries
+    tries += 1
+    if tries % 3:
+        raise error
+    return tries
+
+@tarn.function(timeout="200ms", start_timeout="60s")
+def runs_long():
+    import threading
+    threading.Event().wait()
+
+@tarn.function(concurrency=tarn.Concurrency(2, key="api"), priority=5)
+def limited(n):
+    return n
+"""
+HANGS = """
+import os, threading
+import tarn
+
+if "TARN_MESSAGES_FD" in os.environ and os.environ.get("TARN_CONTEXT", "").endswith(".tarn-context.json"):
+    threading.Event().wait()
+
+@tarn.function(start_timeout="1s")
+def never():
+    return 1
+"""
+
+
+@pytest.fixture(scope="module")
+def limits(server: Callable[[str], Path]) -> Iterator[Any]:
+    folder = server("limits")
+    (folder / "sdk_limits.py").write_text(LIMITED)
+    (folder / "sdk_hangs.py").write_text(HANGS)
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module("sdk_limits")
+    sys.path.remove(str(folder))
+    sys.modules.pop("sdk_hangs", None)
+    del sys.modules["sdk_limits"]
+
+
+def test_retries(limits: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    assert limits.third_time.remote(KeyError("again")) == 3
+    said = capfd.readouterr().err
+    assert "attempt 1 failed, again in" in said and "attempt 2 failed, again in" in said
+    with pytest.raises(ValueError, match="not again"):
+        limits.third_time.remote(ValueError("not again"))
+
+
+def test_the_two_timeouts(limits: Any) -> None:
+    with pytest.raises(tarn.errors.DeadlineError, match="ran longer than 200ms") as ran:
+        limits.runs_long.remote()
+    assert ran.value.reason == "call.timeout"
+    hangs = importlib.import_module("sdk_hangs")
+    with pytest.raises(tarn.errors.DeadlineError, match=r"no worker of never began with the input in 1s.*start_timeout=") as started:
+        hangs.never.remote()
+    assert started.value.reason == "call.start_timeout"
+
+
+def test_a_limit_by_key(limits: Any) -> None:
+    assert list(limits.limited.map(range(20), concurrency=8)) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda: tarn.Concurrency(0, key="api"), "limit=0"),
+        (lambda: tarn.Concurrency(1, key=""), "key"),
+        (lambda: tarn.function(concurrency=True), "concurrency=True"),
+        (lambda: tarn.function(priority=5000), "priority=5000"),
+        (lambda: tarn.function(start_timeout="soon"), "start_timeout"),
+        (lambda: tarn.asset(start_timeout="1s"), "start_timeout"),
+        (lambda: tarn.Retry(jitter=-1), "jitter=-1"),
+    ],
+)
+def test_wrong_options(wrong: Callable[[], Any], words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        wrong()
