@@ -343,6 +343,8 @@ func (w *callWorker) died() error {
 		return errMemory.Errorf("%s used %s, its limit. resources=tarn.Resources(memory=\"%s\").", name, bytesText(w.exit.Usage.PeakMemoryBytes), roomFor(w.exit.Usage.PeakMemoryBytes))
 	case w.exit.Reason == runtime.DiskFull:
 		return errDisk.Errorf("%s wrote more than its limit. resources=tarn.Resources(disk=...)", name)
+	case w.exit.Reason == runtime.TooManyProcesses:
+		return errStorm.Errorf("%s ran more than %d processes and threads at once", name, runtime.DefaultPIDs)
 	case w.exit.Reason == runtime.Signaled:
 		return errKilled.Errorf("%s was killed by signal %d", name, w.exit.Signal)
 	case w.exit.Reason == runtime.Canceled:

@@ -31,6 +31,7 @@ var (
 	// ErrUserCode is an exception, or an exit other than zero, of the user's function.
 	ErrUserCode = errdef.New(errdef.UserCode, "run.user_code", "the function failed")
 	errMemory   = errdef.New(errdef.ResourceExhausted, "run.out_of_memory", "out of memory")
+	errStorm    = errdef.New(errdef.ResourceExhausted, "run.too_many_processes", "too many processes")
 	errDisk     = errdef.New(errdef.ResourceExhausted, "run.disk", "too much was written")
 	errTimeout  = errdef.New(errdef.DeadlineExceeded, "run.timeout", "timed out")
 	errKilled   = errdef.New(errdef.UserCode, "run.killed", "the function's process was killed")

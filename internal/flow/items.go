@@ -221,6 +221,8 @@ func (a *attempt) whyEnded(exit runtime.Exit, item string, closed bool) error {
 		return errMemory.Errorf("%s used %s, its limit%s. resources=tarn.Resources(memory=\"%s\")%s.", fn.Name, bytesText(peak), at, roomFor(peak), batchHint(fn))
 	case runtime.TimedOut:
 		return errTimeout.Errorf("%s ran longer than %s%s. timeout=... allows more.", fn.Name, seconds(fn.Options.Timeout), at)
+	case runtime.TooManyProcesses:
+		return errStorm.Errorf("%s ran more than %d processes and threads at once%s.", fn.Name, runtime.DefaultPIDs, at)
 	case runtime.DiskFull:
 		return errDisk.Errorf("%s wrote more than its limit%s. resources=tarn.Resources(disk=...)", fn.Name, at)
 	case runtime.Signaled:

@@ -51,7 +51,11 @@ func Installed(name, prefix string) []Mount {
 	return mounts
 }
 
-// Limits bound a sandbox; zero means unlimited.
+// DefaultPIDs are more processes and threads than a program needs that does not fork without end.
+const DefaultPIDs = 4096
+
+// Limits bound a sandbox. Zero means that there is no limit of its own, but for what the host needs to live: nine tenths of its memory
+// and of the disk's free space, and DefaultPIDs.
 type Limits struct {
 	MemoryBytes int64         // resident memory of the whole process tree
 	CPUs        float64       // cores

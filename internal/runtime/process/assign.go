@@ -53,6 +53,7 @@ func (l *live) answer(a shown) {
 
 // Assign implements runtime.Sandbox.
 func (s *sandbox) Assign(ctx context.Context, limits runtime.Limits, mounts ...runtime.Mount) error {
+	limits = s.runtime.bounded(limits)
 	s.mu.Lock()
 	spec := s.spec
 	given := len(spec.Mounts) - s.assigned

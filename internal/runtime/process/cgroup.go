@@ -91,6 +91,7 @@ func findHierarchy(mounts, own string) (hierarchy, error) {
 type cgroup struct {
 	version int
 	dirs    map[string]string
+	most    atomic.Int64 // processes, as the kernel holds it
 }
 
 const groupPrefix = "tarn-"
@@ -158,24 +159,20 @@ const (
 	period = 100 * time.Millisecond
 	// supervisorsRoom is what a supervisor may need beside what it has when the job comes.
 	supervisorsRoom = 16 << 20
-	// defaultPIDs bounds sandboxes without a limit of their own, so that a storm of forks ends there.
-	defaultPIDs = 32768
+	// stormPIDs are as many processes above the limit as there may be until the supervisor has counted them.
+	stormPIDs = 256
 )
 
 // limit sets what the job may use. Processes above their limit are counted and ended with a clear reason
 // by the supervisor; the kernel's limit only holds a storm until then.
 func (g *cgroup) limit(l runtime.Limits) error {
-	pids := defaultPIDs
-	if l.PIDs > 0 {
-		pids = l.PIDs + 256
+	used, err := readNumber(g.file("memory", "memory.usage_in_bytes", "memory.current"))
+	if err != nil {
+		return err
 	}
-	set := map[string]string{g.file("pids", "pids.max", "pids.max"): strconv.Itoa(pids)}
-	if l.MemoryBytes > 0 {
-		used, err := readNumber(g.file("memory", "memory.usage_in_bytes", "memory.current"))
-		if err != nil {
-			return err
-		}
-		set[g.file("memory", "memory.limit_in_bytes", "memory.max")] = strconv.FormatInt(l.MemoryBytes+used+supervisorsRoom, 10)
+	set := map[string]string{
+		g.file("pids", "pids.max", "pids.max"):                  strconv.Itoa(l.PIDs + stormPIDs),
+		g.file("memory", "memory.limit_in_bytes", "memory.max"): strconv.FormatInt(l.MemoryBytes+used+supervisorsRoom, 10),
 	}
 	if l.CPUs > 0 {
 		quota := strconv.FormatInt(max(int64(l.CPUs*float64(period.Microseconds())), 1000), 10)
@@ -184,6 +181,7 @@ func (g *cgroup) limit(l runtime.Limits) error {
 		}
 		set[g.file("cpu", "cpu.cfs_quota_us", "cpu.max")] = quota
 	}
+	g.most.Store(int64(l.PIDs + stormPIDs))
 	for path, value := range set {
 		if err := os.WriteFile(path, []byte(value), 0); err != nil {
 			return errCgroup.Errorf("limit a sandbox to %s: %w", value, err)
@@ -196,6 +194,12 @@ func (g *cgroup) limit(l runtime.Limits) error {
 func (g *cgroup) killed() bool {
 	text, err := os.ReadFile(g.file("memory", "memory.oom_control", "memory.events"))
 	return err == nil && field(append([]byte("\n"), text...), "\noom_kill ") > 0
+}
+
+// full reports whether there are nearly as many processes and threads as the kernel allows.
+func (g *cgroup) full() bool {
+	n, err := readNumber(g.file("pids", "pids.current", "pids.current"))
+	return err == nil && n > g.most.Load()-stormPIDs/2
 }
 
 // remove removes the group. Processes that are about to end hold it for a moment, and version 1 has no event

@@ -56,6 +56,9 @@ func (w *watch) superviseTemplate() (*ended, error) {
 	return w.reap(pid, start)
 }
 
+// forkPipes come with an order, before the control groups: stdout, stderr, job, report and messages.
+const forkPipes = len(pipes{})
+
 // takeOrders starts supervisors of forks until the server closes the socket.
 func (w *watch) takeOrders(forks *os.File) {
 	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*maxMounts))
@@ -69,7 +72,7 @@ func (w *watch) takeOrders(forks *os.File) {
 			return
 		}
 		fds, err := rights(oob[:oobn])
-		if err != nil || len(fds) < 5 {
+		if err != nil || len(fds) < forkPipes {
 			closeAll(fds)
 			continue
 		}
@@ -116,7 +119,7 @@ func startFork(level runtime.Level, order forkOrder, forks *os.File, fds []int) 
 	if !order.Network {
 		attr.Cloneflags |= unix.CLONE_NEWNET
 	}
-	p, err := os.StartProcess("/proc/self/exe", []string{"tarn", Role, string(level), partFork, strconv.Itoa(len(fds) - 5), strconv.FormatBool(order.Network)},
+	p, err := os.StartProcess("/proc/self/exe", []string{"tarn", Role, string(level), partFork, strconv.Itoa(len(fds) - forkPipes), strconv.FormatBool(order.Network)},
 		&os.ProcAttr{Files: files, Env: os.Environ(), Sys: attr})
 	if err != nil {
 		return fmt.Errorf("start its supervisor: %w", err)
@@ -157,10 +160,10 @@ func (w *watch) superviseFork() (*ended, error) {
 	}
 	began := time.Now()
 	// Whatever is wrong: a command that is started tells it better, or goes well.
-	if err := w.handOver(start); err != nil {
+	if err := w.handOver(start, exit); err != nil {
 		return nil, w.reports.Encode(report{Unforked: "the fork did not take its job: " + err.Error()})
 	}
-	_ = w.reports.Encode(report{PID: 2}) // a failing report means that the server is gone
+	_ = w.reports.Encode(report{PID: forkPID}) // a failing report means that the server is gone
 	w.watchLimits()
 	go w.heedServer()
 	return w.reapFork(exit, began)
@@ -225,9 +228,20 @@ func helloServer() error {
 	return unix.Sendmsg(jobFD, []byte{0}, unix.UnixRights(users), nil, 0)
 }
 
-// handOver gives the fork its job.
-func (w *watch) handOver(start *os.File) error {
-	defer start.Close() //nolint:errcheck // it has done its work
+// forkPID is the number of a fork in its sandbox, the first after the supervisor's.
+const forkPID = 2
+
+// handOver gives the fork its job, while the fork's parent is there to tell how it ends.
+func (w *watch) handOver(start, exit *os.File) error {
+	defer start.Close()                                                   //nolint:errcheck // it has done its work
+	waiting := []unix.PollFd{{Fd: int32(exit.Fd()), Events: unix.POLLIN}} //nolint:gosec // a descriptor
+	if n, err := unix.Poll(waiting, 0); n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+		return errors.Join(err, errors.New("its parent has ended"))
+	}
+	sacrifice(forkPID)
+	if err := w.boundTree(forkPID); err != nil {
+		return err
+	}
 	if err := writeJob(start, forkJob{Argv: w.job.Argv, Env: append([][]byte{}, w.job.Env...), Dir: w.job.Dir, Stdin: w.stdin != nil}); err != nil {
 		return err
 	}

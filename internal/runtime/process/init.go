@@ -78,6 +78,7 @@ func (w *watch) prepare(part string) (err error) {
 		return nil
 	}
 	signal.Notify(make(chan os.Signal, 1)) // its command has its user, and no business to stop it
+	keepThreads(8)
 	if part == partFork {
 		if err := joinGroups(); err != nil {
 			return err
@@ -88,6 +89,24 @@ func (w *watch) prepare(part string) (err error) {
 	}
 	w.places, err = unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	return err
+}
+
+// keepThreads makes threads ahead, of which the Go runtime keeps what is idle. A storm of forks uses up what the control group
+// lets the command and the supervisor start together, and the runtime ends a program that lacks a thread.
+func keepThreads(n int) {
+	var locked sync.WaitGroup
+	release := make(chan struct{})
+	for range n {
+		locked.Add(1)
+		go func() {
+			goruntime.LockOSThread()
+			defer goruntime.UnlockOSThread()
+			locked.Done()
+			<-release
+		}()
+	}
+	locked.Wait()
+	close(release)
 }
 
 // superviseCommand starts the job's command and sees it to its end.
@@ -235,6 +254,9 @@ func (w *watch) start(more ...*os.File) (int, error) {
 		}
 		return s
 	}
+	if err := w.boundTree(0); err != nil {
+		return 0, err
+	}
 	argv := text(w.job.Argv)
 	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
 		Dir: string(w.job.Dir), Env: text(w.job.Env), Files: files,
@@ -244,8 +266,7 @@ func (w *watch) start(more ...*os.File) (int, error) {
 	if err != nil {
 		return 0, errors.New(explainStart(err, argv[0], string(w.job.Dir)))
 	}
-	// When the host runs out of memory the command goes before its supervisor and the server.
-	_ = os.WriteFile("/proc/"+strconv.Itoa(p.Pid)+"/oom_score_adj", []byte("500"), 0)
+	sacrifice(p.Pid)
 	// The pipes end when the command's tree has: the supervisor keeps no end open.
 	if err := errors.Join(unix.Dup3(int(null.Fd()), 1, 0), unix.Dup3(int(null.Fd()), 2, 0), messages.Close()); err != nil {
 		w.kill(runtime.Canceled)
@@ -253,6 +274,25 @@ func (w *watch) start(more ...*os.File) (int, error) {
 	}
 	pid := p.Pid
 	return pid, p.Release() // reap waits for it
+}
+
+// sacrifice has a command go before its supervisor and the server when memory runs out.
+func sacrifice(pid int) {
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("500"), 0) // it may have ended
+}
+
+// boundTree has the kernel refuse more processes where no control group does: it counts those of a user within a user namespace.
+// Root of the host is exempt, so there they are only watched. pid is whose limit is set, 0 for the supervisor itself, from which
+// its command has it.
+func (w *watch) boundTree(pid int) error {
+	if w.level != runtime.UserNS {
+		return nil
+	}
+	most := uint64(w.job.Limits.PIDs + stormPIDs) //nolint:gosec // positive
+	if err := unix.Prlimit(pid, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: most, Max: most}, nil); err != nil {
+		return fmt.Errorf("limit the number of processes: %w", err)
+	}
+	return nil
 }
 
 func explainStart(err error, argv0, dir string) string {

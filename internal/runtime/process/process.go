@@ -89,17 +89,30 @@ func New(place Place, level runtime.Level) (runtime.Runtime, error) {
 	// Not the file's name: an upgrade may have replaced it, and both sides must be the same program.
 	r := &Runtime{dir: dir, init: cmp.Or(place.Init, "/proc/self/exe"), level: level, open: map[*sandbox]struct{}{}}
 	r.spare = spares{size: 1, start: func() (*supervisor, error) { return r.startSupervisor(partCommand) }}
-	r.templates = templates{runtime: r, budget: templateBudget(), byKey: map[string]*template{}, stop: make(chan struct{})}
+	r.templates = templates{runtime: r, budget: hostMemory() / 4, byKey: map[string]*template{}, stop: make(chan struct{})}
 	return r, nil
 }
 
-// templateBudget is how much memory all templates may take: a quarter of the host's.
-func templateBudget() int64 {
+// bounded has limits where there are none, so that one sandbox cannot take the host along.
+func (r *Runtime) bounded(l runtime.Limits) runtime.Limits {
+	l.PIDs = cmp.Or(l.PIDs, runtime.DefaultPIDs)
+	l.MemoryBytes = cmp.Or(l.MemoryBytes, hostMemory()/10*9)
+	if l.DiskBytes == 0 {
+		var disk unix.Statfs_t
+		if unix.Statfs(r.dir, &disk) == nil {
+			l.DiskBytes = max(1, int64(disk.Bavail)*disk.Frsize/10*9) //nolint:gosec // no disk is that large
+		}
+	}
+	return l
+}
+
+// hostMemory is that of the whole host.
+func hostMemory() int64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
-		return 1 << 30
+		return 4 << 30
 	}
-	return int64(info.Totalram) * int64(info.Unit) / 4 //nolint:gosec // no host has that much
+	return int64(info.Totalram) * int64(info.Unit) //nolint:gosec // no host has that much
 }
 
 // Templates implements runtime.Runtime.
@@ -138,6 +151,7 @@ func (r *Runtime) newSandbox(spec runtime.Spec, kind string) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	spec.Limits = r.bounded(spec.Limits)
 	dir, err := os.MkdirTemp(r.dir, kind)
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)

@@ -18,6 +18,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == serverRole {
 		os.Exit(server(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == leaksRole {
+		os.Exit(leaks(os.Args[2:]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == attackRole {
 		os.Exit(attackMain(os.Args[2:]))
 	}

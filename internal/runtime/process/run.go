@@ -157,6 +157,10 @@ func supervised(ctx context.Context, sup *supervisor, running *live, j job, stdi
 		switch {
 		case asked:
 			return runtime.Exit{Reason: whyEnded(ctx), Usage: runtime.Usage{Wall: wall}}, nil
+		case sup.stormed.Load():
+			return runtime.Exit{Reason: runtime.TooManyProcesses, Usage: runtime.Usage{Wall: wall}}, nil
+		case first.PID == 0 && sup.from != nil:
+			return runtime.Exit{}, errUnforked.Errorf("its supervisor ended")
 		case first.PID == 0 && sup.signal() == 0: // it failed; a signal comes from its command, or from outside
 			return runtime.Exit{}, notStarted(label(j), "its supervisor ended: "+sup.how.String())
 		}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +29,8 @@ type supervisor struct {
 	// how it ended, once it is gone; nil for the supervisor of a fork, which is no child of the server.
 	how  *os.ProcessState
 	from *template // of a fork
+	// stormed says that the server ended it for the number of its processes.
+	stormed atomic.Bool
 }
 
 // pipes are the ends that a supervisor is to have: stdout, stderr, job, report, messages.
@@ -149,10 +152,32 @@ func (s *supervisor) send(j job, stdin *os.File) error {
 			return err
 		}
 	}
+	if s.cgroup != nil {
+		go s.endStorm()
+	}
 	if _, _, err := s.job.WriteMsgUnix([]byte{0}, unix.UnixRights(passed...), nil); err != nil {
 		return err
 	}
 	return writeJob(s.job, j)
+}
+
+// endStorm ends a supervisor, and with it its process namespace, whose processes fill its control group: thousands of them leave it
+// no turn to see that for itself.
+func (s *supervisor) endStorm() {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case <-s.exited:
+			return
+		case <-look.C:
+			if s.cgroup.full() {
+				s.stormed.Store(true)
+				s.process.Kill() //nolint:errcheck // it may be gone
+				return
+			}
+		}
+	}
 }
 
 func (s *supervisor) closeFiles() {
@@ -166,10 +191,11 @@ func (s *supervisor) closeFiles() {
 	}
 }
 
-// signal says by which signal the supervisor itself was ended, 0 if by none.
+// signal says by which signal the supervisor itself was ended, 0 if by none. Nobody tells that of a fork's; but it is the first
+// process of its namespace, and nothing less than SIGKILL ends one.
 func (s *supervisor) signal() int {
 	if s.how == nil {
-		return 0
+		return int(syscall.SIGKILL)
 	}
 	if ws, ok := s.how.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return int(ws.Signal())
@@ -252,6 +278,9 @@ func (s *supervisor) release() {
 		s.cgroup.remove()
 	}
 	if s.from != nil {
+		if s.process != nil {
+			s.process.Release() //nolint:errcheck // it is gone, and nobody waits for it
+		}
 		s.from.released()
 	}
 }

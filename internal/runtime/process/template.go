@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -42,6 +43,9 @@ const (
 	patience = 10 * time.Second
 	// spareForks wait for their jobs.
 	spareForks = 2
+	// forksAtOnce are made at a time, for each processor: more only take the processors, and each other's deadlines, from those
+	// that are nearly ready.
+	forksAtOnce = 4
 	// templateTasks bounds a template and all its forks together.
 	templateTasks = 16384
 )
@@ -71,7 +75,8 @@ type template struct {
 	memory  int64
 	spares  *spares
 
-	orders sync.Mutex // one at a time
+	making chan struct{} // holds one for each fork that is being made
+	orders sync.Mutex    // one at a time
 
 	mu      sync.Mutex
 	used    time.Time
@@ -141,6 +146,7 @@ func (p *templates) renew(key string, t *template, spec runtime.Spec, now time.T
 func (p *templates) start(spec runtime.Spec) *template {
 	p.stats.Started++
 	t := &template{pool: p, network: spec.Network, born: time.Now(), used: time.Now(), loaded: make(chan struct{}), uses: 1}
+	t.making = make(chan struct{}, forksAtOnce*goruntime.NumCPU())
 	t.spares = &spares{size: spareForks, start: t.fork}
 	p.ended.Add(1)
 	go func() {
@@ -322,6 +328,8 @@ func (t *template) take(ctx context.Context) (*supervisor, error) {
 
 // fork makes a fork and its supervisor.
 func (t *template) fork() (_ *supervisor, err error) {
+	t.making <- struct{}{}
+	defer func() { <-t.making }()
 	t.mu.Lock()
 	if t.retired {
 		t.mu.Unlock()
