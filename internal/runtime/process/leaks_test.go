@@ -55,9 +55,8 @@ var hostile = map[string]program{
 }
 
 // TestHostileProgramsLeaveNothing runs them in a process of its own, whose descriptors, mounts, control groups and
-// descendants, orphans too, are counted before and after.
+// descendants, orphans too, are counted before and after. Not parallel: they keep the processors from whoever watches limits.
 func TestHostileProgramsLeaveNothing(t *testing.T) {
-	t.Parallel()
 	for _, level := range confinedLevels {
 		for _, how := range []string{"command", "fork"} {
 			t.Run(string(level)+"/"+how, func(t *testing.T) {
