@@ -151,6 +151,10 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// Asked for again: a call may be older than what unused packages live.
+	if _, err := fn.f.Images.Ensure(ctx, fn.env.lock, nil); err != nil {
+		return nil, err
+	}
 	a := &attempt{f: fn.f, code: fn.code}
 	template, err := a.template(fn.view)
 	if err != nil {

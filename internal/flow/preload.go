@@ -68,7 +68,7 @@ func (a *attempt) template(view image.View) (*runtime.Template, error) {
 		Owner: a.f.prefix, Env: pythonEnv("/", view, func(mount string) string { return "{mount:" + mount + "}" }),
 		Argv: slices.Concat([]string{view.Python.Path}, interpreterFlags, []string{"tarn._template"}, modules),
 		Mounts: append(runtime.Installed("python", view.Python.Prefix),
-			runtime.Mount{Name: "sdk", Source: a.f.SDK}, runtime.Mount{Name: "packages", Source: view.SitePackages}),
+			runtime.Mount{Name: "sdk", Source: a.f.SDK}, runtime.Mount{Name: "packages", Source: view.SitePackages, Held: true}),
 	}, nil
 }
 

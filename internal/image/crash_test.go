@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,7 @@ const victimVariable = "TARN_IMAGE_TEST_VICTIM"
 type victim struct {
 	Cache string
 	Lock  image.Lock
+	Trim  int64 // to this budget, instead
 }
 
 // dieEnsuring is the victim's whole life.
@@ -35,8 +37,57 @@ func dieEnsuring(text string) error {
 	if err != nil {
 		return err
 	}
+	if v.Trim > 0 {
+		s.KeepWithin(v.Trim)
+		return s.Trim(context.Background())
+	}
 	_, err = s.Ensure(context.Background(), v.Lock, nil)
 	return err
+}
+
+// victimise starts a process that does v and is killed at a fault point.
+func victimise(t *testing.T, v victim, point string) {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(userEnv(), victimVariable+"="+string(text), "TARN_FAULT="+point+"=kill")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("the victim lived: %v, %s", err, out)
+	}
+}
+
+// A process killed while it makes room leaves nothing half removed that somebody could import from.
+func TestKilledWhileTrimming(t *testing.T) {
+	t.Parallel()
+	if !fault.Enabled {
+		t.Skip("needs -tags fault; make test has it")
+	}
+	c := newCrowd(t)
+	c.age("a", time.Hour)
+	victimise(t, victim{Cache: c.cache, Trim: 1}, "image.trim.moved")
+	if views, _ := c.left(); len(views) != 2 {
+		t.Errorf("left are %v", views)
+	}
+	c.ensure("a")
+	c.store.KeepWithin(1)
+	if err := c.store.Trim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"views", "packages"} {
+		if left, err := filepath.Glob(filepath.Join(c.cache, part, ".gone-*")); err != nil || len(left) != 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	}
+	for name := range c.views {
+		if err := c.works(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // A process killed between unpacking and the rename leaves no view, and the next one makes it.
@@ -60,17 +111,7 @@ func killedAt(t *testing.T, point string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(victim{cache, locks[0]})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(userEnv(), victimVariable+"="+string(text), "TARN_FAULT="+point+"=kill")
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("the victim lived: %v, %s", err, out)
-	}
+	victimise(t, victim{Cache: cache, Lock: locks[0]}, point)
 	views := filepath.Join(cache, "views")
 	entries, err := os.ReadDir(views)
 	if err != nil || len(entries) != 1 || !strings.HasPrefix(entries[0].Name(), ".staging-") {

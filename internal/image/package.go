@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -22,6 +23,15 @@ func (p Package) dirName(python string) string {
 	return fmt.Sprintf("%s-%s-py%s-%s", p.Name, p.Version, python, p.SHA256)
 }
 
+// dirNames lists the folders of l's packages, one per line.
+func (l Lock) dirNames(python string) string {
+	var b strings.Builder
+	for _, p := range l.Packages {
+		b.WriteString(p.dirName(python) + "\n")
+	}
+	return b.String()
+}
+
 // unpacked are the folders of a view's packages, in their order. Those that were not there yet lie in
 // staging folders until publish is called; end gives back what was held meanwhile.
 type unpacked struct {
@@ -29,6 +39,7 @@ type unpacked struct {
 	dirs    []string
 	staged  map[string]string // staging folder -> where it belongs
 	release []func()
+	held    []*os.File // the folders, so that nobody removes one before the view links to it
 }
 
 // unpack makes every package of view's lock ready. What is there costs one stat.
@@ -43,14 +54,15 @@ func (s *Store) unpack(ctx context.Context, view View, progress func(string)) (u
 	for _, p := range view.Lock.Packages {
 		name := p.dirName(view.Python.Minor)
 		dir := filepath.Join(s.dir, "packages", name)
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		f, err := hold(dir)
+		if errors.Is(err, fs.ErrNotExist) {
 			// In the order of a lock's packages, by name, so that no two processes wait for each other.
 			release, err := s.lock(ctx, "package-"+name)
 			if err != nil {
 				return u, err
 			}
 			u.release = append(u.release, release)
-			_, err = os.Stat(dir)
+			f, err = hold(dir)
 			if errors.Is(err, fs.ErrNotExist) { // nobody was faster
 				missing = append(missing, p)
 				staging := filepath.Join(s.dir, "packages", ".staging-"+name)
@@ -61,7 +73,7 @@ func (s *Store) unpack(ctx context.Context, view View, progress func(string)) (u
 		} else if err != nil {
 			return u, err
 		}
-		u.dirs = append(u.dirs, dir)
+		u.dirs, u.held = append(u.dirs, dir), append(u.held, f)
 	}
 	if len(missing) == 0 {
 		return u, nil
@@ -118,6 +130,11 @@ func (u *unpacked) publish() error {
 		if err := fault.Point("image.package.before_rename"); err != nil {
 			return err
 		}
+		f, err := hold(staging)
+		if err != nil {
+			return err
+		}
+		u.held = append(u.held, f)
 		if err := os.Rename(staging, dir); err != nil {
 			return err
 		}
@@ -132,9 +149,12 @@ func (u *unpacked) end() error {
 	for staging := range u.staged {
 		errs = append(errs, removeTree(staging))
 	}
+	for _, f := range u.held {
+		f.Close() //nolint:errcheck // nothing was written; of a package that was missing it is nil
+	}
 	for _, release := range u.release {
 		release()
 	}
-	u.release = nil
+	u.release, u.held = nil, nil
 	return errors.Join(errs...)
 }

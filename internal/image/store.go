@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,11 @@ type Store struct {
 	dir      string
 	env      environ
 	platform string
+	budget   int64 // bytes that packages may take; 0: no limit
+
+	trimming   sync.Mutex // held while packages are brought within the budget
+	background sync.WaitGroup
+	trimErr    atomic.Pointer[error] // of the last time
 
 	interpreters sync.Mutex // serializes looking for them
 

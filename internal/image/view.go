@@ -35,16 +35,16 @@ func (s *Store) Ensure(ctx context.Context, lock Lock, progress func(string)) (V
 	}
 	id := lock.viewID()
 	view := View{Lock: lock, Python: python, SitePackages: filepath.Join(s.dir, "views", id)}
-	if _, err := os.Stat(view.SitePackages); err == nil {
-		return view, nil
+	if there, err := s.use(view.SitePackages); err != nil || there {
+		return view, err
 	}
 	release, err := s.lock(ctx, "view-"+id)
 	if err != nil {
 		return View{}, err
 	}
 	defer release()
-	if _, err := os.Stat(view.SitePackages); err == nil {
-		return view, nil // another process was faster
+	if there, err := s.use(view.SitePackages); err != nil || there {
+		return view, err // another process was faster
 	}
 	return view, s.build(ctx, view, progress)
 }
@@ -69,6 +69,9 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 			err = errors.Join(classify(err), removeTree(staging))
 		}
 	}()
+	if err := os.WriteFile(filepath.Join(staging, membersFile), []byte(view.Lock.dirNames(view.Python.Minor)), 0o444); err != nil {
+		return err
+	}
 	if err := merge(staging, view.Lock.Packages, u.dirs, progress); err != nil {
 		return err
 	}
@@ -81,7 +84,11 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 	if err := u.publish(); err != nil {
 		return err
 	}
-	return os.Rename(staging, view.SitePackages)
+	if err := os.Rename(staging, view.SitePackages); err != nil {
+		return err
+	}
+	s.trimSoon()
+	return nil
 }
 
 // install unpacks one package of view's lock into dir.

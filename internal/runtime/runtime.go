@@ -36,6 +36,9 @@ type Mount struct {
 	// InPlace shows it under Source itself, for programs that know where they were installed. Otherwise the
 	// level decides where.
 	InPlace bool
+	// Held keeps a shared lock (flock) on Source, a folder, while the sandbox is open: whoever would remove it
+	// takes an exclusive one first.
+	Held bool
 }
 
 // Installed are the mounts of what is installed under a prefix: its programs and libraries, and nothing else

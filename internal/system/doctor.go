@@ -23,7 +23,7 @@ const (
 
 // Doctor implements server.Control.
 func (s *System) Doctor(ctx context.Context) []server.Finding {
-	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), s.checkTemplates(), checkPrograms(), s.checkSecrets(ctx)}
+	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), s.checkTemplates(), checkPrograms(), s.checkPackages(), s.checkSecrets(ctx)}
 }
 
 func (s *System) checkHome() server.Finding {
@@ -106,6 +106,28 @@ func (s *System) checkTemplates() server.Finding {
 	if t.Unforked > 0 {
 		f.Level = server.Warn
 		f.Text += fmt.Sprintf("; %d were started, the last one because %s", t.Unforked, t.Failure)
+	}
+	return f
+}
+
+// checkPackages says how much the packages on this host take of what they may.
+func (s *System) checkPackages() server.Finding {
+	f := server.Finding{Name: "packages", Level: server.OK}
+	u, err := s.parts.flow.Images.Usage()
+	if err != nil {
+		f.Level, f.Text = server.Fail, err.Error()
+		return f
+	}
+	within := "no budget"
+	if u.Budget > 0 {
+		within = "budget " + humanize.IBytes(uint64(u.Budget)) //nolint:gosec // not negative
+	}
+	f.Text = fmt.Sprintf("%s, %s; %d packages in %d environments, in %s", humanize.IBytes(uint64(u.Bytes)), within, u.Packages, u.Views, s.config.Home.Cache) //nolint:gosec // not negative
+	if u.Failed != nil {
+		f.Level = server.Warn
+		f.Text += fmt.Sprintf("; making room failed: %v", u.Failed)
+	} else if u.Budget > 0 && u.Bytes > u.Budget {
+		f.Level, f.Next = server.Warn, "What is in use is more than the budget: start the server with a larger TARN_CACHE_BUDGET"
 	}
 	return f
 }

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
@@ -55,6 +58,11 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
+	budget, err := cacheBudget()
+	if err != nil {
+		return nil, err
+	}
+	images.KeepWithin(budget)
 	sdkDir, err := unpackSDK(filepath.Join(h.Cache, "sdk"))
 	if err != nil {
 		return nil, err
@@ -95,6 +103,23 @@ func (p *parts) close(ctx context.Context) error {
 		errs = append(errs, p.session.End(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// cacheBudgetDefault is enough for some dozens of environments with pandas, or three with torch.
+const cacheBudgetDefault = 20 << 30
+
+// cacheBudget reads TARN_CACHE_BUDGET: how much packages may take on the disk, or 0 for whatever they need.
+func cacheBudget() (int64, error) {
+	text := os.Getenv("TARN_CACHE_BUDGET")
+	if text == "" {
+		return cacheBudgetDefault, nil
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > math.MaxInt64 {
+		return 0, errdef.Newf(errdef.InvalidArgument, "system.cache_budget", "TARN_CACHE_BUDGET=%s is no size", text).
+			WithNext("export TARN_CACHE_BUDGET=20GiB, or 0 for no limit")
+	}
+	return int64(n), nil
 }
 
 // unpackSDK lays the Python package out once per content and returns the folder to put on PYTHONPATH.

@@ -157,7 +157,11 @@ func (r *Runtime) newSandbox(spec runtime.Spec, kind string) (*sandbox, error) {
 		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
 	s := &sandbox{runtime: r, spec: spec, paths: paths, home: filepath.Join(dir, "home"), dir: dir}
+	if err := s.hold(); err != nil {
+		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), os.RemoveAll(dir))
+	}
 	if err := errors.Join(os.Mkdir(s.home, 0o700), os.Mkdir(filepath.Join(dir, "tmp"), 0o700)); err != nil {
+		s.letGo()
 		return nil, errors.Join(fmt.Errorf("create sandbox %s: %w", spec.ID, err), os.RemoveAll(dir))
 	}
 	return s, nil
@@ -213,6 +217,7 @@ type sandbox struct {
 	paths   map[string]runtime.Mount
 	dir     string
 	home    string
+	held    []*os.File // folders that nobody may remove
 
 	mu       sync.Mutex // guards spec's mounts and limits, and paths
 	closed   bool
@@ -222,6 +227,32 @@ type sandbox struct {
 	running  sync.WaitGroup
 	closing  sync.Once
 	err      error // of Close
+}
+
+// hold locks the folders that must stay while the sandbox is open.
+func (s *sandbox) hold() error {
+	for _, m := range s.spec.Mounts {
+		if !m.Held {
+			continue
+		}
+		f, err := os.Open(m.Source)
+		if err == nil {
+			s.held = append(s.held, f)
+			err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+		}
+		if err != nil {
+			s.letGo()
+			return fmt.Errorf("keep mount %s: %w", m.Name, err)
+		}
+	}
+	return nil
+}
+
+func (s *sandbox) letGo() {
+	for _, f := range s.held {
+		f.Close() //nolint:errcheck // nothing was written; closing gives up the lock
+	}
+	s.held = nil
 }
 
 // Path implements runtime.Sandbox. An unknown name gives a path that nothing can have.
@@ -259,6 +290,7 @@ func (s *sandbox) Close() error {
 		}
 		s.mu.Unlock()
 		s.running.Wait()
+		s.letGo()
 		if s.err = removeAll(s.dir); s.err != nil {
 			s.err = fmt.Errorf("close sandbox %s: %w", s.spec.ID, s.err)
 		}

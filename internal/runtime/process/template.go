@@ -163,6 +163,7 @@ func (t *template) serve(spec runtime.Spec) {
 	}, "template-")
 	if err == nil {
 		defer removeAll(box.dir) //nolint:errcheck // the next server removes it
+		defer box.letGo()
 		t.box = box
 		t.sup, err = box.runtime.startSupervisor(partTemplate)
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/runtime"
 )
@@ -35,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) runtime.Runtime) {
 		"home":                         (*suite).home,
 		"folder_of_the_command":        (*suite).folder,
 		"mounts":                       (*suite).mounts,
+		"held_mounts":                  (*suite).heldMounts,
 		"outputs":                      (*suite).outputs,
 		"outputs_share_a_writer":       (*suite).sharedWriter,
 		"output_is_live":               (*suite).live,
@@ -343,6 +345,24 @@ func (s *suite) mounts() {
 	if _, err := os.Stat(out + "/copy"); err != nil {
 		s.t.Errorf("Close touched a mount: %v", err)
 	}
+}
+
+// heldMounts: a folder that is shown with Held cannot be locked by whoever would remove it, until nobody shows it.
+func (s *suite) heldMounts() {
+	held, other := s.t.TempDir(), s.t.TempDir()
+	locked := func(dir string) bool {
+		f, err := os.Open(dir)
+		s.must(err)
+		defer f.Close()
+		return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+	}
+	mounts := []runtime.Mount{{Name: "held", Source: held, Held: true}, {Name: "other", Source: other}}
+	first, second := s.create(runtime.Spec{Mounts: mounts}), s.create(runtime.Spec{Mounts: mounts})
+	s.equal([]bool{locked(held), locked(other)}, []bool{true, false})
+	s.must(first.Close())
+	s.equal(locked(held), true)
+	s.must(second.Close())
+	s.equal(locked(held), false)
 }
 
 func (s *suite) outputs() {

@@ -27,6 +27,7 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 def main(argv: Sequence[str]) -> int:
     """Load the file, read the arguments, call the function."""
     root, file, name, *words = argv
+    _packages.keep()
     _packages.activate()
     _packages.add_programs()
     project = Project(root)

@@ -8,6 +8,8 @@ that installs packages runs them.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import sys
 from typing import List
@@ -30,6 +32,14 @@ def activate() -> None:
             import site  # only then: it takes 3 ms
 
             site.addsitedir(folder, {os.path.realpath(p) for p in sys.path})
+
+
+def keep() -> None:
+    """Keep the packages on the disk while this process lives, which no sandbox does for it: see docs/design/packages.md."""
+    for folder in _folders():
+        with contextlib.suppress(OSError):  # a folder that is not there, or a file system without locks
+            held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def add_programs() -> None:

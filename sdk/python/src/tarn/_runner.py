@@ -57,6 +57,7 @@ class Runner:
         self.watching = False
         self.debugging = os.environ.get("TARN_DEBUG") == "1"
         if self.debugging:
+            _packages.keep()
             _packages.add_programs()
         _placeholder.explain = self._explain
 
