@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,7 @@ func TestReadmeTour(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(runtime) })
 	dir := t.TempDir()
+	t.Cleanup(func() { makeWritable(t, dir) }) // packages are read-only, and only root removes what is
 	env := append(os.Environ(), "TARN_HOME="+filepath.Join(dir, "home"), "TARN_CACHE="+filepath.Join(dir, "cache"), "XDG_RUNTIME_DIR="+runtime, "TARN_URL=", "TARN_BRANCH=")
 	t.Cleanup(func() {
 		stop := bounded(t, "tarn", "server", "stop")
@@ -61,5 +63,17 @@ func TestReadmeTour(t *testing.T) {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the tour does not say %q:\n%s", want, out)
 		}
+	}
+}
+
+func makeWritable(t *testing.T, dir string) {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(path, 0o700)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -129,6 +129,9 @@ func (s *sandbox) assign(ctx context.Context, to *live, o order) error {
 }
 
 func (s *supervisor) order(o order) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
 	if s.cgroup != nil {
 		if err := s.cgroup.limit(o.Limits); err != nil {
 			return err

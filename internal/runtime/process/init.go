@@ -494,32 +494,33 @@ func (w *watch) sampleDisk() {
 	}
 }
 
-// diskUsage sums what the files under dir occupy; a file with several names counts once.
+// diskUsage sums what the files under dir occupy; a file with several names counts once, what is mounted there does not.
 func diskUsage(dir string) int64 {
 	var total int64
-	type inode struct{ dev, ino uint64 }
+	type inode struct {
+		major, minor uint32
+		ino          uint64
+	}
 	linked := map[inode]bool{}
+	var mount uint64
 	// Files come and go while it walks; what it misses the next walk finds.
-	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		var st unix.Statx_t
+		if err != nil || unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st) != nil {
 			return nil
 		}
-		info, err := d.Info()
-		if err != nil {
-			return nil
+		if path == dir {
+			mount = st.Mnt_id // 0 of everything before Linux 5.8
 		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || d.IsDir() {
+		switch id := (inode{st.Dev_major, st.Dev_minor, st.Ino}); {
+		case d.IsDir() && st.Mnt_id != mount:
+			return filepath.SkipDir
+		case d.IsDir() || st.Mnt_id != mount || linked[id]:
 			return nil
-		}
-		if st.Nlink > 1 {
-			id := inode{uint64(st.Dev), st.Ino}
-			if linked[id] {
-				return nil
-			}
+		case st.Nlink > 1:
 			linked[id] = true
 		}
-		total += st.Blocks * 512
+		total += int64(st.Blocks) * 512
 		return nil
 	})
 	return total

@@ -3,6 +3,8 @@
 package process_test
 
 import (
+	"context"
+	"errors"
 	"os"
 	"testing"
 
@@ -73,4 +75,38 @@ func open(t testing.TB, level runtime.Level) runtime.Runtime {
 		}
 	})
 	return rt
+}
+
+// A command that has run for longer than its job might have taken to be handed over is assigned work as any other.
+func TestAssignLater(t *testing.T) {
+	t.Parallel()
+	for _, level := range levels {
+		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
+			need(t, level)
+			sb, err := open(t, level).Create(t.Context(), runtime.Spec{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, end := context.WithCancel(t.Context())
+			began, ended := make(chan struct{}), make(chan error, 1)
+			go func() {
+				_, err := sb.Run(ctx, runtime.Command{
+					Argv: []string{"/bin/sh", "-c", `echo {} >&"$TARN_MESSAGES_FD"; exec sleep 1000`}, Message: func([]byte) { close(began) },
+				})
+				ended <- err
+			}()
+			<-began
+			if err := process.PassDeadline(sb); err != nil {
+				t.Error(err)
+			}
+			if err := sb.Assign(ctx, runtime.Limits{PIDs: 10}); err != nil {
+				t.Error(err)
+			}
+			end()
+			if err := errors.Join(<-ended, sb.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

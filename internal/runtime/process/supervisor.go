@@ -130,9 +130,12 @@ func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
 	return conn.(*net.UnixConn), theirs, nil //nolint:forcetypeassert // it was made so
 }
 
+// writable gives the next message its time. That of the last one has passed, perhaps.
+func (s *supervisor) writable() error { return s.job.SetWriteDeadline(time.Now().Add(patience)) }
+
 // send hands the job over. A supervisor that does not read it is not waited for.
 func (s *supervisor) send(j job, stdin *os.File) error {
-	if err := s.job.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+	if err := s.writable(); err != nil {
 		return err
 	}
 	var passed []int

@@ -390,7 +390,7 @@ func (t *template) order(order forkOrder, passed []*os.File) error {
 	}
 	t.orders.Lock()
 	defer t.orders.Unlock()
-	if err := t.sup.job.SetWriteDeadline(time.Now().Add(patience)); err != nil { // the last one has passed
+	if err := t.sup.writable(); err != nil {
 		return err
 	}
 	_, _, err = t.sup.job.WriteMsgUnix(text, unix.UnixRights(fds...), nil)

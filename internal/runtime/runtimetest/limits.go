@@ -76,7 +76,12 @@ func (s *suite) diskLimit() {
 	sb := s.create(runtime.Spec{Limits: runtime.Limits{DiskBytes: 8 << 20}})
 	exit, _, _ := s.sh(sb, "mkdir -p a/b; head -c 64000000 /dev/zero > a/b/f; sleep 1000")
 	s.equal(exit.Reason, runtime.DiskFull)
-	other := s.create(runtime.Spec{Limits: runtime.Limits{DiskBytes: 8 << 20}})
+	// What is shown inside of /tmp was not written there.
+	shown := s.t.TempDir()
+	s.must(os.WriteFile(filepath.Join(shown, "big"), make([]byte, 20<<20), 0o600))
+	other := s.create(runtime.Spec{
+		Limits: runtime.Limits{DiskBytes: 8 << 20}, Mounts: []runtime.Mount{{Name: "shown", Source: shown, InPlace: true}},
+	})
 	exit, _, errs := s.sh(other, "head -c 4000000 /dev/zero > f; ln f g; ln f h; truncate -s 1G sparse; sleep 0.3")
 	if !exit.OK() {
 		s.t.Errorf("below the limit: %+v %s", exit, errs)
