@@ -18,13 +18,14 @@ import (
 )
 
 // Calls of plain functions. Nothing durable is on their path: a call lives in the server that took it, its inputs and results
-// in memory within the bounds of package call. Workers are in calls_worker.go.
+// in memory within the bounds of package call, and what has no room there on scratch. Workers are in calls_worker.go.
 
 const (
 	callsKept = 1000
 	callAge   = time.Hour
-	// outputKept bounds what a call remembers of what its function printed.
-	outputKept = 10_000
+	// outputKept and outputBytes bound what a call remembers of what its function printed; half of it goes when there is more.
+	outputKept  = 20_000
+	outputBytes = 4 << 20
 )
 
 var (
@@ -69,6 +70,7 @@ type Call struct {
 	ended   time.Time
 	first   int64 // number of printed[0]
 	printed []CallOutput
+	bytes   int           // of it
 	more    chan struct{} // closed and replaced when something is printed
 
 	// Of values that are files, and of the caller: calls_values.go.
@@ -106,7 +108,7 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 	}
 	id := ids.Call()
 	c := &Call{
-		Call: call.New(r.Ordered), fn: fn, limit: atOnce(r.Concurrency, fn.fn.Options.Concurrency, f.Cores), more: make(chan struct{}), waits: r.Waits,
+		Call: call.New(r.Ordered, f.CallMemory, f.scratch("calls")), fn: fn, limit: atOnce(r.Concurrency, fn.fn.Options.Concurrency, f.Cores), more: make(chan struct{}), waits: r.Waits,
 		folder: f.scratch("calls", id), given: map[string]int64{}, fetches: map[string]*fetched{},
 		info: CallInfo{
 			ID: id, Project: f.name, Function: fn.fn.Name, Author: r.Author, Created: now(), Level: string(f.Runtime.Level()),
@@ -331,9 +333,15 @@ func (c *Call) print(out CallOutput) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.printed = append(c.printed, out)
-	if len(c.printed) > 2*outputKept {
-		c.first += outputKept
-		c.printed = slices.Delete(c.printed, 0, outputKept)
+	c.bytes += len(out.Text)
+	if len(c.printed) > outputKept || c.bytes > outputBytes {
+		drop := 0
+		for drop < len(c.printed)/2 || c.bytes > outputBytes/2 {
+			c.bytes -= len(c.printed[drop].Text)
+			drop++
+		}
+		c.first += int64(drop)
+		c.printed = slices.Delete(c.printed, 0, drop)
 	}
 	close(c.more)
 	c.more = make(chan struct{})

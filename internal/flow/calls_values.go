@@ -64,7 +64,7 @@ func (c *Call) release() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.released = true
-	return os.RemoveAll(c.folder)
+	return errors.Join(c.Close(), os.RemoveAll(c.folder))
 }
 
 // ValueWriter takes the pieces of a value.

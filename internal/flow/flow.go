@@ -22,6 +22,7 @@ import (
 
 	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/catalog"
+	"tarn.dev/tarn/internal/flow/call"
 	"tarn.dev/tarn/internal/flow/discover"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
@@ -44,17 +45,18 @@ const (
 
 // Config is what every project's flow shares.
 type Config struct {
-	Runtime runtime.Runtime
-	Images  *image.Store
-	Engine  *query.Engine
-	Secrets *secret.Vault
-	SDK     string // folder that holds the Python package tarn
-	SDKID   string // its content hash
-	Scratch string // emptied at start
-	Cores   int
-	Session *lease.Session // of this server; runs of another one are dead
-	Log     *slog.Logger
-	Hold    func() (release func()) // keeps the server up while a run executes
+	Runtime    runtime.Runtime
+	Images     *image.Store
+	Engine     *query.Engine
+	Secrets    *secret.Vault
+	SDK        string // folder that holds the Python package tarn
+	SDKID      string // its content hash
+	Scratch    string // emptied at start
+	Cores      int
+	CallMemory *call.Budget   // of all projects' calls
+	Session    *lease.Session // of this server; runs of another one are dead
+	Log        *slog.Logger
+	Hold       func() (release func()) // keeps the server up while a run executes
 }
 
 // Flow is the orchestrator of one project. Safe for concurrent use.

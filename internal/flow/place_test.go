@@ -16,6 +16,7 @@ import (
 	"tarn.dev/tarn/internal/blob/fsblob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow"
+	"tarn.dev/tarn/internal/flow/call"
 	"tarn.dev/tarn/internal/flow/secret"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
@@ -145,7 +146,7 @@ func (p *place) open() {
 	check(err)
 	config := flow.Config{
 		Runtime: boxes, Images: images, Engine: sql, Secrets: secret.Open(rows, filepath.Join(p.home, "secrets.key")), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(scratch, "projects"),
-		Cores: max(2, runtime.NumCPU()), Session: session, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Hold: func() func() { return func() {} },
+		Cores: max(2, runtime.NumCPU()), CallMemory: call.NewBudget(1 << 20), Session: session, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Hold: func() func() { return func() {} },
 	}
 	p.lake, p.rows = l, rows
 	p.Flow = flow.New(config, "p", l, blobs, rows, "p/p/flow/", catalog.Open(blobs, rows, "p/p/catalog/").WithScratch(scratch))

@@ -15,6 +15,7 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
+	"tarn.dev/tarn/internal/flow/call"
 	"tarn.dev/tarn/internal/flow/secret"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/meta"
@@ -29,6 +30,9 @@ import (
 
 // sessionTTL is how long a server that hangs keeps its turns and runs.
 const sessionTTL = 30 * time.Second
+
+// callMemory is for inputs and results of calls; more of them is on disk.
+const callMemory = 256 << 20
 
 // parts are what all projects share.
 type parts struct {
@@ -86,7 +90,7 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	p.engine = query.New(query.Options{Runtime: p.runtime, Command: []string{exe, query.Role}})
 	p.flow = flow.Config{
 		Runtime: p.runtime, Images: images, Engine: p.engine, Secrets: secret.Open(rows, h.SecretKey()), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
-		Cores: runtime.NumCPU(), Session: p.session, Log: log, Hold: hold,
+		Cores: runtime.NumCPU(), CallMemory: call.NewBudget(callMemory), Session: p.session, Log: log, Hold: hold,
 	}
 	return p, nil
 }

@@ -13,10 +13,12 @@
 //	C6  After Cancel nothing can be taken, and every input without a result has one: canceled.
 //	C7  The call ends when the last input is known and every input has its result.
 //	C8  The file of a value is removed when the value is dropped, once.
+//	C9  All calls of a Budget hold no more than its bytes of values in memory; the others are on disk and come back as they were.
 package call
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"slices"
 	"sync"
@@ -32,6 +34,8 @@ const (
 	// FileShare is chosen so that 4 GiB of files are held of inputs and of results.
 	FileShare = 64
 	keepSent  = 10_000
+	// Of what is read from disk at once, to be sent.
+	maxBatch, batchBytes = 256, 4 << 20
 )
 
 // Errors of calls.
@@ -46,6 +50,7 @@ var (
 type Value struct {
 	Data []byte
 	File *File
+	kept *kept
 }
 
 // File is a value that is too big to be held in memory.
@@ -60,12 +65,18 @@ func (v Value) cost() int {
 	if v.File != nil {
 		return int(v.File.Size / FileShare)
 	}
+	if v.kept != nil {
+		return v.kept.size
+	}
 	return len(v.Data)
 }
 
 func (v Value) drop() {
 	if v.File != nil {
 		v.File.Remove()
+	}
+	if v.kept != nil {
+		v.kept.drop()
 	}
 }
 
@@ -74,6 +85,7 @@ type Failure struct {
 	Err                      error
 	Class, Module, Traceback string
 	Pickle                   []byte
+	text                     int // length of the traceback, while both are kept as one value
 }
 
 // Result is one of an input's. The final one has More unset.
@@ -111,6 +123,8 @@ type state struct {
 // Call is the state of one call. Safe for concurrent use.
 type Call struct {
 	ordered bool
+	inputs  store // under mu, as results: those live longer
+	results store
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
@@ -135,9 +149,9 @@ type Call struct {
 	canceled bool
 }
 
-// New returns a call without inputs.
-func New(ordered bool) *Call {
-	return &Call{ordered: ordered, changed: make(chan struct{}), open: map[int64]*state{}, waiting: map[int64][]Result{}}
+// New returns a call without inputs. What has no room in the budget is in a file of the folder dir, which has no name.
+func New(ordered bool, budget *Budget, dir string) *Call {
+	return &Call{ordered: ordered, inputs: store{budget: budget, dir: dir}, results: store{budget: budget, dir: dir}, changed: make(chan struct{}), open: map[int64]*state{}, waiting: map[int64][]Result{}}
 }
 
 // announce tells whoever waits that something has changed.
@@ -177,11 +191,18 @@ func (c *Call) Put(ctx context.Context, first int64, inputs []Value, last bool) 
 			if outstanding >= Window || outstanding > 0 && c.held+v.cost() > MaxBytes {
 				break
 			}
+			if v, err = c.inputs.keep(v); err != nil {
+				break
+			}
 			c.open[c.next] = &state{value: v}
 			c.wait(c.next)
 			c.held += v.cost()
 			c.next++
 			n++
+		}
+		if n == 0 && err != nil {
+			defer c.mu.Unlock()
+			return c.next, err
 		}
 		if last && n == len(fresh) {
 			c.closed = true
@@ -217,7 +238,7 @@ func (c *Call) Take() (in Input, ok bool) {
 	if !c.ready() {
 		return Input{}, false
 	}
-	return c.take(), true
+	return c.take()
 }
 
 // TakeLate hands out the input that is next if it could have been taken since a time before this one.
@@ -227,18 +248,24 @@ func (c *Call) TakeLate(before time.Time) (in Input, ok bool) {
 	if !c.ready() || !c.since.Before(before) {
 		return Input{}, false
 	}
-	return c.take(), true
+	return c.take()
 }
 
-func (c *Call) take() Input {
+// take hands out the input that is next, unless it cannot be read: then that is its result.
+func (c *Call) take() (Input, bool) {
 	index := c.pending[0]
 	c.pending = c.pending[1:]
 	s := c.open[index]
 	s.attempt++
 	s.running = true
-	in := Input{Index: index, Attempt: s.attempt, Since: c.since, Value: s.value}
+	since := c.since
 	c.since = time.Now()
-	return in
+	v, err := s.value.load()
+	if err != nil {
+		c.finish(index, Result{Failure: &Failure{Err: err}})
+		return Input{}, false
+	}
+	return Input{Index: index, Attempt: s.attempt, Since: since, Value: v}, true
 }
 
 // ready says that an input could be taken.
@@ -296,9 +323,14 @@ func (c *Call) Yield(ctx context.Context, in Input, value Value) bool {
 			return false
 		}
 		if c.unsent <= MaxBytes && c.base+int64(len(c.out))-c.sent < Window && len(c.waiting[in.Index]) < Window {
+			defer c.mu.Unlock()
 			s.yielded = true
-			c.result(Result{Index: in.Index, Value: value, More: true})
-			c.mu.Unlock()
+			v, err := c.results.keep(value)
+			if err != nil {
+				c.finish(in.Index, Result{Failure: &Failure{Err: err}})
+				return false
+			}
+			c.result(Result{Index: in.Index, Value: v, More: true})
 			return true
 		}
 		wait := c.changed
@@ -329,6 +361,7 @@ func (c *Call) finish(index int64, r Result) {
 	c.held -= given.cost()
 	given.drop()
 	delete(c.open, index)
+	r = c.results.settle(r)
 	c.done++
 	if r.Failure != nil {
 		c.failed++
@@ -442,8 +475,21 @@ func (c *Call) batch(from int64) ([]Result, <-chan struct{}, error) {
 		return nil, nil, ErrGone.Errorf("results from %d on: those before %d are no longer kept, and %d are there", from, c.base, c.base+int64(len(c.out)))
 	}
 	c.markSentLocked(from)
-	if some := c.out[from-c.base:]; len(some) > 0 {
-		return slices.Clone(some[:min(len(some), 256)]), nil, nil
+	var some []Result
+	bytes := 0
+	for _, r := range c.out[from-c.base:] {
+		if len(some) == maxBatch || bytes > batchBytes {
+			break
+		}
+		r, err := r.load()
+		if err != nil {
+			return nil, nil, err
+		}
+		some = append(some, r)
+		bytes += size(r)
+	}
+	if len(some) > 0 {
+		return some, nil, nil
 	}
 	if c.ended() {
 		return nil, nil, nil
@@ -486,6 +532,15 @@ func (c *Call) markSentLocked(to int64) {
 		c.base += int64(drop)
 	}
 	c.announce()
+}
+
+// Close forgets all values. Nothing can be taken or read any more.
+func (c *Call) Close() error {
+	c.Cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.announce()
+	return errors.Join(c.inputs.close(), c.results.close())
 }
 
 // Wait returns when the call has ended.

@@ -1,10 +1,14 @@
 package call
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,12 +22,24 @@ func number(n int) Value { return Value{Data: binary.BigEndian.AppendUint32(nil,
 // cancel, and compares what a consumer sees with what the invariants say.
 func TestModel(t *testing.T) {
 	t.Parallel()
+	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		ctx, stop := context.WithCancel(context.Background())
 		stop() // nothing waits
 		ordered := rapid.Bool().Draw(t, "ordered")
 		total := rapid.IntRange(0, 40).Draw(t, "total")
-		c := New(ordered)
+		budget := NewBudget(rapid.Int64Range(0, 50).Draw(t, "budget"))
+		other := New(false, budget, dir) // takes its part
+		if _, err := other.Put(ctx, 0, []Value{number(0), number(1)}, true); err != nil {
+			t.Fatal(err)
+		}
+		c := New(ordered, budget, dir)
+		check := func() {
+			known := c.inputs.memory + c.results.memory + other.inputs.memory
+			if used := budget.used.Load(); used > budget.limit || used != int64(known) {
+				t.Fatalf("C9: %d of %d in use, the calls know of %d", used, budget.limit, known)
+			}
+		}
 		var running, late []Input
 		var got []Result
 		canceled := false
@@ -37,6 +53,12 @@ func TestModel(t *testing.T) {
 				}
 				if r.Sequence != int64(len(got)) {
 					t.Fatalf("C4: result %d has number %d", len(got), r.Sequence)
+				}
+				switch f, data := r.Failure, string(r.Value.Data); {
+				case r.More && data != "y",
+					!r.More && f == nil && data != string(number(int(r.Index)).Data),
+					f != nil && f.Err.Error() == "x" && (f.Traceback != "where" || string(f.Pickle) != "what" || data != ""):
+					t.Fatalf("C9: %+v came back with %q", r, data)
 				}
 				got = append(got, r)
 				if limit--; limit == 0 {
@@ -103,7 +125,7 @@ func TestModel(t *testing.T) {
 				late = append(late, in)
 				r := Result{Value: in.Value}
 				if rapid.Bool().Draw(t, "fails") {
-					r = Result{Failure: &Failure{Err: errors.New("x")}}
+					r = Result{Failure: &Failure{Err: errors.New("x"), Traceback: "where", Pickle: []byte("what")}}
 				}
 				if c.Finish(in, r) == canceled {
 					t.Fatal("C3, C6: the wrong answer to a finish")
@@ -124,11 +146,12 @@ func TestModel(t *testing.T) {
 			"late": func(t *rapid.T) {
 				if len(late) > 0 {
 					in := rapid.SampledFrom(late).Draw(t, "in")
-					if c.Finish(in, Result{}) || c.Again(in) || c.Yield(ctx, in, Value{}) {
+					if c.Finish(in, Result{Value: in.Value}) || c.Again(in) || c.Yield(ctx, in, Value{}) {
 						t.Fatal("C3: an old attempt counts")
 					}
 				}
 			},
+			"":     func(*rapid.T) { check() },
 			"read": func(t *rapid.T) { read(rapid.IntRange(1, 5).Draw(t, "limit")) },
 			"cancel": func(t *rapid.T) {
 				if rapid.IntRange(0, 20).Draw(t, "really") == 0 {
@@ -183,6 +206,10 @@ func TestModel(t *testing.T) {
 		if !p.Ended || len(finals) != put || p.Done != int64(put) || p.Inputs != int64(put) {
 			t.Fatalf("C1, C7: %d inputs, %d results, %+v", put, len(finals), p)
 		}
+		check()
+		if err := errors.Join(c.Close(), c.Close(), other.Close()); err != nil || budget.used.Load() != 0 {
+			t.Fatalf("C9: %d in use after the end: %v", budget.used.Load(), err)
+		}
 	})
 }
 
@@ -190,7 +217,7 @@ func TestModel(t *testing.T) {
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := New(true)
+		c := New(true, NewBudget(1<<10), t.TempDir())
 		ctx, cancel := context.WithCancel(t.Context())
 		produced := make(chan int64)
 		go func() {
@@ -255,7 +282,7 @@ func TestBounds(t *testing.T) {
 // TestResume asks again for results after a lost connection, and for some that are gone.
 func TestResume(t *testing.T) {
 	t.Parallel()
-	c := New(false)
+	c := New(false, NewBudget(0), t.TempDir())
 	for i := range int64(keepSent + 3000) {
 		if _, err := c.Put(t.Context(), i, []Value{{}}, i == keepSent+2999); err != nil {
 			t.Fatal(err)
@@ -285,7 +312,7 @@ func TestResume(t *testing.T) {
 func TestSince(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := New(false)
+		c := New(false, NewBudget(1<<30), t.TempDir())
 		start := time.Now()
 		waited := func(want time.Duration) Input {
 			t.Helper()
@@ -314,10 +341,100 @@ func TestSince(t *testing.T) {
 	})
 }
 
+// TestDisk has values without room in memory go about: the disk that they take stays bounded, and a call that has ended is as it was.
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	c := New(false, NewBudget(0), t.TempDir())
+	const size, count = 1 << 20, 64
+	value := func(i int64) Value { return Value{Data: bytes.Repeat([]byte{byte(i)}, size)} }
+	var from int64
+	for i := range int64(2 * count) {
+		if _, err := c.Put(t.Context(), i, []Value{value(i)}, i == 2*count-1); err != nil {
+			t.Fatal(err)
+		}
+		in, ok := c.Take()
+		if !ok || in.Value.Data[size-1] != byte(i) {
+			t.Fatalf("input %d: %v, of %d bytes", i, ok, len(in.Value.Data))
+		}
+		c.Finish(in, Result{Value: value(i)})
+		for r, err := range c.Results(t.Context(), from) {
+			if err != nil || r.Index != i || r.Value.Data[0] != byte(i) {
+				t.Fatal(i, r.Index, err)
+			}
+			from++
+			break
+		}
+	}
+	var info syscall.Stat_t
+	took := int64(0)
+	for _, s := range []*store{&c.inputs, &c.results} {
+		if err := syscall.Fstat(int(s.file.Fd()), &info); err != nil {
+			t.Fatal(err)
+		}
+		took += info.Blocks * 512
+	}
+	if most := int64(MaxBytes + 4*piece); took > most {
+		t.Errorf("%d bytes on disk, want %d at most", took, most)
+	}
+	again := 0
+	for r, err := range c.Results(t.Context(), 2*count-10) {
+		if err != nil || r.Value.Data[size-1] != byte(r.Index) {
+			t.Fatal(r.Index, err)
+		}
+		again++
+	}
+	if again != 10 {
+		t.Errorf("%d results again, want 10", again)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, err := range c.Results(t.Context(), 2*count-1) {
+		if !errors.Is(err, ErrGone) {
+			t.Error("after the call was forgotten:", err)
+		}
+	}
+}
+
+// TestNoRoom has a value that finds room nowhere: its input says so, and the call goes on to its end.
+func TestNoRoom(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := New(false, NewBudget(4), file) // no folder can be made there
+	if _, err := c.Put(t.Context(), 0, []Value{number(0), number(1)}, true); err != nil {
+		t.Fatal(err)
+	}
+	if next, err := c.Put(t.Context(), 1, []Value{number(1)}, true); next != 1 || !errors.Is(err, ErrStore) {
+		t.Error("an input without room:", next, err)
+	}
+	in, _ := c.Take()
+	if c.Yield(t.Context(), in, Value{Data: make([]byte, 5)}) {
+		t.Error("a value without room was kept")
+	}
+	if _, err := c.Put(t.Context(), 1, []Value{number(1)}, true); err != nil {
+		t.Fatal(err)
+	}
+	in, _ = c.Take()
+	c.Finish(in, Result{Value: Value{Data: make([]byte, 5)}})
+	count := 0
+	for r, err := range c.Results(t.Context(), 0) {
+		if err != nil || r.Failure == nil || !errors.Is(r.Failure.Err, ErrStore) {
+			t.Error(r, err)
+		}
+		count++
+	}
+	if count != 2 {
+		t.Errorf("%d results", count)
+	}
+}
+
 // TestEmpty ends at once.
 func TestEmpty(t *testing.T) {
 	t.Parallel()
-	c := New(true)
+	c := New(true, NewBudget(0), t.TempDir())
 	if _, err := c.Put(t.Context(), 0, nil, true); err != nil {
 		t.Fatal(err)
 	}
