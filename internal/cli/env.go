@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) envCommand() *cobra.Command {
-	return group("env", "The packages that the project's functions import", groupSetup, a.envLsCommand(), a.envLockCommand(), a.envSyncCommand())
+	return group("env", "The packages that the project's functions import", groupSetup, a.envLsCommand(), a.envShowCommand(), a.envLockCommand(), a.envSyncCommand())
 }
 
 func (a *app) envLsCommand() *cobra.Command {
@@ -36,6 +36,31 @@ func (a *app) envLsCommand() *cobra.Command {
 	}, errdef.UserCode, errdef.FailedPrecondition)
 }
 
+func (a *app) envShowCommand() *cobra.Command {
+	return codes(&cobra.Command{
+		Use:   "show NAME",
+		Short: "Show one environment: every package of its lock, and what uses it",
+		Long: `Show the environment NAME, or that of the function NAME: what it asks for, the exact packages that
+tarn.lock has for it, and whether they are on this host.`,
+		Example: "  tarn env show default\n  tarn env show default --json",
+		Args:    args(1, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			t, dir, err := a.reachFolder(c)
+			if err != nil {
+				return err
+			}
+			resp, err := t.Envs.List(c.Context(), &tarnv1.ListEnvsRequest{Project: t.project, Dir: dir, Name: args[0]})
+			if err != nil {
+				return err
+			}
+			for _, e := range resp.GetEnvironments() { // one
+				a.print(envDocuments(resp.GetEnvironments())[0], func() { a.showEnvironment(e) })
+			}
+			return nil
+		},
+	}, errdef.UserCode, errdef.NotFound, errdef.FailedPrecondition)
+}
+
 func (a *app) envLockCommand() *cobra.Command {
 	var upgrade bool
 	c := codes(&cobra.Command{
@@ -43,7 +68,7 @@ func (a *app) envLockCommand() *cobra.Command {
 		Short: "Write tarn.lock: the exact packages of every environment",
 		Long: `Resolve every environment that has no lock yet and write tarn.lock, which belongs into git. With
 --upgrade all are resolved again, to the newest packages that they allow.`,
-		Example: "  tarn env lock\n  tarn env lock --upgrade",
+		Example: "  tarn env lock\n  tarn env lock --upgrade\n  tarn env lock --json",
 		Args:    args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			t, dir, err := a.reachFolder(c)
@@ -146,7 +171,9 @@ type envJSON struct {
 	Lock         string   `json:"lock"` // empty: not locked yet
 	Packages     []string `json:"packages"`
 	Functions    []string `json:"functions"`
-	Ready        bool     `json:"ready"` // installed on this host
+	Ready        bool     `json:"ready"`   // installed on this host
+	Indexes      []string `json:"indexes"` // beside the user's own
+	Build        bool     `json:"build"`   // source distributions may be built
 }
 
 func envDocuments(envs []*tarnv1.Environment) []envJSON {
@@ -154,6 +181,7 @@ func envDocuments(envs []*tarnv1.Environment) []envJSON {
 	for _, e := range envs {
 		docs = append(docs, envJSON{
 			e.GetName(), e.GetPython(), orEmpty(e.GetRequirements()), e.GetLock(), orEmpty(e.GetPackages()), orEmpty(e.GetFunctions()), e.GetReady(),
+			orEmpty(e.GetIndexes()), e.GetBuild(),
 		})
 	}
 	return docs

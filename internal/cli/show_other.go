@@ -70,6 +70,15 @@ func (a *app) showItem(it *tarnv1.Item) {
 func (a *app) showEnvironment(e *tarnv1.Environment) {
 	a.out.Printf("environment %s\n", a.out.Bold(ui.Clean(e.GetName())))
 	a.out.Printf("python   %s\n", ui.Clean(e.GetPython()))
+	for _, r := range e.GetRequirements() {
+		a.out.Printf("asks for %s\n", ui.Clean(r))
+	}
+	for _, index := range e.GetIndexes() {
+		a.out.Printf("index    %s\n", ui.Clean(index))
+	}
+	if e.GetBuild() {
+		a.out.Printf("build    allowed\n")
+	}
 	a.out.Printf("lock     %s\n", lockState(e))
 	a.out.Printf("used by  %s\n", ui.Clean(strings.Join(e.GetFunctions(), ", ")))
 	for _, p := range e.GetPackages() {

@@ -120,7 +120,7 @@ func (f *Flow) SyncEnvironment(ctx context.Context, dir, name, target string, pr
 	if err != nil {
 		return Environment{}, err
 	}
-	e, err := chooseEnvironment(envs, name)
+	e, err := ChooseEnvironment(envs, name)
 	if err != nil {
 		return Environment{}, err
 	}
@@ -136,19 +136,20 @@ func (f *Flow) SyncEnvironment(ctx context.Context, dir, name, target string, pr
 	return e, f.Images.SyncVenv(ctx, *e.Lock, target, progress)
 }
 
-func chooseEnvironment(envs []Environment, name string) (Environment, error) {
-	var names []string
+// ChooseEnvironment finds the environment of that name, or that of a function; "" is the only one.
+func ChooseEnvironment(envs []Environment, name string) (Environment, error) {
+	var names, near []string
 	for _, e := range envs {
 		if name != "" && (e.Spec.Name == name || slices.Contains(e.Functions, name)) {
 			return e, nil
 		}
-		names = append(names, e.Spec.Name)
+		names, near = append(names, e.Spec.Name), append(append(near, e.Spec.Name), e.Functions...)
 	}
 	switch {
 	case len(envs) == 0:
 		return Environment{}, errNoEnvironment.Errorf("no function of this project needs Python")
 	case name != "":
-		return Environment{}, errNoEnvironment.Errorf("no environment or function '%s'. %sEnvironments: %s.", name, manifest.DidYouMean(name, names), manifest.List(names))
+		return Environment{}, errNoEnvironment.Errorf("no environment or function '%s'. %sEnvironments: %s.", name, manifest.DidYouMean(name, near), manifest.List(names))
 	case len(envs) > 1:
 		return Environment{}, errNoEnvironment.Errorf("this project has several environments: %s. Say which", manifest.List(names)).WithNext("tarn env sync --env " + names[0])
 	}

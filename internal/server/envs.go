@@ -33,6 +33,13 @@ func (s *envService) List(ctx context.Context, in *tarnv1.ListEnvsRequest) (*tar
 	if err != nil {
 		return nil, err
 	}
+	if name := in.GetName(); name != "" {
+		e, err := flow.ChooseEnvironment(envs, name)
+		if err != nil {
+			return nil, err
+		}
+		envs = []flow.Environment{e}
+	}
 	return &tarnv1.ListEnvsResponse{Environments: toEnvs(envs...)}, nil
 }
 
@@ -97,8 +104,9 @@ func (p *progress) end(envs []flow.Environment, err error) error {
 func toEnvs(envs ...flow.Environment) []*tarnv1.Environment {
 	var out []*tarnv1.Environment
 	for _, e := range envs {
-		env := &tarnv1.Environment{Name: e.Spec.Name, Python: e.Spec.Python, Requirements: e.Spec.Packages, Functions: e.Functions, Ready: e.Ready}
+		env := &tarnv1.Environment{Name: e.Spec.Name, Python: e.Spec.Python, Requirements: e.Spec.Packages, Functions: e.Functions, Ready: e.Ready, Indexes: e.Spec.Indexes, Build: e.Spec.Build}
 		if e.Lock != nil {
+			env.Indexes = e.Lock.Indexes
 			env.Lock, env.Python = e.Lock.ID, e.Lock.Python
 			for _, p := range e.Lock.Packages {
 				env.Packages = append(env.Packages, p.Name+"=="+p.Version)

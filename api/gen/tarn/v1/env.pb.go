@@ -33,7 +33,11 @@ type Environment struct {
 	Packages  []string `protobuf:"bytes,5,rep,name=packages,proto3" json:"packages,omitempty"`
 	Functions []string `protobuf:"bytes,6,rep,name=functions,proto3" json:"functions,omitempty"`
 	// Installed on this host.
-	Ready         bool `protobuf:"varint,7,opt,name=ready,proto3" json:"ready,omitempty"`
+	Ready bool `protobuf:"varint,7,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Package indexes beside the user's own, as URL or NAME=URL; never with credentials.
+	Indexes []string `protobuf:"bytes,8,rep,name=indexes,proto3" json:"indexes,omitempty"`
+	// Source distributions may be built.
+	Build         bool `protobuf:"varint,9,opt,name=build,proto3" json:"build,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -117,10 +121,26 @@ func (x *Environment) GetReady() bool {
 	return false
 }
 
+func (x *Environment) GetIndexes() []string {
+	if x != nil {
+		return x.Indexes
+	}
+	return nil
+}
+
+func (x *Environment) GetBuild() bool {
+	if x != nil {
+		return x.Build
+	}
+	return false
+}
+
 type ListEnvsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
-	Dir           string                 `protobuf:"bytes,2,opt,name=dir,proto3" json:"dir,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Dir     string                 `protobuf:"bytes,2,opt,name=dir,proto3" json:"dir,omitempty"`
+	// Only this environment, or that of this function; empty for all.
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +185,13 @@ func (x *ListEnvsRequest) GetProject() string {
 func (x *ListEnvsRequest) GetDir() string {
 	if x != nil {
 		return x.Dir
+	}
+	return ""
+}
+
+func (x *ListEnvsRequest) GetName() string {
+	if x != nil {
+		return x.Name
 	}
 	return ""
 }
@@ -399,7 +426,7 @@ var File_tarn_v1_env_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_env_proto_rawDesc = "" +
 	"\n" +
-	"\x11tarn/v1/env.proto\x12\atarn.v1\"\xc1\x01\n" +
+	"\x11tarn/v1/env.proto\x12\atarn.v1\"\xf1\x01\n" +
 	"\vEnvironment\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06python\x18\x02 \x01(\tR\x06python\x12\"\n" +
@@ -407,10 +434,13 @@ const file_tarn_v1_env_proto_rawDesc = "" +
 	"\x04lock\x18\x04 \x01(\tR\x04lock\x12\x1a\n" +
 	"\bpackages\x18\x05 \x03(\tR\bpackages\x12\x1c\n" +
 	"\tfunctions\x18\x06 \x03(\tR\tfunctions\x12\x14\n" +
-	"\x05ready\x18\a \x01(\bR\x05ready\"=\n" +
+	"\x05ready\x18\a \x01(\bR\x05ready\x12\x18\n" +
+	"\aindexes\x18\b \x03(\tR\aindexes\x12\x14\n" +
+	"\x05build\x18\t \x01(\bR\x05build\"Q\n" +
 	"\x0fListEnvsRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
-	"\x03dir\x18\x02 \x01(\tR\x03dir\"L\n" +
+	"\x03dir\x18\x02 \x01(\tR\x03dir\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"L\n" +
 	"\x10ListEnvsResponse\x128\n" +
 	"\fenvironments\x18\x01 \x03(\v2\x14.tarn.v1.EnvironmentR\fenvironments\"W\n" +
 	"\x0fLockEnvsRequest\x12\x18\n" +
