@@ -206,11 +206,8 @@ func (g *cgroup) full() bool {
 // for the last one's end. What stays nevertheless is removed by the next server.
 func (g *cgroup) remove() {
 	for _, dir := range g.dirs {
-		for range 50 {
-			if err := unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
-				break
-			}
-			time.Sleep(time.Millisecond)
+		for wait := time.Millisecond; errors.Is(unix.Rmdir(dir), unix.EBUSY) && wait < 5*time.Second; wait *= 2 {
+			time.Sleep(wait)
 		}
 	}
 }
