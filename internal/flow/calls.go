@@ -148,13 +148,13 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 	return c, nil
 }
 
-// callable finds a plain function and makes its environment ready.
+// callable finds a function and makes its environment ready.
 func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 	c, err := f.load(ctx, r.Dir)
 	if err != nil {
 		return nil, err
 	}
-	fn, err := plainFunction(c.manifest, r.File, r.Qualname)
+	fn, err := called(c.manifest, r.File, r.Qualname)
 	if err != nil {
 		return nil, err
 	}
@@ -192,11 +192,12 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 	return out, nil
 }
 
-func plainFunction(m *manifest.Manifest, file, qualname string) (*manifest.Function, error) {
+// called finds a plain function, or an asset, of which nothing is published then.
+func called(m *manifest.Manifest, file, qualname string) (*manifest.Function, error) {
 	var names []string
 	for i := range m.Functions {
 		fn := &m.Functions[i]
-		if fn.Kind != manifest.Plain {
+		if fn.Kind != manifest.Plain && (fn.Kind != manifest.Asset || fn.Language != manifest.Python) {
 			continue
 		}
 		if fn.File == file && fn.Qualname == qualname {

@@ -46,7 +46,6 @@ type callable struct {
 	key                   string // what makes two the same: workers are interchangeable
 	folder                string // what the sandbox shows of the project's: all of it
 	left                  []string
-	laid                  func() (string, error)
 }
 
 // numbered is an input on its way to a worker, answer what comes back: docs/formats/calls.md.
@@ -130,7 +129,10 @@ func (fn *callable) wholeFolder() error {
 		return err
 	}
 	fn.folder, fn.left = all.ID, left
-	fn.laid = func() (string, error) { return folder.MaterializeWhole(all, fn.f.scratch("code"), pool) }
+	whole := *fn.code
+	whole.layout = func() (string, error) { return folder.MaterializeWhole(all, fn.f.scratch("code"), pool) }
+	whole.named = sync.OnceValues(whole.imports)
+	fn.code = &whole
 	return nil
 }
 
@@ -147,7 +149,7 @@ func (fn *callable) explainMissing(c *Call, in call.Input, missing []string) {
 
 // start starts a worker and waits until it has imported the function.
 func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
-	laid, err := fn.laid()
+	laid, err := fn.code.layout()
 	if err != nil {
 		return nil, err
 	}

@@ -41,11 +41,14 @@ func (f *Folder) Whole(s *Snapshot, pool string) (all *Snapshot, left []string, 
 	if err := os.MkdirAll(pool, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("lay out project: %w", err)
 	}
-	out := &Snapshot{Files: slices.Clone(s.Files), folder: s.folder}
+	out := &Snapshot{folder: s.folder}
 	room, settled := int64(MostBeside), true
 	for _, file := range slices.SortedStableFunc(slices.Values(s.folder), func(a, b File) int { return cmp.Compare(a.Size, b.Size) }) {
 		switch {
-		case s.file(file.Path) != nil:
+		case file.isCode() || slices.Contains(alwaysIn, file.Path): // as it was discovered
+			if had := s.file(file.Path); had != nil {
+				out.Files = append(out.Files, *had)
+			}
 			continue
 		case !utf8.ValidString(file.Path) || file.Size > room:
 			left = append(left, file.Path)

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason="no tarn bina
 JOBS = """
 import os, sys, threading
 from typing import NamedTuple
+import pandas as pd
 import tarn
 
 class Pair(NamedTuple):
@@ -176,9 +177,17 @@ def turns_deaf(deaf):
 def nested():
     return add.remote(1)
 
-@tarn.asset
+@tarn.asset(env=tarn.Env(packages=["pyarrow"]))
 def table():
-    return [{"a": 1}]
+    return [{"a": 1}, {"a": 3}]
+
+@tarn.asset(env=tarn.Env(packages=["pandas", "pyarrow"]))
+def summed(table: "pd.DataFrame", context: tarn.Context, times: int = 2, setting=tarn.local("set*.txt")):
+    return int(table.a.sum()) * times, type(table).__name__, setting[0].read_text()
+
+@tarn.asset
+def pictures(out: tarn.OutputDir):
+    pass
 """
 
 
@@ -373,6 +382,19 @@ def test_big_values(jobs: Any) -> None:
 def values_left() -> List[str]:
     """Files and folders of calls' values, but those of workers, which are empty."""
     return [str(p) for p in Path(os.environ["TARN_HOME"]).glob("scratch/projects/*/calls/**/*") if p.is_file() or p.name.startswith("c-")]
+
+
+def test_an_asset(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(jobs.__file__).parent
+    (folder / "setting.txt").write_text("on")
+    assert jobs.table.remote() == jobs.table() == [{"a": 1}, {"a": 3}]
+    with pytest.raises(tarn.errors.NotFoundError, match="table"):
+        jobs.summed.remote()
+    tarn.Client(folder=str(folder)).table("table").write([{"a": 5}])
+    assert jobs.summed.remote() == (10, "DataFrame", "on")
+    assert asyncio.run(jobs.summed.remote.aio(times=3)) == (15, "DataFrame", "on")
+    with pytest.raises(TypeError, match=r"tarn run pictures, or pictures.local\(\)"):
+        jobs.pictures.remote()
 
 
 def test_the_whole_folder_is_there(jobs: Any) -> None:

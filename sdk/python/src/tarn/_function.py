@@ -17,7 +17,7 @@ from tarn._declare import Concurrency, Env, Items, Marker, Partitions, Resources
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
-    from tarn._remote import ForEach, Map, Remote, Spawn
+    from tarn._remote import AssetRemote, ForEach, Map, Remote, Spawn
 
     P = ParamSpec("P")
 elif sys.version_info >= (3, 10):
@@ -318,6 +318,14 @@ class Asset(_Loading[P, R]):
     def __init__(self, fn: Callable[P, R], options: Options, output: Output) -> None:
         super().__init__(fn, options)
         self.output = output
+
+    @property
+    def remote(self) -> AssetRemote[P, R]:
+        """Load the inputs that were left out and run in a sandbox, in its own environment: what it returns comes back, and
+        nothing is published. `delays.remote(top=5, ref="dev")`; `await delays.remote.aio()`."""
+        from tarn._remote import AssetRemote
+
+        return AssetRemote(self)
 
     @property
     def outputs(self) -> Tuple[str, ...]:

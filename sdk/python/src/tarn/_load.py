@@ -1,13 +1,14 @@
-"""Inputs of a declared function, loaded for `.local()`."""
+"""Inputs of a declared function, loaded for `.local()` and `.remote()`."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
-from tarn import _home, _params
+from tarn import _frames, _home, _params
 from tarn._client import Client
 from tarn._context import Context
 from tarn._declare import Files, Local, OutputDir, Secret, Table
@@ -18,6 +19,60 @@ def inputs(decl: Any, names: List[str], ref: Optional[str]) -> Dict[str, Any]:
     folder = _folder(decl._plain().__code__.co_filename)
     client = Client(ref=ref, folder=folder)
     return {p.name: _load(decl.name, p, client, folder) for p in _params.of(decl) if p.name in names}
+
+
+class Loaded:
+    """A table on its way into a sandbox: rows as an Arrow IPC stream, which this interpreter need not be able to read."""
+
+    def __init__(self, rows: Any, form: str) -> None:
+        self.rows, self.form = rows, form
+
+    def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
+        return Loaded, (pickle.PickleBuffer(self.rows), self.form)
+
+    def frame(self, owner: str) -> Any:
+        """The table in the parameter's format."""
+        if _frames.has("pyarrow"):
+            import pyarrow as pa
+
+            table = pa.ipc.open_stream(self.rows).read_all()
+        else:
+            import polars as pl
+
+            table = pl.read_ipc_stream(bytes(self.rows))
+        handle, path = tempfile.mkstemp(suffix=".arrow")
+        os.close(handle)
+        _frames.write(table, path, owner)
+        return _frames.read(path, self.form)
+
+
+def remote_inputs(decl: Any, names: List[str], ref: Optional[str]) -> Dict[str, Any]:
+    """The values of the named parameters, for a sandbox. Secrets and the context are put in there."""
+    folder = _folder(decl._plain().__code__.co_filename)
+    client = Client(ref=ref, folder=folder)
+    found: Dict[str, Any] = {}
+    for p in _params.of(decl):
+        if p.name not in names or isinstance(p.marker, Secret) or p.kind == "context":
+            continue
+        if isinstance(p.marker, Table):
+            table = client.table(p.marker.name or p.name, ref=p.marker.ref, columns=p.marker.columns, where=p.marker.where)
+            found[p.name] = Loaded(table._result()._rows().read(), p.format)
+        elif isinstance(p.marker, Local):  # the sandbox has the project's folder
+            root = _home.folder_of(None, folder)
+            paths = [path.relative_to(root) for path in _local(decl.name, p, p.marker, root)]
+            found[p.name] = paths if p.many else paths[0]
+        elif isinstance(p.marker, Files) or p.kind == "output_dir":
+            raise TypeError(f"{decl.name}.remote() has no place for {p.name!r}: files are laid out by a run. tarn run {decl.name}, or {decl.name}.local().")
+        else:
+            raise TypeError(f"{decl.name}() needs {p.name!r}. Pass {p.noun}.")
+    return found
+
+
+def _local(owner: str, p: _params.Param, marker: Local, root: str) -> List[Path]:
+    found = sorted(Path(root).glob(marker.glob))
+    if not p.many and len(found) != 1:
+        raise TypeError(f"{owner}() takes one file as {p.name!r}, and {len(found)} match {marker.glob!r}.")
+    return found
 
 
 def _folder(file: str) -> str:
@@ -34,9 +89,7 @@ def _load(owner: str, p: _params.Param, client: Client, folder: str) -> Any:
             raise TypeError(f"{owner}() runs once for each item of {p.marker.glob!r}. Pass one: {owner}.local({p.name}=...).")
         return _download(p.marker.glob, client)
     if isinstance(p.marker, Local):
-        found = sorted(Path(_home.folder_of(None, folder)).glob(p.marker.glob))
-        if not p.many and len(found) != 1:
-            raise TypeError(f"{owner}() takes one file as {p.name!r}, and {len(found)} match {p.marker.glob!r}.")
+        found = _local(owner, p, p.marker, _home.folder_of(None, folder))
         return found if p.many else found[0]
     if isinstance(p.marker, Secret):
         if p.marker.name not in os.environ:

@@ -7,13 +7,13 @@ import contextlib
 import os
 import threading
 import time
-from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Generic, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union, overload
+from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Generic, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union, cast, overload
 
-from tarn import _calls, _ops, _wire, errors
+from tarn import _calls, _load, _ops, _wire, errors
 from tarn._aio import AsyncClient
 from tarn._calls import Calling, Result, Target
 from tarn._client import Client
-from tarn._function import P, PlainFunction, R
+from tarn._function import Asset, P, PlainFunction, R
 from tarn._values import Incoming, Packed
 
 T = TypeVar("T")
@@ -420,14 +420,7 @@ class Remote(Generic[P, Rc]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it and wait."""
         self._function._refuse_missing(args, kwargs)
-        t = _calls.target(self._function)
-        job = _single(t, args, kwargs)
-        if t.generator:
-            return _yielded(job)
-        try:
-            return _value(job.results(), job.id)
-        finally:
-            job.stop()
+        return _called(_calls.target(self._function), args, kwargs)
 
     @overload
     def aio(self: Remote[P, Iterator[T]], *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]: ...  # type: ignore[overload-overlap]
@@ -442,6 +435,39 @@ class Remote(Generic[P, Rc]):
         self._function._refuse_missing(args, kwargs)
         t = _calls.target(self._function)
         return _yielded_async(t, args, kwargs) if t.generator else _remote_async(t, args, kwargs)
+
+
+def _called(t: Target, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+    job = _single(t, args, kwargs)
+    if t.generator:
+        return _yielded(job)
+    try:
+        return _value(job.results(), job.id)
+    finally:
+        job.stop()
+
+
+class AssetRemote(Generic[P, Rc]):
+    """`asset.remote`: one call, with the inputs that were left out, waited for."""
+
+    def __init__(self, function: Asset[P, Any]) -> None:
+        self._function = function
+
+    def _filled(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], ref: Optional[str]) -> Dict[str, Any]:
+        given = set(self._function._positional[: len(args)]).union(kwargs)
+        return {**kwargs, **_load.remote_inputs(self._function, [n for n in self._function._required if n not in given], ref)}
+
+    def __call__(self, *args: Any, ref: Optional[str] = None, **kwargs: Any) -> Rc:
+        """Call it and wait. Inputs come from `ref`, or from the current branch."""
+        found: Rc = _called(_calls.target(self._function), args, self._filled(args, kwargs, ref))
+        return found
+
+    async def aio(self, *args: Any, ref: Optional[str] = None, **kwargs: Any) -> Rc:
+        """The same, awaited. What a generator function yields comes as a list."""
+        t = _calls.target(self._function)
+        kwargs = await asyncio.get_running_loop().run_in_executor(None, self._filled, args, kwargs, ref)
+        found: Any = [v async for v in _yielded_async(t, args, kwargs)] if t.generator else await _remote_async(t, args, kwargs)
+        return cast("Rc", found)
 
 
 class Map(Generic[R]):

@@ -16,8 +16,8 @@ import os
 import sys
 from typing import Any, BinaryIO, Dict, Optional, Union
 
-from tarn import _params, _values, errors
-from tarn._context import Messages
+from tarn import _load, _params, _values, errors
+from tarn._context import Context, Messages
 from tarn._declare import Secret
 from tarn._runner import OK, USER, Runner, _leave, _pickled, take_secrets
 
@@ -72,8 +72,12 @@ class Worker:
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise ValueError(f"the arguments cannot be read by Python {version} in the environment of {self.runner.decl.name}: {type(error).__name__}: {error}") from None
         for p in _params.of(self.runner.decl)[len(args) :]:
-            if isinstance(p.marker, Secret) and p.name not in kwargs:
+            if isinstance(kwargs.get(p.name), _load.Loaded):
+                kwargs[p.name] = kwargs[p.name].frame(self.runner.decl.name)
+            elif isinstance(p.marker, Secret) and p.name not in kwargs:
                 kwargs[p.name] = self.runner.secrets[p.marker.name]
+            elif p.kind == "context" and p.name not in kwargs:
+                kwargs[p.name] = Context(self.runner.context, Messages(None))  # it publishes nothing, so nothing is kept of it
         result = self.runner._call(args, kwargs)
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
             for value in _yields(result):

@@ -38,7 +38,7 @@ names: list[str] = list(add.map([1]))  # error
 add.spawn()  # error
 label: str = add.spawn(1).get()  # error
 add.spawn(1).get("1 s")  # error
-bare.remote(Frame())  # error
+frames: int = bare.remote(Frame())  # error
 Model().predict("x")  # error
 tarn.Env(packages=3)  # error
 tarn.asset(retires=3)  # error
