@@ -345,8 +345,9 @@ func pythonEnv(home string, view image.View, path func(mount string) string) map
 	if isFolder(filepath.Join(view.SitePackages, "bin")) { // programs of packages, which start the Python beside them
 		env["PATH"] = strings.Join([]string{path("packages") + "/bin", filepath.Dir(view.Python.Path), env["PATH"]}, string(os.PathListSeparator))
 	}
-	// pyarrow starts a thread for an allocator that it does not use, and what has threads cannot be forked.
+	// The allocators of pyarrow and polars start a thread, and what has threads cannot be forked.
 	env["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+	env["_RJEM_MALLOC_CONF"] = "background_thread:false"
 	maps.Copy(env, view.Lock.Vars)
 	return env
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,6 +80,69 @@ func BenchmarkFork(b *testing.B) {
 			need(b, level)
 			template := pythonTemplate(b)
 			runtimetest.Benchmark(b, func(b *testing.B) runtime.Runtime { return forking{open(b, level), template} })
+		})
+	}
+}
+
+// leftovers are modules by what they leave behind when they are imported, and whether a template may keep them.
+var leftovers = map[string]struct {
+	text string
+	kept bool
+}{
+	"nothing":      {"import threading\nt = threading.Thread(target=int)\nt.start()\nt.join()\n", true},
+	"own_memory":   {"import mmap\nm = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE)\n", true},
+	"thread":       {"import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n", false},
+	"descriptor":   {"f = open('/dev/null')\n", false},
+	"child":        {"import subprocess\np = subprocess.Popen(['/bin/sleep', '1000'])\n", false},
+	"zombie":       {"import subprocess\np = subprocess.Popen(['/bin/true'])\n", false},
+	"shared":       {"import mmap\nm = mmap.mmap(-1, 4096)\n", false},
+	"shared_file":  {"import mmap\nwith open('/dev/shm/x', 'w+b') as f:\n    f.truncate(4096)\n    m = mmap.mmap(f.fileno(), 4096)\n", false},
+	"cannot":       {"import nothing_of_this_name\n", false},
+	"uses_threads": {"import thread\n", false},
+}
+
+// TestTemplateLeavesOut shows that a template serves without the modules that cannot be forked with, and with all others.
+func TestTemplateLeavesOut(t *testing.T) {
+	t.Parallel()
+	packages := t.TempDir()
+	var names, want []string
+	for name, m := range leftovers {
+		if err := os.WriteFile(filepath.Join(packages, "left_"+name+".py"), []byte(strings.ReplaceAll(m.text, "import thread\n", "import left_thread\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, "left_"+name)
+		if m.kept {
+			want = append(want, "left_"+name)
+		}
+	}
+	slices.Sort(names)
+	slices.Sort(want)
+	script := "import sys\nprint(*sorted(n for n in sys.modules if n.startswith('left_')))\n"
+	if err := os.WriteFile(filepath.Join(packages, "look.py"), []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, level := range confinedLevels {
+		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
+			need(t, level)
+			rt := open(t, level)
+			template := pythonTemplate(t, names...)
+			template.Env["PYTHONPATH"] += ":/mnt/packages"
+			template.Mounts = append(template.Mounts, runtime.Mount{Name: "packages", Source: packages})
+			sb, err := rt.Create(t.Context(), runtime.Spec{ID: t.Name(), Template: template})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sb.Close()
+			var out, errs strings.Builder
+			argv := []string{template.Argv[0], "-S", "-B", "-m", "tarn._runner", "/mnt/packages/look.py"}
+			exit, err := sb.Run(t.Context(), runtime.Command{Argv: argv, Stdout: &out, Stderr: &errs})
+			if stats := rt.Templates(); err != nil || !exit.OK() || stats.Unforked > 0 {
+				t.Fatal(exit, err, errs.String(), stats)
+			}
+			if got := strings.Fields(out.String()); !slices.Equal(got, want) {
+				t.Errorf("forks have %v, not %v", got, want)
+			}
 		})
 	}
 }

@@ -1,8 +1,8 @@
 """A template: one interpreter that imports what many have in common, and forks for each.
 
 Runs in a sandbox of its own as `python -S -B -m tarn._template MODULE...`; the modules are third-party ones, and nothing of the
-user's is ever imported here. A module that leaves a thread, a descriptor or a child behind cannot be forked with: then
-the interpreter starts again without it. One that cannot be imported is left to whoever needs it.
+user's is ever imported here. A module that leaves a thread, a descriptor, a child or shared memory behind cannot be forked
+with: then the interpreter starts again without it. One that cannot be imported is left to whoever needs it.
 
 Requests come over the socket `TARN_FORKS_FD`, with descriptors: see `docs/formats/template.md`. For each, a child enters the
 namespaces that were made for it and forks once more: the second fork is the first one's child and lives inside of them.
@@ -25,12 +25,14 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import Any, List, NoReturn, Optional, Set, Tuple
 
 from tarn import _packages
 
 MAX_REQUEST = 1 << 17
 MAX_DESCRIPTORS = 64
+LEAVING = 0.5  # seconds that a thread which has ended may take to be gone
 START = ["-S", "-B", "-m"]
 # Among the modules to import: what the packages' `.pth` files say.
 PTH = ".pth"
@@ -56,14 +58,32 @@ def _check(result: int, what: str) -> None:
 def _left() -> List[str]:
     """What would not survive a fork, or be shared by forks that must not share it."""
     found = []
-    if len(os.listdir("/proc/self/task")) > 1:
+    if _has_threads():
         found.append("a thread")
     if set(_descriptors()) - _own():
         found.append("a descriptor")
+    if _shares_memory():
+        found.append("shared memory")
     with contextlib.suppress(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
         found.append("a child")
     return found
+
+
+def _has_threads() -> bool:
+    """Whether there is another thread. One that was joined is there for a moment longer."""
+    until = time.monotonic() + LEAVING
+    while len(os.listdir("/proc/self/task")) > 1:
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def _shares_memory() -> bool:
+    """Whether there is memory that one fork could write to and another read, across their sandboxes."""
+    with open("/proc/self/maps", "rb") as maps:
+        return any(line.split(maxsplit=2)[1] in (b"rw-s", b"rwxs", b"-w-s") for line in maps)
 
 
 def _descriptors() -> List[int]:
@@ -202,7 +222,10 @@ def _inside(request: Request) -> int:
     sys.path[0] = os.fsdecode(folder)
     start.sendall(b"begun")
     start.close()
-    return int(module.main())
+    code = int(module.main())
+    with contextlib.suppress(OSError, ValueError):  # the user closed it
+        sys.stdout.flush()
+    return code
 
 
 def _variable(text: bytes) -> Tuple[bytes, bytes]:
