@@ -31,6 +31,7 @@ type benchmark struct {
 
 var benchmarks = []benchmark{
 	{"sandbox", "starts of sandboxes that need pandas", sandboxes},
+	{"preload", "modules that a template has imported, and what it takes to keep them", preloading},
 	{"calls", "plain functions, called from Python", callsBench},
 	{"handover", "a large table from a Python function to ten others", handover},
 	{"first_call", "a Python function whose packages are there", firstCall},

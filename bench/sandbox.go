@@ -30,16 +30,13 @@ type boxes struct {
 	prefix   string
 }
 
-func newBoxes(ctx context.Context, b *bench) (_ *boxes, err error) {
-	dir, err := b.project("sandbox", map[string]string{"pipeline.py": fmt.Sprintf(firstCallSource, 0)})
-	if err != nil {
-		return nil, err
-	}
+// newBoxes makes a project's environment, which imports the modules in a template.
+func newBoxes(ctx context.Context, b *bench, dir string, modules ...string) (_ *boxes, err error) {
 	python, err := b.interpreter(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
-	out, err := b.command(ctx, dir, python, "-c", "import os, sys, pandas; print(os.path.realpath(sys.executable), sys.base_prefix, os.path.dirname(os.path.dirname(pandas.__file__)))")
+	out, err := b.command(ctx, dir, python, "-c", "import os, sys, numpy; print(os.path.realpath(sys.executable), sys.base_prefix, os.path.dirname(os.path.dirname(numpy.__file__)))")
 	if err != nil {
 		return nil, err
 	}
@@ -53,9 +50,10 @@ func newBoxes(ctx context.Context, b *bench) (_ *boxes, err error) {
 		return nil, err
 	}
 	x.template = &runtime.Template{
-		Argv: []string{x.python, "-S", "-B", "-m", "tarn._template", "pandas"},
+		Argv: append([]string{x.python, "-S", "-B", "-m", "tarn._template"}, modules...),
 		Env: map[string]string{
-			"PYTHONPATH": "{mount:sdk}:{mount:packages}", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false",
+			"PYTHONPATH": "{mount:sdk}:{mount:packages}", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+			"JE_ARROW_MALLOC_CONF": "background_thread:false", "_RJEM_MALLOC_CONF": "background_thread:false",
 		},
 		Mounts: append(runtime.Installed("python", x.prefix), runtime.Mount{Name: "sdk", Source: sdk}, runtime.Mount{Name: "packages", Source: x.packages}),
 	}
@@ -101,7 +99,11 @@ func (w *firstWrite) Write(p []byte) (int, error) {
 
 // sandboxes measures starts: one at a time, and many at once.
 func sandboxes(ctx context.Context, b *bench) (err error) {
-	x, err := newBoxes(ctx, b)
+	dir, err := b.project("sandbox", map[string]string{"pipeline.py": fmt.Sprintf(firstCallSource, 0)})
+	if err != nil {
+		return err
+	}
+	x, err := newBoxes(ctx, b, dir, "pandas")
 	if err != nil {
 		return err
 	}
