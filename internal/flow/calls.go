@@ -174,7 +174,7 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 		return nil, err
 	}
 	out := &callable{f: f, code: c, fn: fn, env: envs[fn.Name], given: given}
-	if out.view, err = f.Images.Ensure(ctx, out.env.lock, nil); err != nil {
+	if out.view, err = f.Images.Ensure(f.login(ctx), out.env.lock, nil); err != nil {
 		return nil, err
 	}
 	if err := f.Images.Compile(ctx, out.view.Python.Path, f.SDK); err != nil {

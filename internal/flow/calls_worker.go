@@ -154,7 +154,7 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 		return nil, err
 	}
 	// Asked for again: a call may be older than what unused packages live.
-	if _, err := fn.f.Images.Ensure(ctx, fn.env.lock, nil); err != nil {
+	if _, err := fn.f.Images.Ensure(fn.f.login(ctx), fn.env.lock, nil); err != nil {
 		return nil, err
 	}
 	a := &attempt{f: fn.f, code: fn.code}

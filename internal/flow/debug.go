@@ -155,7 +155,7 @@ func (h hostBox) Home() string            { return h.dir }
 func (h hostBox) HostHome() string        { return h.dir }
 
 func (f *Flow) layOutDebug(ctx context.Context, run *Run, c *code, wk *work, inv *invocation, save string) (*Debugging, error) {
-	view, err := f.Images.Ensure(ctx, wk.env.lock, func(string) {})
+	view, err := f.Images.Ensure(f.login(ctx), wk.env.lock, func(string) {})
 	if err != nil {
 		return nil, err
 	}

@@ -35,11 +35,11 @@ func (f *Flow) Entry(ctx context.Context, dir, file, name string) (*Entry, error
 	if err != nil {
 		return nil, err
 	}
-	locks, err := f.Images.Resolve(ctx, dir, []image.Spec{spec})
+	locks, err := f.Images.Resolve(f.login(ctx), dir, []image.Spec{spec})
 	if err != nil {
 		return nil, err
 	}
-	view, err := f.Images.Ensure(ctx, locks[0], func(string) {})
+	view, err := f.Images.Ensure(f.login(ctx), locks[0], func(string) {})
 	if err != nil {
 		return nil, err
 	}

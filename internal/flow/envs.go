@@ -100,7 +100,7 @@ func (f *Flow) LockEnvironments(ctx context.Context, dir string, upgrade bool, p
 	if upgrade {
 		resolve = f.Images.Upgrade
 	}
-	if _, err := resolve(ctx, dir, specs); err != nil {
+	if _, err := resolve(f.login(ctx), dir, specs); err != nil {
 		return nil, err
 	}
 	return f.Environments(ctx, dir)
@@ -126,14 +126,14 @@ func (f *Flow) SyncEnvironment(ctx context.Context, dir, name, target string, pr
 	}
 	if e.Lock == nil {
 		progress("resolving " + e.Spec.Name + ": " + requirements(e.Spec))
-		locks, err := f.Images.Resolve(ctx, dir, []image.Spec{e.Spec})
+		locks, err := f.Images.Resolve(f.login(ctx), dir, []image.Spec{e.Spec})
 		if err != nil {
 			return Environment{}, err
 		}
 		e.Lock = &locks[0]
 	}
 	progress("filling " + target)
-	return e, f.Images.SyncVenv(ctx, *e.Lock, target, progress)
+	return e, f.Images.SyncVenv(f.login(ctx), *e.Lock, target, progress)
 }
 
 // ChooseEnvironment finds the environment of that name, or that of a function; "" is the only one.

@@ -21,7 +21,7 @@ import (
 // python runs items in one sandbox, or in one each if the function says so. When a sandbox ends because of the item that was
 // under way, those that had not begun go on in another.
 func (a *attempt) python(ctx context.Context, scratch string, invs []*invocation) error {
-	view, err := a.f.Images.Ensure(ctx, a.work.env.lock, func(msg string) { a.emit(Event{Type: "progress", Message: msg}) })
+	view, err := a.f.Images.Ensure(a.f.login(ctx), a.work.env.lock, func(msg string) { a.emit(Event{Type: "progress", Message: msg}) })
 	if err != nil {
 		return err
 	}

@@ -192,7 +192,7 @@ func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node,
 	if len(unknown) > 0 {
 		say("resolving packages of " + manifest.List(unknown))
 	}
-	locks, err := f.Images.Resolve(ctx, c.dir, specs)
+	locks, err := f.Images.Resolve(f.login(ctx), c.dir, specs)
 	if err != nil {
 		return nil, err
 	}

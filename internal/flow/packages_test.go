@@ -44,6 +44,7 @@ func TestPathFilesOfPackages(t *testing.T) {
 			t.Parallel()
 			witness := filepath.Join(t.TempDir(), "ran-on-the-host")
 			index := imagetest.NewIndex(t)
+			index.Protect("open-sesame")
 			index.Add("tarn_test_pth", "1.0", map[string]string{
 				"tarn_test_pth.pth": "# a comment\n\ntarn_test_more\n/nowhere/at/all\n" +
 					"import sys; sys.tarn_test = getattr(sys, 'tarn_test', []) + ['one']; open(" + pyQuote(witness) + ", 'w') if sys.path and False else None\n",
@@ -60,12 +61,16 @@ func TestPathFilesOfPackages(t *testing.T) {
 				"tarn_test_tool.py":     "import sys\n\ndef main():\n    print('tool', *sys.argv[1:])\n",
 				"info/entry_points.txt": "[console_scripts]\ntarn-test-tool = tarn_test_tool:main\n",
 			})
-			p := newPlace(t, "tarn.toml", "[project]\nname = \"p\"\n\n[[index]]\nurl = \""+index.URL()+"\"\n", "pipeline.py", packagesPipeline)
+			p := newPlace(t, "tarn.toml", "[project]\nname = \"p\"\n\n[[index]]\nname = \"own\"\nurl = \""+index.URL()+"\"\n", "pipeline.py", packagesPipeline)
 			t.Cleanup(func() { writable(t, filepath.Join(p.home, "cache")) })
+			p.setSecrets("UV_INDEX_OWN_USERNAME", "u", "UV_INDEX_OWN_PASSWORD", "open-sesame")
 			o := p.run(p.request())
 			text := p.told(o)
 			if o.State != flow.RunSucceeded {
 				t.Fatalf("the run %s: %s", o.State, text)
+			}
+			if strings.Contains(text, "sesame") {
+				t.Errorf("the password of the index is in %s", text)
 			}
 			for _, want := range []string{"added more found 7 lines ['one', 'two']", "program tool now", "ran in "} {
 				if !strings.Contains(text, want) {

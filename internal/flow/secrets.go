@@ -13,6 +13,7 @@ import (
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/secret"
+	"tarn.dev/tarn/internal/image"
 )
 
 var errSecretUse = errdef.New(errdef.InvalidArgument, "secret.use", "a secret cannot be handed over")
@@ -23,6 +24,18 @@ const parameterSecret = "TARN_SECRET_"
 
 // Secrets are the project's.
 func (f *Flow) Secrets() *secret.Store { return f.secrets }
+
+// login lets package indexes be asked with the secrets that have the names of uv's own variables.
+func (f *Flow) login(ctx context.Context) context.Context {
+	return image.WithLookup(ctx, func(ctx context.Context, name string) (string, bool, error) {
+		all, err := f.secrets.List(ctx)
+		if err != nil || !slices.ContainsFunc(all, func(i secret.Info) bool { return i.Name == name }) {
+			return "", false, err
+		}
+		values, err := f.secrets.Values(ctx, []string{name})
+		return values[name], err == nil, err
+	})
+}
 
 // handed is what a function gets of secrets, and what hides them in all that it says.
 type handed struct {

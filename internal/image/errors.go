@@ -15,6 +15,8 @@ var (
 	ErrUnsolvable = errdef.New(errdef.InvalidArgument, "image.unsolvable", "packages do not fit together")
 	// ErrOffline is returned when a package index cannot be reached.
 	ErrOffline = errdef.New(errdef.Unavailable, "image.index_unreachable", "package index cannot be reached")
+	// ErrLogin is returned when an index refuses whoever asks.
+	ErrLogin = errdef.New(errdef.PermissionDenied, "image.index_login", "package index refuses the credentials")
 	// ErrDiskFull is returned when packages do not fit on the disk.
 	ErrDiskFull = errdef.New(errdef.ResourceExhausted, "image.disk_full", "no space left on device")
 	// ErrResolver is returned when uv fails for a reason that it alone knows.
@@ -36,6 +38,7 @@ var symptoms = []struct {
 	is      *errdef.Error
 }{
 	{regexp.MustCompile(`(?i)no space left on device|disk quota exceeded`), ErrDiskFull},
+	{regexp.MustCompile(`(?i)authentication credentials|401 unauthorized|403 forbidden`), ErrLogin},
 	{regexp.MustCompile(`(?i)network was disabled|network connectivity is disabled|error sending request|failed to fetch|connection refused|dns error|timed out`), ErrOffline},
 	{regexp.MustCompile(`(?i)no solution found`), ErrUnsolvable},
 	{regexp.MustCompile(`(?i)couldn't parse requirement|failed to parse`), ErrRequirement},
@@ -47,7 +50,7 @@ var decoration = regexp.MustCompile(`^(error:|×)\s*(No solution found[^\n]*\n\s
 
 // uvError makes an error of what uv wrote when it failed; what says what it was to do.
 func uvError(what, stderr string) *errdef.Error {
-	text := strings.TrimSpace(stderr)
+	text := hideLogins(strings.TrimSpace(stderr))
 	kind := ErrResolver
 	for _, s := range symptoms {
 		if s.pattern.MatchString(text) {
@@ -60,6 +63,8 @@ func uvError(what, stderr string) *errdef.Error {
 	switch kind {
 	case ErrOffline:
 		return err.WithNext("check the network, or the index settings of uv or pip, and try again")
+	case ErrLogin:
+		return err.WithNext("give the index a name (name = \"own\" in [[index]]), and its credentials: tarn secret set UV_INDEX_OWN_USERNAME, and _PASSWORD; or variables of these names where the server is started")
 	case ErrUnsolvable:
 		return err.WithNext("change packages= of this environment")
 	case ErrDiskFull:

@@ -12,13 +12,14 @@ import (
 
 // Spec is an environment as written: tarn.Env(...), [env.NAME], a PEP 723 block or requirements.
 type Spec struct {
-	Name     string            `json:"name,omitempty"`     // how messages call it; not part of its identity
-	Python   string            `json:"python,omitempty"`   // "3.11"; "" means the project's default
-	Packages []string          `json:"packages,omitempty"` // PEP 508 requirements
-	Vars     map[string]string `json:"vars,omitempty"`     // environment variables
-	Indexes  []string          `json:"indexes,omitempty"`  // extra package indexes, URL or NAME=URL
-	Build    bool              `json:"build,omitempty"`    // source distributions may be built
-	Tables   bool              `json:"tables,omitempty"`   // set by WithArrow
+	Name        string            `json:"name,omitempty"`        // how messages call it; not part of its identity
+	Python      string            `json:"python,omitempty"`      // "3.11"; "" means the project's default
+	Packages    []string          `json:"packages,omitempty"`    // PEP 508 requirements
+	Constraints []string          `json:"constraints,omitempty"` // requirements that bound what packages bring along
+	Vars        map[string]string `json:"vars,omitempty"`        // environment variables
+	Indexes     []string          `json:"indexes,omitempty"`     // extra package indexes, URL or NAME=URL
+	Build       bool              `json:"build,omitempty"`       // source distributions may be built
+	Tables      bool              `json:"tables,omitempty"`      // set by WithArrow
 }
 
 // Package is one locked distribution.

@@ -40,22 +40,12 @@ var separators = regexp.MustCompile(`[-_.]+`)
 
 // canonical checks s and returns it in the form that is filed: equal sets of requirements are equal specs.
 func (s Spec) canonical() (Spec, error) {
-	packages := make([]string, 0, len(s.Packages))
-	for _, p := range s.Packages {
-		p = strings.TrimSpace(p)
-		if !requirementForm.MatchString(p) {
-			err := ErrRequirement.Errorf("%s: %q does not name a package of an index", s.label(), p)
-			if strings.Contains(p, "@") || strings.Contains(p, "://") || strings.HasPrefix(p, ".") || strings.HasPrefix(p, "/") {
-				return Spec{}, err.WithNext("files, folders, URLs and git have no content that a lock could pin: build a wheel and put it into an index")
-			}
-			return Spec{}, err.WithNext(`write it like "pandas==2.2.3", "pandas[parquet]>=2" or "pandas"`)
-		}
-		packages = append(packages, p)
+	var err error
+	if s.Packages, err = s.requirements(s.Packages); err != nil {
+		return Spec{}, err
 	}
-	slices.Sort(packages)
-	s.Packages = slices.Compact(packages)
-	if len(s.Packages) == 0 {
-		s.Packages = nil
+	if s.Constraints, err = s.requirements(s.Constraints); err != nil {
+		return Spec{}, err
 	}
 	if len(s.Vars) == 0 {
 		s.Vars = nil
@@ -70,14 +60,22 @@ func (s Spec) canonical() (Spec, error) {
 	return s, nil
 }
 
-// checkIndexes keeps out what uv would take for an option.
-func checkIndexes(indexes []string) error {
-	for _, index := range indexes {
-		if index == "" || strings.HasPrefix(index, "-") || strings.ContainsAny(index, " \t\n\r\x00") {
-			return ErrRequirement.Errorf("index %q is no URL", index)
+// requirements checks a list of them and puts it into the form that is filed.
+func (s Spec) requirements(list []string) ([]string, error) {
+	var out []string
+	for _, p := range list {
+		p = strings.TrimSpace(p)
+		if !requirementForm.MatchString(p) {
+			err := ErrRequirement.Errorf("%s: %q does not name a package of an index", s.label(), hideLogins(p))
+			if strings.Contains(p, "@") || strings.Contains(p, "://") || strings.HasPrefix(p, ".") || strings.HasPrefix(p, "/") {
+				return nil, err.WithNext("files, folders, URLs and git have no content that a lock could pin: build a wheel and put it into an index")
+			}
+			return nil, err.WithNext(`write it like "pandas==2.2.3", "pandas[parquet]>=2" or "pandas"`)
 		}
+		out = append(out, p)
 	}
-	return nil
+	slices.Sort(out)
+	return slices.Compact(out), nil
 }
 
 // label is how messages call s.
@@ -88,5 +86,5 @@ func (s Spec) label() string {
 	if len(s.Packages) == 0 {
 		return "environment without packages"
 	}
-	return "environment (" + strings.Join(s.Packages, ", ") + ")"
+	return "environment (" + hideLogins(strings.Join(s.Packages, ", ")) + ")"
 }

@@ -187,12 +187,15 @@ func (s *Store) compile(ctx context.Context, spec Spec, requirements, constraint
 		args = append(args, "--only-binary", ":all:")
 	}
 	args = append(args, indexOptions(e.Indexes)...)
-	if constraints != nil {
+	if bounds := slices.Concat(constraints, spec.Constraints); len(bounds) > 0 {
 		name := filepath.Join(tmp, "constraints.txt")
-		if err := os.WriteFile(name, []byte(strings.Join(constraints, "\n")+"\n"), 0o600); err != nil {
+		if err := os.WriteFile(name, []byte(strings.Join(bounds, "\n")+"\n"), 0o600); err != nil {
 			return nil, classify(err)
 		}
-		args = append(args, "--constraints", name, "--exclude-newer", e.Resolved.Format(time.RFC3339))
+		args = append(args, "--constraints", name)
+	}
+	if constraints != nil {
+		args = append(args, "--exclude-newer", e.Resolved.Format(time.RFC3339))
 	}
 	if err := s.uvCommand(ctx, spec.label(), tmp, strings.Join(requirements, "\n")+"\n", func(string) {}, args...); err != nil {
 		return nil, err

@@ -114,7 +114,7 @@ func ReadPyproject(path string) (spec Spec, ok bool, err error) {
 // lock has its own. Options that no lock can honour are errors that name their line.
 func ReadRequirements(path string) (Spec, error) {
 	spec := Spec{Name: filepath.Base(path)}
-	if err := readRequirements(path, &spec, nil); err != nil {
+	if err := readRequirements(path, &spec, &spec.Packages, nil); err != nil {
 		return Spec{}, err
 	}
 	_, err := spec.canonical()
@@ -124,10 +124,11 @@ func ReadRequirements(path string) (Spec, error) {
 var (
 	requirementComment = regexp.MustCompile(`(^|\s)#.*$`)
 	requirementHash    = regexp.MustCompile(`\s--hash[= ]\S+`)
-	requirementOption  = regexp.MustCompile(`^(-r|--requirement|-i|--index-url|--extra-index-url)(?:\s+|=)(\S+)$`)
+	requirementOption  = regexp.MustCompile(`^(-r|--requirement|-c|--constraint|-i|--index-url|--extra-index-url)(?:\s+|=)(\S+)$`)
 )
 
-func readRequirements(path string, spec *Spec, through []string) error {
+// readRequirements adds what a file lists to into, and its indexes to spec.
+func readRequirements(path string, spec *Spec, into *[]string, through []string) error {
 	for _, p := range through {
 		if p == path {
 			return ErrRequirement.Errorf("%s includes itself", path)
@@ -148,19 +149,22 @@ func readRequirements(path string, spec *Spec, through []string) error {
 			continue
 		}
 		if !strings.HasPrefix(line, "-") {
-			spec.Packages = append(spec.Packages, line)
+			*into = append(*into, line)
 			continue
 		}
 		m := requirementOption.FindStringSubmatch(line)
 		switch {
 		case m == nil:
-			return ErrRequirement.Errorf("%s: %q is not supported", path, line).WithNext("list the packages themselves, as in packages=[...]")
-		case m[1] == "-r" || m[1] == "--requirement":
-			next := m[2]
+			return ErrRequirement.Errorf("%s: %q is not supported", path, hideLogins(line)).WithNext("list the packages themselves, as in packages=[...]")
+		case slices.Contains([]string{"-r", "--requirement", "-c", "--constraint"}, m[1]):
+			next, list := m[2], into
+			if strings.TrimLeft(m[1], "-")[0] == 'c' {
+				list = &spec.Constraints
+			}
 			if !filepath.IsAbs(next) {
 				next = filepath.Join(filepath.Dir(path), next)
 			}
-			if err := readRequirements(next, spec, append(through, path)); err != nil {
+			if err := readRequirements(next, spec, list, append(through, path)); err != nil {
 				return err
 			}
 		default:

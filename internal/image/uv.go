@@ -196,9 +196,13 @@ func (s *Store) uvCommand(ctx context.Context, what, dir, stdin string, progress
 	if err != nil {
 		return err
 	}
+	given, err := logins(ctx, namedIn(args))
+	if err != nil {
+		return err
+	}
 	out, err := s.run(ctx, command{
-		argv: append([]string{uv}, args...), dir: dir, stdin: stdin, progress: progress,
-		env: s.env.list("UV_CACHE_DIR="+filepath.Join(s.dir, "uv"), "UV_NO_PROGRESS=1", "UV_PYTHON_DOWNLOADS=never", "NO_COLOR=1", "UV_LINK_MODE=hardlink"),
+		argv: append([]string{uv}, args...), dir: dir, stdin: stdin, progress: hiding(progress),
+		env: s.env.with(given).list("UV_CACHE_DIR="+filepath.Join(s.dir, "uv"), "UV_NO_PROGRESS=1", "UV_PYTHON_DOWNLOADS=never", "NO_COLOR=1", "UV_LINK_MODE=hardlink"),
 	})
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && context.Cause(ctx) == nil {

@@ -37,10 +37,12 @@ type ProjectConfig struct {
 
 // EnvConfig is [env.NAME].
 type EnvConfig struct {
-	Python   string            `toml:"python"`
-	Packages []string          `toml:"packages"`
-	Vars     map[string]string `toml:"vars"`
-	Build    bool              `toml:"build"`
+	Python   string   `toml:"python"`
+	Packages []string `toml:"packages"`
+	// Constraints bound what packages bring along, without asking for it.
+	Constraints []string          `toml:"constraints"`
+	Vars        map[string]string `toml:"vars"`
+	Build       bool              `toml:"build"`
 }
 
 // TableRules is [table.NAME]: what holds for a table, whoever writes it.
@@ -52,7 +54,8 @@ type TableRules struct {
 
 // IndexConfig is one [[index]].
 type IndexConfig struct {
-	URL string `toml:"url"`
+	Name string `toml:"name"` // credentials come in variables, or secrets, with this name
+	URL  string `toml:"url"`
 }
 
 // LoadConfig reads dir/tarn.toml. Unknown keys are errors: a misspelt check must not be ignored.
@@ -71,7 +74,7 @@ func LoadConfig(dir string) (Config, error) {
 		return c, ErrConfig.Errorf("tarn.toml: %s", strings.TrimPrefix(err.Error(), "toml: "))
 	}
 	if extra := md.Undecoded(); len(extra) > 0 {
-		return c, ErrConfig.Errorf("tarn.toml: unknown key %s. Known: project.name, protected, env.NAME.{python,packages,vars,build}, table.NAME.{checks,warn,key}, index.url", extra[0])
+		return c, ErrConfig.Errorf("tarn.toml: unknown key %s. Known: project.name, protected, env.NAME.{python,packages,constraints,vars,build}, table.NAME.{checks,warn,key}, index.{name,url}", extra[0])
 	}
 	return c, nil
 }
@@ -127,12 +130,15 @@ func folderSpec(dir string) (image.Spec, error) {
 }
 
 func (e EnvConfig) spec(name string) image.Spec {
-	return image.Spec{Name: name, Python: e.Python, Packages: e.Packages, Vars: e.Vars, Build: e.Build}
+	return image.Spec{Name: name, Python: e.Python, Packages: e.Packages, Constraints: e.Constraints, Vars: e.Vars, Build: e.Build}
 }
 
 func (c Config) indexes() []string {
 	var out []string
 	for _, i := range c.Index {
+		if i.Name != "" {
+			i.URL = i.Name + "=" + i.URL
+		}
 		out = append(out, i.URL)
 	}
 	return out
