@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/cli/ui"
@@ -14,7 +15,7 @@ func (a *app) runsCommand() *cobra.Command {
 	limit := int32(20)
 	c := codes(&cobra.Command{
 		Use:     "runs",
-		Short:   "List runs, the newest first",
+		Short:   "List runs, the newest first, and calls of functions that the server remembers",
 		GroupID: groupSetup,
 		Example: "  tarn runs\n  tarn runs --limit 100 --json",
 		Args:    args(0, 0),
@@ -34,7 +35,13 @@ func (a *app) runsCommand() *cobra.Command {
 			for _, r := range resp.GetRuns() {
 				docs = append(docs, runDocument(r))
 			}
-			a.print(map[string]any{"runs": docs}, func() {
+			known, err := t.Calls.List(c.Context(), &tarnv1.ListCallsRequest{Project: t.project})
+			if err != nil {
+				return err
+			}
+			calls := known.GetCalls()
+			calls = calls[:min(len(calls), int(limit))]
+			a.print(map[string]any{"runs": docs, "calls": callDocuments(calls)}, func() {
 				var rows [][]string
 				for _, r := range resp.GetRuns() {
 					rows = append(rows, []string{
@@ -45,11 +52,12 @@ func (a *app) runsCommand() *cobra.Command {
 				if len(rows) == 0 {
 					a.note("there is no run yet: tarn run")
 				}
+				a.callTable(calls)
 			})
 			return nil
 		},
 	})
-	c.Flags().Int32Var(&limit, "limit", limit, "how many at most")
+	c.Flags().Int32Var(&limit, "limit", limit, "how many of each at most")
 	return c
 }
 
@@ -66,12 +74,14 @@ func (a *app) runState(s string) string {
 }
 
 // took is how long a run has taken, until now if it has not ended.
-func took(r *tarnv1.Run) string {
+func took(r *tarnv1.Run) string { return lasted(r.GetCreated(), r.GetEnded()) }
+
+func lasted(created, ended *timestamppb.Timestamp) string {
 	end := time.Now()
-	if r.GetEnded() != nil {
-		end = r.GetEnded().AsTime()
+	if ended != nil {
+		end = ended.AsTime()
 	}
-	return fmt.Sprintf("%.1f s", end.Sub(r.GetCreated().AsTime()).Seconds())
+	return fmt.Sprintf("%.1f s", end.Sub(created.AsTime()).Seconds())
 }
 
 // runWhere is what became of a run.

@@ -348,12 +348,12 @@ func (c *Call) print(out CallOutput) {
 	c.more = make(chan struct{})
 }
 
-// Output is what the function prints, from now on or from the beginning, until ctx ends or the call does.
-func (c *Call) Output(ctx context.Context) iter.Seq[CallOutput] {
+// Output is what the function printed, as far as that is remembered; with follow it goes on until ctx ends or the call does.
+func (c *Call) Output(ctx context.Context, follow bool) iter.Seq[CallOutput] {
 	return func(yield func(CallOutput) bool) {
 		at := int64(0)
 		for {
-			ended := c.Progress().Ended
+			ended := !follow || c.Progress().Ended
 			c.mu.Lock()
 			at = max(at, c.first)
 			some, more := slices.Clone(c.printed[at-c.first:]), c.more

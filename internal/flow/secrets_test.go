@@ -350,7 +350,7 @@ def shout(deep=tarn.secret("DEEP")):
 		}
 	}
 	said := ""
-	for out := range c.Output(ctx) {
+	for out := range c.Output(ctx, true) {
 		said += out.Text
 	}
 	if said != "it is ***\n" {

@@ -141,8 +141,8 @@ func (s *callService) Results(ctx context.Context, in *tarnv1.CallResultsRequest
 	}
 	var printing sync.WaitGroup
 	printing.Go(func() {
-		for o := range c.Output(ctx) {
-			if send(&tarnv1.CallResultsResponse{Event: &tarnv1.CallResultsResponse_Output{Output: &tarnv1.CallOutput{Index: o.Index, Stream: o.Stream, Text: o.Text}}}) != nil {
+		for o := range c.Output(ctx, true) {
+			if send(&tarnv1.CallResultsResponse{Event: &tarnv1.CallResultsResponse_Output{Output: toOutput(o)}}) != nil {
 				return
 			}
 		}
@@ -191,6 +191,23 @@ func (s *callService) Cancel(ctx context.Context, in *tarnv1.CancelCallRequest) 
 	}
 	c.Cancel()
 	return &tarnv1.CancelCallResponse{Call: toCall(c.Info())}, nil
+}
+
+func (s *callService) Logs(ctx context.Context, in *tarnv1.CallLogsRequest, out *connect.ServerStream[tarnv1.CallLogsResponse]) error {
+	c, err := s.find(ctx, in.GetProject(), in.GetCall())
+	if err != nil {
+		return err
+	}
+	for o := range c.Output(ctx, in.GetFollow()) {
+		if err := out.Send(&tarnv1.CallLogsResponse{Output: toOutput(o)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func toOutput(o flow.CallOutput) *tarnv1.CallOutput {
+	return &tarnv1.CallOutput{Index: o.Index, Stream: o.Stream, Text: o.Text}
 }
 
 func toCall(c flow.CallInfo) *tarnv1.Call {

@@ -19,6 +19,7 @@ const (
 	runPrefix     = "r-"
 	requestPrefix = "q-"
 	callPrefix    = "c-"
+	callLength    = 12
 )
 
 // Run makes a run id such as r-7k2m9x with that many random letters, RunLength at least.
@@ -30,11 +31,17 @@ func IsRun(s string) bool {
 	return ok && len(rest) >= RunLength && strings.Trim(rest, alphabet) == ""
 }
 
+// IsCall tells whether s has the form of a call id.
+func IsCall(s string) bool {
+	rest, ok := strings.CutPrefix(s, callPrefix)
+	return ok && len(rest) == callLength && strings.Trim(rest, alphabet) == ""
+}
+
 // Request makes the id of one mutating API call. It has 130 random bits: two calls never share one.
 func Request() string { return requestPrefix + random(26) }
 
 // Call makes the id of a call of a function. Calls live as long as a server: 60 bits never meet.
-func Call() string { return callPrefix + random(12) }
+func Call() string { return callPrefix + random(callLength) }
 
 func random(n int) string {
 	b := make([]byte, n)

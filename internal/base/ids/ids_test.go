@@ -6,6 +6,18 @@ import (
 	"tarn.dev/tarn/internal/base/ids"
 )
 
+func TestCall(t *testing.T) {
+	t.Parallel()
+	if id := ids.Call(); !ids.IsCall(id) || ids.IsRun(id) {
+		t.Errorf("%s is no call", id)
+	}
+	for _, s := range []string{"", "c-", "c-short", ids.Run(12), ids.Call() + "x", "c-iiiiiiiiiiii"} {
+		if ids.IsCall(s) {
+			t.Errorf("%q is a call", s)
+		}
+	}
+}
+
 func TestRun(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}

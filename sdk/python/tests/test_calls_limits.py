@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -31,6 +33,17 @@ def third_time(error):
 @tarn.function(timeout="200ms", start_timeout="60s")
 def runs_long():
     import threading
+    threading.Event().wait()
+
+@tarn.function
+def says(what):
+    print("says", what)
+    print("to itself", end="")
+
+@tarn.function
+def waits():
+    import threading
+    print("waits")
     threading.Event().wait()
 
 @tarn.function(concurrency=tarn.Concurrency(2, key="api"), priority=5)
@@ -82,6 +95,36 @@ def test_the_two_timeouts(limits: Any) -> None:
 
 def test_a_limit_by_key(limits: Any) -> None:
     assert list(limits.limited.map(range(20), concurrency=8)) == list(range(20))
+
+
+def test_the_command_line_knows_calls(limits: Any) -> None:
+    folder = Path(limits.__file__).parent
+
+    def cli(*args: str, code: int = 0) -> str:
+        done = subprocess.run([BINARY, *args], cwd=folder, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    said = limits.says.spawn("a\x1b[0mb")
+    said.get()
+    assert cli("logs", said.id) == '"says a\\x1b[0mb"\nto itself\n'
+    first, second, end = map(json.loads, cli("logs", "--json", said.id).splitlines())
+    assert (first["call"], first["input"], first["stream"], second["message"], end["event"]) == (said.id, 0, "stdout", "to itself", "result")
+    assert said.get() is None  # its result is still there
+
+    waits = limits.waits.spawn()
+    with subprocess.Popen([BINARY, "logs", "-f", waits.id], cwd=folder, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "waits\n"
+        listed = cli("runs")
+        assert f"{waits.id}  running" in listed and f"{said.id}  succeeded" in listed
+        assert "is canceled" in cli("cancel", waits.id)
+        assert follower.wait(60) == 0
+    calls = {c["id"]: c for c in json.loads(cli("runs", "--json"))["calls"]}
+    assert (calls[waits.id]["state"], calls[waits.id]["function"]) == ("canceled", "waits")
+    assert calls[said.id]["inputs"] == calls[said.id]["done"] == 1
+    assert "had ended before: it succeeded" in cli("cancel", said.id)
+    assert "no call 'c-000000000000'" in cli("logs", "c-000000000000", code=6)
 
 
 @pytest.mark.parametrize(

@@ -1140,6 +1140,110 @@ func (x *CallOutput) GetText() string {
 	return ""
 }
 
+type CallLogsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Call          string                 `protobuf:"bytes,2,opt,name=call,proto3" json:"call,omitempty"`
+	Follow        bool                   `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallLogsRequest) Reset() {
+	*x = CallLogsRequest{}
+	mi := &file_tarn_v1_call_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallLogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallLogsRequest) ProtoMessage() {}
+
+func (x *CallLogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_call_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallLogsRequest.ProtoReflect.Descriptor instead.
+func (*CallLogsRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CallLogsRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *CallLogsRequest) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *CallLogsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+type CallLogsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Output        *CallOutput            `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallLogsResponse) Reset() {
+	*x = CallLogsResponse{}
+	mi := &file_tarn_v1_call_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallLogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallLogsResponse) ProtoMessage() {}
+
+func (x *CallLogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_call_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallLogsResponse.ProtoReflect.Descriptor instead.
+func (*CallLogsResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CallLogsResponse) GetOutput() *CallOutput {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
 type GetCallRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -1150,7 +1254,7 @@ type GetCallRequest struct {
 
 func (x *GetCallRequest) Reset() {
 	*x = GetCallRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[15]
+	mi := &file_tarn_v1_call_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1266,7 @@ func (x *GetCallRequest) String() string {
 func (*GetCallRequest) ProtoMessage() {}
 
 func (x *GetCallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[15]
+	mi := &file_tarn_v1_call_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1279,7 @@ func (x *GetCallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCallRequest.ProtoReflect.Descriptor instead.
 func (*GetCallRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetCallRequest) GetProject() string {
@@ -1201,7 +1305,7 @@ type GetCallResponse struct {
 
 func (x *GetCallResponse) Reset() {
 	*x = GetCallResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[16]
+	mi := &file_tarn_v1_call_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1317,7 @@ func (x *GetCallResponse) String() string {
 func (*GetCallResponse) ProtoMessage() {}
 
 func (x *GetCallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[16]
+	mi := &file_tarn_v1_call_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1330,7 @@ func (x *GetCallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCallResponse.ProtoReflect.Descriptor instead.
 func (*GetCallResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetCallResponse) GetCall() *Call {
@@ -1245,7 +1349,7 @@ type ListCallsRequest struct {
 
 func (x *ListCallsRequest) Reset() {
 	*x = ListCallsRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[17]
+	mi := &file_tarn_v1_call_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1361,7 @@ func (x *ListCallsRequest) String() string {
 func (*ListCallsRequest) ProtoMessage() {}
 
 func (x *ListCallsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[17]
+	mi := &file_tarn_v1_call_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1374,7 @@ func (x *ListCallsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCallsRequest.ProtoReflect.Descriptor instead.
 func (*ListCallsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListCallsRequest) GetProject() string {
@@ -1289,7 +1393,7 @@ type ListCallsResponse struct {
 
 func (x *ListCallsResponse) Reset() {
 	*x = ListCallsResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[18]
+	mi := &file_tarn_v1_call_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1405,7 @@ func (x *ListCallsResponse) String() string {
 func (*ListCallsResponse) ProtoMessage() {}
 
 func (x *ListCallsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[18]
+	mi := &file_tarn_v1_call_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1418,7 @@ func (x *ListCallsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCallsResponse.ProtoReflect.Descriptor instead.
 func (*ListCallsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListCallsResponse) GetCalls() []*Call {
@@ -1334,7 +1438,7 @@ type CancelCallRequest struct {
 
 func (x *CancelCallRequest) Reset() {
 	*x = CancelCallRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[19]
+	mi := &file_tarn_v1_call_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1450,7 @@ func (x *CancelCallRequest) String() string {
 func (*CancelCallRequest) ProtoMessage() {}
 
 func (x *CancelCallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[19]
+	mi := &file_tarn_v1_call_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1463,7 @@ func (x *CancelCallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCallRequest.ProtoReflect.Descriptor instead.
 func (*CancelCallRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CancelCallRequest) GetProject() string {
@@ -1385,7 +1489,7 @@ type CancelCallResponse struct {
 
 func (x *CancelCallResponse) Reset() {
 	*x = CancelCallResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[20]
+	mi := &file_tarn_v1_call_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1501,7 @@ func (x *CancelCallResponse) String() string {
 func (*CancelCallResponse) ProtoMessage() {}
 
 func (x *CancelCallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[20]
+	mi := &file_tarn_v1_call_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1514,7 @@ func (x *CancelCallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCallResponse.ProtoReflect.Descriptor instead.
 func (*CancelCallResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CancelCallResponse) GetCall() *Call {
@@ -1511,7 +1615,13 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"CallOutput\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\">\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"W\n" +
+	"\x0fCallLogsRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04call\x18\x02 \x01(\tR\x04call\x12\x16\n" +
+	"\x06follow\x18\x03 \x01(\bR\x06follow\"?\n" +
+	"\x10CallLogsResponse\x12+\n" +
+	"\x06output\x18\x01 \x01(\v2\x13.tarn.v1.CallOutputR\x06output\">\n" +
 	"\x0eGetCallRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04call\x18\x02 \x01(\tR\x04call\"4\n" +
@@ -1525,13 +1635,14 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04call\x18\x02 \x01(\tR\x04call\"7\n" +
 	"\x12CancelCallResponse\x12!\n" +
-	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call2\x95\x04\n" +
+	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call2\xd4\x04\n" +
 	"\vCallService\x12>\n" +
 	"\x05Start\x12\x19.tarn.v1.StartCallRequest\x1a\x1a.tarn.v1.StartCallResponse\x12<\n" +
 	"\x03Put\x12\x19.tarn.v1.PutInputsRequest\x1a\x1a.tarn.v1.PutInputsResponse\x12A\n" +
 	"\bPutValue\x12\x18.tarn.v1.PutValueRequest\x1a\x19.tarn.v1.PutValueResponse(\x01\x12A\n" +
 	"\bGetValue\x12\x18.tarn.v1.GetValueRequest\x1a\x19.tarn.v1.GetValueResponse0\x01\x12F\n" +
-	"\aResults\x12\x1b.tarn.v1.CallResultsRequest\x1a\x1c.tarn.v1.CallResultsResponse0\x01\x128\n" +
+	"\aResults\x12\x1b.tarn.v1.CallResultsRequest\x1a\x1c.tarn.v1.CallResultsResponse0\x01\x12=\n" +
+	"\x04Logs\x12\x18.tarn.v1.CallLogsRequest\x1a\x19.tarn.v1.CallLogsResponse0\x01\x128\n" +
 	"\x03Get\x12\x17.tarn.v1.GetCallRequest\x1a\x18.tarn.v1.GetCallResponse\x12=\n" +
 	"\x04List\x12\x19.tarn.v1.ListCallsRequest\x1a\x1a.tarn.v1.ListCallsResponse\x12A\n" +
 	"\x06Cancel\x12\x1a.tarn.v1.CancelCallRequest\x1a\x1b.tarn.v1.CancelCallResponseB&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
@@ -1548,7 +1659,7 @@ func file_tarn_v1_call_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_call_proto_rawDescData
 }
 
-var file_tarn_v1_call_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tarn_v1_call_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_tarn_v1_call_proto_goTypes = []any{
 	(*StartCallRequest)(nil),      // 0: tarn.v1.StartCallRequest
 	(*StartCallResponse)(nil),     // 1: tarn.v1.StartCallResponse
@@ -1565,49 +1676,54 @@ var file_tarn_v1_call_proto_goTypes = []any{
 	(*BigValue)(nil),              // 12: tarn.v1.BigValue
 	(*CallError)(nil),             // 13: tarn.v1.CallError
 	(*CallOutput)(nil),            // 14: tarn.v1.CallOutput
-	(*GetCallRequest)(nil),        // 15: tarn.v1.GetCallRequest
-	(*GetCallResponse)(nil),       // 16: tarn.v1.GetCallResponse
-	(*ListCallsRequest)(nil),      // 17: tarn.v1.ListCallsRequest
-	(*ListCallsResponse)(nil),     // 18: tarn.v1.ListCallsResponse
-	(*CancelCallRequest)(nil),     // 19: tarn.v1.CancelCallRequest
-	(*CancelCallResponse)(nil),    // 20: tarn.v1.CancelCallResponse
-	nil,                           // 21: tarn.v1.PutInputsRequest.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*CallLogsRequest)(nil),       // 15: tarn.v1.CallLogsRequest
+	(*CallLogsResponse)(nil),      // 16: tarn.v1.CallLogsResponse
+	(*GetCallRequest)(nil),        // 17: tarn.v1.GetCallRequest
+	(*GetCallResponse)(nil),       // 18: tarn.v1.GetCallResponse
+	(*ListCallsRequest)(nil),      // 19: tarn.v1.ListCallsRequest
+	(*ListCallsResponse)(nil),     // 20: tarn.v1.ListCallsResponse
+	(*CancelCallRequest)(nil),     // 21: tarn.v1.CancelCallRequest
+	(*CancelCallResponse)(nil),    // 22: tarn.v1.CancelCallResponse
+	nil,                           // 23: tarn.v1.PutInputsRequest.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 }
 var file_tarn_v1_call_proto_depIdxs = []int32{
 	2,  // 0: tarn.v1.StartCallResponse.call:type_name -> tarn.v1.Call
-	22, // 1: tarn.v1.Call.created:type_name -> google.protobuf.Timestamp
-	22, // 2: tarn.v1.Call.ended:type_name -> google.protobuf.Timestamp
-	21, // 3: tarn.v1.PutInputsRequest.values:type_name -> tarn.v1.PutInputsRequest.ValuesEntry
+	24, // 1: tarn.v1.Call.created:type_name -> google.protobuf.Timestamp
+	24, // 2: tarn.v1.Call.ended:type_name -> google.protobuf.Timestamp
+	23, // 3: tarn.v1.PutInputsRequest.values:type_name -> tarn.v1.PutInputsRequest.ValuesEntry
 	11, // 4: tarn.v1.CallResultsResponse.result:type_name -> tarn.v1.CallResult
 	14, // 5: tarn.v1.CallResultsResponse.output:type_name -> tarn.v1.CallOutput
 	2,  // 6: tarn.v1.CallResultsResponse.call:type_name -> tarn.v1.Call
 	13, // 7: tarn.v1.CallResult.error:type_name -> tarn.v1.CallError
 	12, // 8: tarn.v1.CallResult.big:type_name -> tarn.v1.BigValue
-	2,  // 9: tarn.v1.GetCallResponse.call:type_name -> tarn.v1.Call
-	2,  // 10: tarn.v1.ListCallsResponse.calls:type_name -> tarn.v1.Call
-	2,  // 11: tarn.v1.CancelCallResponse.call:type_name -> tarn.v1.Call
-	0,  // 12: tarn.v1.CallService.Start:input_type -> tarn.v1.StartCallRequest
-	3,  // 13: tarn.v1.CallService.Put:input_type -> tarn.v1.PutInputsRequest
-	5,  // 14: tarn.v1.CallService.PutValue:input_type -> tarn.v1.PutValueRequest
-	7,  // 15: tarn.v1.CallService.GetValue:input_type -> tarn.v1.GetValueRequest
-	9,  // 16: tarn.v1.CallService.Results:input_type -> tarn.v1.CallResultsRequest
-	15, // 17: tarn.v1.CallService.Get:input_type -> tarn.v1.GetCallRequest
-	17, // 18: tarn.v1.CallService.List:input_type -> tarn.v1.ListCallsRequest
-	19, // 19: tarn.v1.CallService.Cancel:input_type -> tarn.v1.CancelCallRequest
-	1,  // 20: tarn.v1.CallService.Start:output_type -> tarn.v1.StartCallResponse
-	4,  // 21: tarn.v1.CallService.Put:output_type -> tarn.v1.PutInputsResponse
-	6,  // 22: tarn.v1.CallService.PutValue:output_type -> tarn.v1.PutValueResponse
-	8,  // 23: tarn.v1.CallService.GetValue:output_type -> tarn.v1.GetValueResponse
-	10, // 24: tarn.v1.CallService.Results:output_type -> tarn.v1.CallResultsResponse
-	16, // 25: tarn.v1.CallService.Get:output_type -> tarn.v1.GetCallResponse
-	18, // 26: tarn.v1.CallService.List:output_type -> tarn.v1.ListCallsResponse
-	20, // 27: tarn.v1.CallService.Cancel:output_type -> tarn.v1.CancelCallResponse
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	14, // 9: tarn.v1.CallLogsResponse.output:type_name -> tarn.v1.CallOutput
+	2,  // 10: tarn.v1.GetCallResponse.call:type_name -> tarn.v1.Call
+	2,  // 11: tarn.v1.ListCallsResponse.calls:type_name -> tarn.v1.Call
+	2,  // 12: tarn.v1.CancelCallResponse.call:type_name -> tarn.v1.Call
+	0,  // 13: tarn.v1.CallService.Start:input_type -> tarn.v1.StartCallRequest
+	3,  // 14: tarn.v1.CallService.Put:input_type -> tarn.v1.PutInputsRequest
+	5,  // 15: tarn.v1.CallService.PutValue:input_type -> tarn.v1.PutValueRequest
+	7,  // 16: tarn.v1.CallService.GetValue:input_type -> tarn.v1.GetValueRequest
+	9,  // 17: tarn.v1.CallService.Results:input_type -> tarn.v1.CallResultsRequest
+	15, // 18: tarn.v1.CallService.Logs:input_type -> tarn.v1.CallLogsRequest
+	17, // 19: tarn.v1.CallService.Get:input_type -> tarn.v1.GetCallRequest
+	19, // 20: tarn.v1.CallService.List:input_type -> tarn.v1.ListCallsRequest
+	21, // 21: tarn.v1.CallService.Cancel:input_type -> tarn.v1.CancelCallRequest
+	1,  // 22: tarn.v1.CallService.Start:output_type -> tarn.v1.StartCallResponse
+	4,  // 23: tarn.v1.CallService.Put:output_type -> tarn.v1.PutInputsResponse
+	6,  // 24: tarn.v1.CallService.PutValue:output_type -> tarn.v1.PutValueResponse
+	8,  // 25: tarn.v1.CallService.GetValue:output_type -> tarn.v1.GetValueResponse
+	10, // 26: tarn.v1.CallService.Results:output_type -> tarn.v1.CallResultsResponse
+	16, // 27: tarn.v1.CallService.Logs:output_type -> tarn.v1.CallLogsResponse
+	18, // 28: tarn.v1.CallService.Get:output_type -> tarn.v1.GetCallResponse
+	20, // 29: tarn.v1.CallService.List:output_type -> tarn.v1.ListCallsResponse
+	22, // 30: tarn.v1.CallService.Cancel:output_type -> tarn.v1.CancelCallResponse
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_call_proto_init() }
@@ -1626,7 +1742,7 @@ func file_tarn_v1_call_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_call_proto_rawDesc), len(file_tarn_v1_call_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -45,6 +45,8 @@ const (
 	CallServiceGetValueProcedure = "/tarn.v1.CallService/GetValue"
 	// CallServiceResultsProcedure is the fully-qualified name of the CallService's Results RPC.
 	CallServiceResultsProcedure = "/tarn.v1.CallService/Results"
+	// CallServiceLogsProcedure is the fully-qualified name of the CallService's Logs RPC.
+	CallServiceLogsProcedure = "/tarn.v1.CallService/Logs"
 	// CallServiceGetProcedure is the fully-qualified name of the CallService's Get RPC.
 	CallServiceGetProcedure = "/tarn.v1.CallService/Get"
 	// CallServiceListProcedure is the fully-qualified name of the CallService's List RPC.
@@ -67,6 +69,9 @@ type CallServiceClient interface {
 	// Results streams results and output until the call has ended; the last message holds `call`. `from` is the
 	// sequence number to begin with: those before it have arrived and are forgotten.
 	Results(context.Context, *v1.CallResultsRequest) (*connect.ServerStreamForClient[v1.CallResultsResponse], error)
+	// Logs streams what the function printed, as far as it is remembered; with follow until the call has ended. Results are
+	// left alone.
+	Logs(context.Context, *v1.CallLogsRequest) (*connect.ServerStreamForClient[v1.CallLogsResponse], error)
 	Get(context.Context, *v1.GetCallRequest) (*v1.GetCallResponse, error)
 	// List yields the newest calls first.
 	List(context.Context, *v1.ListCallsRequest) (*v1.ListCallsResponse, error)
@@ -115,6 +120,12 @@ func NewCallServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(callServiceMethods.ByName("Results")),
 			connect.WithClientOptions(opts...),
 		),
+		logs: connect.NewClient[v1.CallLogsRequest, v1.CallLogsResponse](
+			httpClient,
+			baseURL+CallServiceLogsProcedure,
+			connect.WithSchema(callServiceMethods.ByName("Logs")),
+			connect.WithClientOptions(opts...),
+		),
 		get: connect.NewClient[v1.GetCallRequest, v1.GetCallResponse](
 			httpClient,
 			baseURL+CallServiceGetProcedure,
@@ -143,6 +154,7 @@ type callServiceClient struct {
 	putValue *connect.Client[v1.PutValueRequest, v1.PutValueResponse]
 	getValue *connect.Client[v1.GetValueRequest, v1.GetValueResponse]
 	results  *connect.Client[v1.CallResultsRequest, v1.CallResultsResponse]
+	logs     *connect.Client[v1.CallLogsRequest, v1.CallLogsResponse]
 	get      *connect.Client[v1.GetCallRequest, v1.GetCallResponse]
 	list     *connect.Client[v1.ListCallsRequest, v1.ListCallsResponse]
 	cancel   *connect.Client[v1.CancelCallRequest, v1.CancelCallResponse]
@@ -179,6 +191,11 @@ func (c *callServiceClient) GetValue(ctx context.Context, req *v1.GetValueReques
 // Results calls tarn.v1.CallService.Results.
 func (c *callServiceClient) Results(ctx context.Context, req *v1.CallResultsRequest) (*connect.ServerStreamForClient[v1.CallResultsResponse], error) {
 	return c.results.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Logs calls tarn.v1.CallService.Logs.
+func (c *callServiceClient) Logs(ctx context.Context, req *v1.CallLogsRequest) (*connect.ServerStreamForClient[v1.CallLogsResponse], error) {
+	return c.logs.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Get calls tarn.v1.CallService.Get.
@@ -222,6 +239,9 @@ type CallServiceHandler interface {
 	// Results streams results and output until the call has ended; the last message holds `call`. `from` is the
 	// sequence number to begin with: those before it have arrived and are forgotten.
 	Results(context.Context, *v1.CallResultsRequest, *connect.ServerStream[v1.CallResultsResponse]) error
+	// Logs streams what the function printed, as far as it is remembered; with follow until the call has ended. Results are
+	// left alone.
+	Logs(context.Context, *v1.CallLogsRequest, *connect.ServerStream[v1.CallLogsResponse]) error
 	Get(context.Context, *v1.GetCallRequest) (*v1.GetCallResponse, error)
 	// List yields the newest calls first.
 	List(context.Context, *v1.ListCallsRequest) (*v1.ListCallsResponse, error)
@@ -266,6 +286,12 @@ func NewCallServiceHandler(svc CallServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(callServiceMethods.ByName("Results")),
 		connect.WithHandlerOptions(opts...),
 	)
+	callServiceLogsHandler := connect.NewServerStreamHandlerSimple(
+		CallServiceLogsProcedure,
+		svc.Logs,
+		connect.WithSchema(callServiceMethods.ByName("Logs")),
+		connect.WithHandlerOptions(opts...),
+	)
 	callServiceGetHandler := connect.NewUnaryHandlerSimple(
 		CallServiceGetProcedure,
 		svc.Get,
@@ -296,6 +322,8 @@ func NewCallServiceHandler(svc CallServiceHandler, opts ...connect.HandlerOption
 			callServiceGetValueHandler.ServeHTTP(w, r)
 		case CallServiceResultsProcedure:
 			callServiceResultsHandler.ServeHTTP(w, r)
+		case CallServiceLogsProcedure:
+			callServiceLogsHandler.ServeHTTP(w, r)
 		case CallServiceGetProcedure:
 			callServiceGetHandler.ServeHTTP(w, r)
 		case CallServiceListProcedure:
@@ -329,6 +357,10 @@ func (UnimplementedCallServiceHandler) GetValue(context.Context, *v1.GetValueReq
 
 func (UnimplementedCallServiceHandler) Results(context.Context, *v1.CallResultsRequest, *connect.ServerStream[v1.CallResultsResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.CallService.Results is not implemented"))
+}
+
+func (UnimplementedCallServiceHandler) Logs(context.Context, *v1.CallLogsRequest, *connect.ServerStream[v1.CallLogsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.CallService.Logs is not implemented"))
 }
 
 func (UnimplementedCallServiceHandler) Get(context.Context, *v1.GetCallRequest) (*v1.GetCallResponse, error) {
