@@ -6,12 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/runtime"
+	"tarn.dev/tarn/internal/runtime/process"
 	"tarn.dev/tarn/internal/server"
 )
 
@@ -72,12 +74,23 @@ func checkFiles() server.Finding {
 	return f
 }
 
+// slowMove is longer than a processor needs: the kernel waited for all of them.
+const slowMove = 3 * time.Millisecond
+
 // checkLevel says how strongly functions are isolated, and what is missing for more.
 func (s *System) checkLevel() server.Finding {
 	f := server.Finding{Name: "isolation", Level: server.OK, Text: "level " + string(s.parts.runtime.Level())}
 	if n := len(s.parts.lacking); n > 0 {
 		next := s.parts.lacking[n-1]
 		f.Text += fmt.Sprintf("; not %s: %v", next.Level, next.Why)
+	}
+	if s.parts.runtime.Level() == runtime.Full {
+		switch took, err := process.MoveTime(); {
+		case err != nil:
+			f.Level, f.Text = server.Fail, fmt.Sprintf("%s; %v", f.Text, err)
+		case took > slowMove:
+			f.Text += fmt.Sprintf("; a move into its control groups took %s: they are faster where cgroups are mounted with favordynmods", took.Round(time.Millisecond/10))
+		}
 	}
 	if s.parts.runtime.Level() == runtime.Process {
 		f.Level, f.Next = server.Warn, "Functions can read what this user can. Run only code that you trust"

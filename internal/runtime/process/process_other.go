@@ -4,6 +4,7 @@ package process
 
 import (
 	"context"
+	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/runtime"
@@ -17,6 +18,9 @@ func New(Place, runtime.Level) (runtime.Runtime, error) {
 	return nil, errdef.New(errdef.NotImplemented, "runtime.no_level", "commands can be run on Linux only").
 		WithNext("set TARN_URL to a Tarn server on Linux")
 }
+
+// MoveTime is that of nothing.
+func MoveTime() (time.Duration, error) { return 0, nil }
 
 // Lacking is a level that this host does not have.
 type Lacking struct {
