@@ -159,7 +159,7 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 		return nil, err
 	}
 	if what := unbuiltCall(fn); what != "" {
-		return nil, errOption.Errorf("%s:%d: %s is not there yet for a plain function, and %s would not do what it says without it", fn.File, fn.Line, what, fn.Name)
+		return nil, errOption.Errorf("%s:%d: %s is not there yet for calls, and %s would not do what it says without it", fn.File, fn.Line, what, fn.Name)
 	}
 	nodes := []*graph.Node{{Function: fn}}
 	if err := f.checkSecrets(ctx, c, nodes); err != nil {
@@ -212,10 +212,10 @@ func called(m *manifest.Manifest, file, qualname string) (*manifest.Function, er
 
 // unbuiltCall names an option that no call honours, "" for none.
 func unbuiltCall(fn *manifest.Function) string {
-	switch o := fn.Options; {
-	case o.Cache != nil && *o.Cache:
+	switch o, plain := fn.Options, fn.Kind == manifest.Plain; { // an asset's are for its runs
+	case plain && o.Cache != nil && *o.Cache:
 		return "cache=True"
-	case o.Fresh > 0:
+	case plain && o.Fresh > 0:
 		return "fresh="
 	}
 	return unbuilt(fn)

@@ -49,6 +49,10 @@ def hurried(n):
 def cached(n):
     return n
 
+@tarn.asset(cache=True)
+def asset():
+    return [{"n": 1}]
+
 @tarn.function(resources=tarn.Resources(gpu="H100"))
 def graphic(n):
     return n
@@ -157,4 +161,5 @@ func TestCallOptionsAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", option, err)
 		}
 	}
+	c.begin("asset", false, 1) // its cache is for runs
 }
