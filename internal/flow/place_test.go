@@ -2,6 +2,8 @@ package flow_test
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -92,6 +94,17 @@ func (p *place) letGo(pipe string) {
 	}
 }
 
+// removeAll removes a folder with packages in it: they are read-only, and only root removes what is.
+func removeAll(root string) error {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			return os.Chmod(path, 0o700)
+		}
+		return err
+	})
+	return errors.Join(err, os.RemoveAll(root))
+}
+
 // newPlace makes a project of files: name, content, name, content.
 func newPlace(t testing.TB, files ...string) *place {
 	t.Helper()
@@ -100,7 +113,7 @@ func newPlace(t testing.TB, files ...string) *place {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(root); err != nil {
+		if err := removeAll(root); err != nil {
 			t.Error(err)
 		}
 	})

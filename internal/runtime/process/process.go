@@ -250,7 +250,9 @@ func (s *sandbox) hold() error {
 
 func (s *sandbox) letGo() {
 	for _, f := range s.held {
-		f.Close() //nolint:errcheck // nothing was written; closing gives up the lock
+		// A process that is just being forked has the file too: closing alone would keep the lock until it is another program.
+		unix.Flock(int(f.Fd()), unix.LOCK_UN) //nolint:errcheck // closing it gives it up, too
+		f.Close()                             //nolint:errcheck // nothing was written
 	}
 	s.held = nil
 }
