@@ -18,7 +18,7 @@ import sys
 
 import tarn
 
-env = tarn.Env(packages=["tarn-test-pth", "tarn-test-tool"])
+env = tarn.Env(packages=["tarn-test-pth", "tarn-test-tool"], constraints=["tarn-test-tool<2"])
 
 
 @tarn.asset(env=env)
@@ -61,6 +61,7 @@ func TestPathFilesOfPackages(t *testing.T) {
 				"tarn_test_tool.py":     "import sys\n\ndef main():\n    print('tool', *sys.argv[1:])\n",
 				"info/entry_points.txt": "[console_scripts]\ntarn-test-tool = tarn_test_tool:main\n",
 			})
+			index.Add("tarn_test_tool", "2.0", map[string]string{"tarn_test_tool.py": "too new\n"})
 			p := newPlace(t, "tarn.toml", "[project]\nname = \"p\"\n\n[[index]]\nname = \"own\"\nurl = \""+index.URL()+"\"\n", "pipeline.py", packagesPipeline)
 			t.Cleanup(func() { writable(t, filepath.Join(p.home, "cache")) })
 			p.setSecrets("UV_INDEX_OWN_USERNAME", "u", "UV_INDEX_OWN_PASSWORD", "open-sesame")

@@ -41,25 +41,30 @@ def strings(value: Union[str, Iterable[str], None], what: str) -> Tuple[str, ...
 
 @dataclass(frozen=True)
 class Env:
-    """The environment of a function: `tarn.Env(python="3.11", packages=["pandas==2.2.3"])`."""
+    """The environment of a function: `tarn.Env(python="3.11", packages=["pandas==2.2.3"])`.
+
+    `constraints` bound what packages bring along, like `["numpy<2"]`, without asking for it.
+    """
 
     python: Optional[str] = None
     packages: Sequence[str] = ()
     vars: Mapping[str, str] = field(default_factory=dict)
     build: bool = False
+    constraints: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.python is not None and not isinstance(self.python, str):
             raise TypeError(f'python={self.python!r} must be text, like "3.11": 3.10 as a number is 3.1.')
         object.__setattr__(self, "packages", strings(self.packages, "packages"))
+        object.__setattr__(self, "constraints", strings(self.constraints, "constraints"))
         object.__setattr__(self, "vars", {str(k): str(v) for k, v in dict(self.vars).items()})
 
     def __hash__(self) -> int:
-        return hash((self.python, self.packages, tuple(sorted(self.vars.items())), self.build))
+        return hash((self.python, self.packages, tuple(sorted(self.vars.items())), self.build, self.constraints))
 
     def add(self, *packages: str) -> Env:
         """The same environment with more packages."""
-        return Env(self.python, (*self.packages, *strings(packages, "packages")), self.vars, self.build)
+        return Env(self.python, (*self.packages, *strings(packages, "packages")), self.vars, self.build, self.constraints)
 
 
 @dataclass(frozen=True)
@@ -387,4 +392,7 @@ def as_spec(env: Union[Env, str, None]) -> Optional[Dict[str, Any]]:
         return None
     if isinstance(env, str):
         return {"name": env}
-    return {"python": env.python, "packages": list(env.packages), "vars": dict(env.vars), "build": env.build}
+    spec: Dict[str, Any] = {"python": env.python, "packages": list(env.packages), "vars": dict(env.vars), "build": env.build}
+    if env.constraints:
+        spec["constraints"] = list(env.constraints)
+    return spec
