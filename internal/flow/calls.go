@@ -41,7 +41,8 @@ type CallRequest struct {
 	Ordered        bool
 	Concurrency    int
 	Author         string
-	Waits          bool // the caller stays for the results
+	Waits          bool   // the caller stays for the results
+	Source         string // text of File, where the project does not have it
 }
 
 // CallInfo is what is known of a call.
@@ -150,7 +151,7 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 
 // callable finds a function and makes its environment ready.
 func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
-	c, err := f.load(ctx, r.Dir)
+	c, err := f.loadWith(ctx, r.Dir, r.File, r.Source)
 	if err != nil {
 		return nil, err
 	}

@@ -36,10 +36,20 @@ type code struct {
 
 // load reads the project folder dir as it is now.
 func (f *Flow) load(ctx context.Context, dir string) (*code, error) {
+	return f.loadWith(ctx, dir, "", "")
+}
+
+// loadWith reads it with one file more, if source is not empty: a notebook's.
+func (f *Flow) loadWith(ctx context.Context, dir, file, source string) (*code, error) {
 	folder := f.folder(dir)
 	snap, err := folder.Snapshot(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if source != "" {
+		if snap, err = snap.Given(file, source); err != nil {
+			return nil, err
+		}
 	}
 	return f.loadSnapshot(ctx, dir, folder, snap, func(s *project.Snapshot) (string, error) {
 		return folder.Materialize(s, f.scratch("code"))

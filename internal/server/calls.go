@@ -48,7 +48,7 @@ func (s *callService) Start(ctx context.Context, in *tarnv1.StartCallRequest) (*
 	}
 	c, err := p.Flow.StartCall(ctx, flow.CallRequest{
 		ID: in.GetRequestId(), Dir: in.GetDir(), File: in.GetFile(), Qualname: in.GetQualname(), Ordered: in.GetOrdered(),
-		Concurrency: int(in.GetConcurrency()), Author: in.GetAuthor(), Waits: in.GetWaits(),
+		Concurrency: int(in.GetConcurrency()), Author: in.GetAuthor(), Waits: in.GetWaits(), Source: in.GetSource(),
 	})
 	if err != nil {
 		return nil, err

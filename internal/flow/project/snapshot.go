@@ -29,7 +29,8 @@ type Snapshot struct {
 	ID    string         // hash of Files
 	Files []SnapshotFile // code, tarn.toml, and the other files that the code names; by path
 
-	folder []File // every file of the folder, also those not in Files; by path
+	folder []File            // every file of the folder, also those not in Files; by path
+	given  map[string]string // texts of files that the folder does not have
 }
 
 // SnapshotFile is one file of a snapshot.
@@ -65,7 +66,7 @@ func (f *Folder) Snapshot(ctx context.Context) (*Snapshot, error) {
 // With returns the snapshot extended by the folder's files that match one of the globs, and the paths
 // each glob matched.
 func (f *Folder) With(s *Snapshot, globs []string) (*Snapshot, map[string][]string, error) {
-	out := &Snapshot{Files: slices.Clone(s.Files), folder: s.folder}
+	out := &Snapshot{Files: slices.Clone(s.Files), folder: s.folder, given: s.given}
 	matched := map[string][]string{}
 	have := map[string]bool{}
 	for _, x := range s.Files {
@@ -88,6 +89,28 @@ func (f *Folder) With(s *Snapshot, globs []string) (*Snapshot, map[string][]stri
 	}
 	out.seal()
 	return out, matched, nil
+}
+
+const (
+	givenFile = "tarn_cell.py"
+	mostGiven = 4 << 20
+)
+
+// Given returns the snapshot with a file that the folder does not have: what a notebook defines.
+func (s *Snapshot) Given(path, text string) (*Snapshot, error) {
+	refused := errdef.New(errdef.InvalidArgument, "project.given", "source beside the project cannot be used")
+	switch {
+	case path != givenFile:
+		return nil, refused.Errorf("source beside the project is the file %s, not %q", givenFile, path)
+	case s.Holds(path):
+		return nil, refused.Errorf("%s is the name of what a notebook defines, and the project has a file of that name. Rename it", path)
+	case len(text) > mostGiven || !utf8.ValidString(text):
+		return nil, refused.Errorf("the notebook's source has %d bytes: at most %d, as UTF-8", len(text), mostGiven)
+	}
+	out := &Snapshot{Files: slices.Clone(s.Files), folder: s.folder, given: map[string]string{path: text}}
+	out.Files = append(out.Files, SnapshotFile{Path: path, Hash: fmt.Sprintf("%x", blake3.Sum256([]byte(text))), Size: int64(len(text)), Mention: true})
+	out.seal()
+	return out, nil
 }
 
 // candidates are the files that a glob may match: a name without a pattern is looked up, because code
@@ -268,6 +291,12 @@ func (s *Snapshot) materialize(root string, place func(dst string, file Snapshot
 		dst := filepath.Join(tmp, filepath.FromSlash(file.Path))
 		if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 			return "", fmt.Errorf("lay out %s: %w", file.Path, err)
+		}
+		if text, ok := s.given[file.Path]; ok {
+			if err := os.WriteFile(dst, []byte(text), 0o444); err != nil { //nolint:gosec // as every file of it
+				return "", fmt.Errorf("lay out %s: %w", file.Path, err)
+			}
+			continue
 		}
 		if err := place(dst, file); err != nil {
 			return "", err

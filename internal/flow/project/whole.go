@@ -41,7 +41,10 @@ func (f *Folder) Whole(s *Snapshot, pool string) (all *Snapshot, left []string, 
 	if err := os.MkdirAll(pool, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("lay out project: %w", err)
 	}
-	out := &Snapshot{folder: s.folder}
+	out := &Snapshot{folder: s.folder, given: s.given}
+	for path := range s.given {
+		out.Files = append(out.Files, *s.file(path))
+	}
 	room, settled := int64(MostBeside), true
 	for _, file := range slices.SortedStableFunc(slices.Values(s.folder), func(a, b File) int { return cmp.Compare(a.Size, b.Size) }) {
 		switch {

@@ -77,3 +77,41 @@ func TestWhole(t *testing.T) {
 		t.Error("a file that did not change was copied again:", err)
 	}
 }
+
+// What a notebook defines is a file that the folder does not have, in every layout of the snapshot.
+func TestGiven(t *testing.T) {
+	t.Parallel()
+	f := folder(t, "a.py", "import tarn", "x.csv", "1")
+	s := snapshot(t, f)
+	with, err := s.Given("tarn_cell.py", "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := s.Given("tarn_cell.py", "two")
+	if err != nil || other.ID == with.ID || with.ID == s.ID {
+		t.Error("another text is another snapshot:", err)
+	}
+	pool := t.TempDir()
+	all, _, err := f.Whole(with, pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := f.MaterializeWhole(all, t.TempDir(), pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"a.py": "import tarn", "x.csv": "1", "tarn_cell.py": "one"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != want {
+			t.Errorf("%s: %q %v", name, b, err)
+		}
+	}
+	write(t, f, "tarn_cell.py", "the project's own")
+	for path, s := range map[string]*Snapshot{"../a.py": s, "a.py": s, "tarn_cell.py": snapshot(t, f)} {
+		if _, err := s.Given(path, "x"); err == nil {
+			t.Errorf("%s was taken", path)
+		}
+	}
+	if _, err := s.Given("tarn_cell.py", "\xff"); err == nil {
+		t.Error("a text that is no UTF-8 was taken")
+	}
+}

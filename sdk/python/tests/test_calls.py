@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import linecache
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any, AsyncIterator, Callable, Iterator, List
 
@@ -395,6 +397,42 @@ def test_an_asset(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asyncio.run(jobs.summed.remote.aio(times=3)) == (15, "DataFrame", "on")
     with pytest.raises(TypeError, match=r"tarn run pictures, or pictures.local\(\)"):
         jobs.pictures.remote()
+
+
+CELLS = [
+    "import math as m\nfrom collections import OrderedDict\nimport tarn\nenv = tarn.Env(packages=[])\nfactor = {'by': 3}",
+    "class Thing:\n    def __init__(self, n):\n        self.n = n\nthing = Thing(4)",
+    "def helper(n):\n    return m.floor(n) * factor['by']",
+    "@tarn.function(env=env)\ndef scaled(t):\n    return Thing(helper(t.n) + thing.n), list(OrderedDict(a=1)), open('setting.txt').read()",
+]
+
+
+def test_a_notebook(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(jobs.__file__).parent
+    (folder / "setting.txt").write_text("on")
+    monkeypatch.chdir(folder)
+    notebook = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    space = vars(notebook)
+
+    def cell(text: str) -> None:  # as a notebook runs one
+        name = f"<cell {len(linecache.cache)}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        exec(compile(text, name, "exec"), space)
+
+    for text in CELLS:
+        cell(text)
+    for by in (3, 5):  # the cell above is run again
+        cell(f"factor = {{'by': {by}}}")
+        thing, names, setting = space["scaled"].remote(space["Thing"](2.5))
+        assert (type(thing), thing.n, names, setting) == (space["Thing"], 2 * by + 4, ["a"], "on")
+    assert [t.n for t, _, _ in space["scaled"].map([space["Thing"](n) for n in range(3)])] == [4, 9, 14]
+    cell("import threading\nlock = threading.Lock()\n@tarn.function\ndef locked():\n    return lock")
+    with pytest.raises(tarn.errors.PreconditionError, match="locked cannot go to a sandbox: it names lock, a lock that cannot be pickled"):
+        space["locked"].remote()
+    exec("import tarn\n@tarn.function\ndef lost(): pass", space)
+    with pytest.raises(tarn.errors.PreconditionError, match="the source of lost is not kept here"):
+        space["lost"].remote()
 
 
 def test_the_whole_folder_is_there(jobs: Any) -> None:

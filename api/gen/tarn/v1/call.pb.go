@@ -39,7 +39,9 @@ type StartCallRequest struct {
 	Concurrency int32  `protobuf:"varint,7,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	Author      string `protobuf:"bytes,8,opt,name=author,proto3" json:"author,omitempty"`
 	// The caller waits for the results: when it has gone for 15 seconds, the call is canceled and its values are removed.
-	Waits         bool `protobuf:"varint,9,opt,name=waits,proto3" json:"waits,omitempty"`
+	Waits bool `protobuf:"varint,9,opt,name=waits,proto3" json:"waits,omitempty"`
+	// Text of `file`, which the project does not have: what a notebook defines. At most 4 MiB.
+	Source        string `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,6 +137,13 @@ func (x *StartCallRequest) GetWaits() bool {
 		return x.Waits
 	}
 	return false
+}
+
+func (x *StartCallRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
 }
 
 type StartCallResponse struct {
@@ -1528,7 +1537,7 @@ var File_tarn_v1_call_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_call_proto_rawDesc = "" +
 	"\n" +
-	"\x12tarn/v1/call.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n" +
+	"\x12tarn/v1/call.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x02\n" +
 	"\x10StartCallRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
@@ -1539,7 +1548,9 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\aordered\x18\x06 \x01(\bR\aordered\x12 \n" +
 	"\vconcurrency\x18\a \x01(\x05R\vconcurrency\x12\x16\n" +
 	"\x06author\x18\b \x01(\tR\x06author\x12\x14\n" +
-	"\x05waits\x18\t \x01(\bR\x05waits\"6\n" +
+	"\x05waits\x18\t \x01(\bR\x05waits\x12\x16\n" +
+	"\x06source\x18\n" +
+	" \x01(\tR\x06source\"6\n" +
 	"\x11StartCallResponse\x12!\n" +
 	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call\"\xd4\x02\n" +
 	"\x04Call\x12\x0e\n" +

@@ -38,6 +38,7 @@ class Target(NamedTuple):
     here: str  # under which it is imported here, which may be __main__
     parameters: Tuple[str, ...]
     generator: bool
+    source: str = ""  # of a file that the project does not have
 
 
 def target(decl: Any) -> Target:
@@ -48,15 +49,23 @@ def target(decl: Any) -> Target:
     from tarn._project import module_name
 
     fn = decl._plain()
-    file = os.path.realpath(fn.__code__.co_filename)
-    folder = os.path.realpath(_home.above(os.path.dirname(file))) if os.path.isfile(file) else ""
-    if not folder or not _home.above(os.path.dirname(file)):
-        raise errors.PreconditionError(
-            f"{decl.name} is not in a file of a project: {fn.__code__.co_filename} has no tarn.toml in a folder above it.", reason="call.no_project", next=("tarn init",)
-        )
-    relative = os.path.relpath(file, folder).replace(os.sep, "/")
     generator = inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
+    if not os.path.isfile(fn.__code__.co_filename):  # a cell of a notebook
+        from tarn import _cell
+
+        folder = os.path.realpath(_project_above(decl, os.getcwd(), "the current folder"))
+        return Target(decl.name, folder, _cell.FILE, fn.__qualname__, _cell.MODULE, decl.__module__, decl._positional, generator, _cell.source(decl))
+    file = os.path.realpath(fn.__code__.co_filename)
+    folder = os.path.realpath(_project_above(decl, os.path.dirname(file), fn.__code__.co_filename))
+    relative = os.path.relpath(file, folder).replace(os.sep, "/")
     return Target(decl.name, folder, relative, qualname(decl), module_name(relative), decl.__module__, decl._positional, generator)
+
+
+def _project_above(decl: Any, folder: str, what: str) -> str:
+    found = _home.above(folder)
+    if not found:
+        raise errors.PreconditionError(f"{decl.name} is not in a file of a project: {what} has no tarn.toml in a folder above it.", reason="call.no_project", next=("tarn init",))
+    return found
 
 
 # Values
@@ -142,7 +151,7 @@ def start(t: Target, project: str, author: str, ordered: bool, concurrency: Opti
         raise errors.InvalidArgumentError(f"concurrency={concurrency!r} must be a number, 1 or more.", reason="call.concurrency")
     request = {
         "requestId": uuid.uuid4().hex, "project": project, "dir": t.folder, "file": t.file, "qualname": t.qualname,
-        "ordered": ordered, "concurrency": concurrency or 0, "author": author, "waits": waits,
+        "ordered": ordered, "concurrency": concurrency or 0, "author": author, "waits": waits, "source": t.source,
     }  # fmt: skip
     return Call("CallService/Start", request, lambda j: j.get("call", {}))
 
