@@ -148,7 +148,7 @@ func (p *place) open() {
 	check(err)
 	boxes, err := process.New(process.Place{Dir: filepath.Join(scratch, "boxes")}, level())
 	check(err)
-	images, err := image.Open(filepath.Join(p.home, "cache"), os.Environ())
+	images, err := image.Open(filepath.Join(p.home, "cache"), os.Environ(), boxes)
 	check(err)
 	self, err := os.Executable()
 	check(err)

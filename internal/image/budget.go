@@ -188,12 +188,17 @@ func (s *Store) forgetStrangers(ctx context.Context, before Usage) (Usage, error
 }
 
 // forget takes packages out of uv's cache, whose files are links to those of package folders.
-func (s *Store) forget(ctx context.Context, packages map[string]bool) error {
+func (s *Store) forget(ctx context.Context, packages map[string]bool) (err error) {
 	if len(packages) == 0 {
 		return nil
 	}
 	names := slices.Sorted(maps.Keys(packages))
-	return s.uvCommand(ctx, "forget "+strings.Join(names, ", "), s.dir, "", func(string) {}, append([]string{"cache", "clean", "--quiet"}, names...)...)
+	b, err := s.uvBox(ctx, boxSpec{what: "forget " + strings.Join(names, ", ")}, Interpreter{}, nothing)
+	if err != nil {
+		return err
+	}
+	defer b.discard(&err)
+	return b.uv(ctx, nil, append([]string{"cache", "clean", "--quiet"}, names...)...)
 }
 
 // trimSoon begins Trim, unless that is under way, and does not wait for it.

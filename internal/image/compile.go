@@ -30,22 +30,19 @@ func (s *Store) Compile(ctx context.Context, python, dir string) error {
 		}
 		return fmt.Errorf("byte-compile %s: %w\n%s", dir, err, out)
 	}
-	return writeFile(done, nil)
+	return writeFile(done, nil, 0o644)
 }
 
 // byteCompile compiles a package that was just unpacked. A file that is no Python of this version stays as
 // it is, and so do the package's own tests, which hardly anybody imports: three quarters of pandas' files,
 // and of the 3 s that it took.
-func (s *Store) byteCompile(ctx context.Context, python Interpreter, dir string) error {
-	out, err := s.run(ctx, command{
-		argv: []string{python.Path, "-I", "-S", "-m", "compileall", "-q", "-j", "0", "-x", "/tests?/", dir},
-		dir:  dir, env: []string{"PATH=/usr/bin:/bin"},
-	})
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 1 && context.Cause(ctx) == nil {
+func (b *box) byteCompile(ctx context.Context, python Interpreter, dir string) error {
+	_, said, err := b.run(ctx, nil, python.Path, "-I", "-S", "-m", "compileall", "-q", "-j", "0", "-x", "/tests?/", dir)
+	var failed failedError
+	if errors.As(err, &failed) && failed == 1 {
 		return nil // some file is none of this Python
-	} else if err != nil && context.Cause(ctx) == nil {
-		return fmt.Errorf("byte-compile %s: %w\n%s", dir, err, out)
+	} else if errors.As(err, &failed) {
+		return fmt.Errorf("byte-compile %s: %w\n%s", dir, err, said)
 	}
 	return err
 }

@@ -8,7 +8,7 @@ import (
 
 func TestCompile(t *testing.T) {
 	t.Parallel()
-	s, err := Open(t.TempDir(), os.Environ())
+	s, err := Open(t.TempDir(), os.Environ(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,14 @@ var (
 	ErrDiskFull = errdef.New(errdef.ResourceExhausted, "image.disk_full", "no space left on device")
 	// ErrResolver is returned when uv fails for a reason that it alone knows.
 	ErrResolver = errdef.New(errdef.FailedPrecondition, "image.uv_failed", "uv failed")
+	// ErrBuild is returned when a source distribution cannot be built.
+	ErrBuild = errdef.New(errdef.FailedPrecondition, "image.build_failed", "package could not be built")
+	// ErrSources is returned where only sources would do, and nobody allowed to build them.
+	ErrSources = errdef.New(errdef.FailedPrecondition, "image.sources_only", "package would have to be built")
+	// ErrHash is returned for a package that is not the one in tarn.lock.
+	ErrHash = errdef.New(errdef.DataLoss, "image.hash_mismatch", "package is not what was locked")
+	// ErrUnsafe is returned for a package, or the outcome of a build, with something in it that no package may have.
+	ErrUnsafe = errdef.New(errdef.PermissionDenied, "image.unsafe_package", "package is refused")
 	// ErrNoResolver is returned when uv is not there and cannot be fetched.
 	ErrNoResolver = errdef.New(errdef.FailedPrecondition, "image.no_uv", "uv was not found")
 	// ErrNoPython is returned when no interpreter on this host fits.
@@ -40,17 +48,26 @@ var symptoms = []struct {
 	{regexp.MustCompile(`(?i)no space left on device|disk quota exceeded`), ErrDiskFull},
 	{regexp.MustCompile(`(?i)authentication credentials|401 unauthorized|403 forbidden`), ErrLogin},
 	{regexp.MustCompile(`(?i)network was disabled|network connectivity is disabled|error sending request|failed to fetch|connection refused|dns error|timed out`), ErrOffline},
+	{regexp.MustCompile(`(?i)building from source is disabled|building source distributions .*is disabled`), ErrSources},
+	{regexp.MustCompile(`(?i)failed to build|build backend (failed|returned)|failed to download and build`), ErrBuild},
 	{regexp.MustCompile(`(?i)no solution found`), ErrUnsolvable},
 	{regexp.MustCompile(`(?i)couldn't parse requirement|failed to parse`), ErrRequirement},
-	{regexp.MustCompile(`(?i)no usable wheels|building source distributions .*is disabled|building from source is disabled`), ErrUnsolvable},
+	{regexp.MustCompile(`(?i)no usable wheels`), ErrUnsolvable},
 }
 
 // decoration is what uv says before the explanation itself.
 var decoration = regexp.MustCompile(`^(error:|×)\s*(No solution found[^\n]*\n\s*(cause:|[╰├]─▶)\s*)?`)
 
+// mismatch is how uv says that it got another file than the one that was locked.
+var mismatch = regexp.MustCompile("(?s)Hash mismatch for `([^`]+?)(?:==([^`]+))?`.*Expected:\\s+(sha256:\\w+).*Computed:\\s+(sha256:\\w+)")
+
 // uvError makes an error of what uv wrote when it failed; what says what it was to do.
 func uvError(what, stderr string) *errdef.Error {
 	text := hideLogins(strings.TrimSpace(stderr))
+	if m := mismatch.FindStringSubmatch(text); m != nil {
+		return ErrHash.Errorf("%s: %s is not the file that was locked: tarn.lock says %s, it is %s", what, strings.TrimSpace(m[1]+" "+m[2]), m[3], m[4]).
+			WithNext("find out who changed it; if the index replaced it for a good reason, tarn env lock --upgrade")
+	}
 	kind := ErrResolver
 	for _, s := range symptoms {
 		if s.pattern.MatchString(text) {
@@ -67,6 +84,10 @@ func uvError(what, stderr string) *errdef.Error {
 		return err.WithNext("give the index a name (name = \"own\" in [[index]]), and its credentials: tarn secret set UV_INDEX_OWN_USERNAME, and _PASSWORD; or variables of these names where the server is started")
 	case ErrUnsolvable:
 		return err.WithNext("change packages= of this environment")
+	case ErrSources:
+		return err.WithNext("use a version that has a wheel, or allow to build it in a sandbox: build = true in [env.NAME] of tarn.toml, or tarn.Env(build=True)")
+	case ErrBuild:
+		return err.WithNext("see above what its build says; compilers and libraries are those of this host")
 	case ErrDiskFull:
 		return err.WithNext("free space, or move the cache: TARN_CACHE=/other/disk")
 	}

@@ -104,7 +104,7 @@ func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := writeFile(path, b); err != nil {
+		if err := writeFile(path, b, 0o644); err != nil {
 			return nil, err
 		}
 	}

@@ -94,8 +94,17 @@ func (e entry) validate() error {
 		if p.Name != Normalize(p.Name) || !requirementForm.MatchString(p.Name) || !versionForm.MatchString(p.Version) || err != nil || len(sum) != 32 || p.File == "" || filepath.Base(p.File) != p.File {
 			return fmt.Errorf("package %q %q cannot be right", p.Name, p.Version)
 		}
+		if !p.isWheel() && !e.builds() {
+			return fmt.Errorf("package %s %s is locked as sources (%s), in an environment that may not build any", p.Name, p.Version, p.File)
+		}
 	}
 	return nil
+}
+
+// builds says that whoever wrote the spec allowed to build sources.
+func (e entry) builds() bool {
+	var spec Spec
+	return json.Unmarshal([]byte(e.Spec), &spec) == nil && spec.Build
 }
 
 // encode writes the file so that equal content is equal text, and two branches that add different

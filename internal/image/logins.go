@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"maps"
 	"net/url"
 	"regexp"
 	"strings"
@@ -47,26 +46,6 @@ func logins(ctx context.Context, indexes []string) (map[string]string, error) {
 	return found, nil
 }
 
-// namedIn are the indexes in the options of a command.
-func namedIn(args []string) (indexes []string) {
-	for i, arg := range args {
-		if arg == "--index" && i+1 < len(args) {
-			indexes = append(indexes, args[i+1])
-		}
-	}
-	return indexes
-}
-
-// with adds variables, which count more than those of the user.
-func (e environ) with(more map[string]string) environ {
-	if len(more) == 0 {
-		return e
-	}
-	e = maps.Clone(e)
-	maps.Copy(e, more)
-	return e
-}
-
 // splitIndex takes "NAME=URL" apart; a URL may hold a "=" of its own.
 func splitIndex(index string) (name, address string) {
 	name, address, named := strings.Cut(index, "=")
@@ -104,5 +83,8 @@ func hideLogins(text string) string { return loginInURL.ReplaceAllString(text, "
 
 // hiding is progress without what hideLogins hides.
 func hiding(progress func(string)) func(string) {
+	if progress == nil {
+		return nil
+	}
 	return func(line string) { progress(hideLogins(line)) }
 }

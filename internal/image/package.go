@@ -65,7 +65,7 @@ func (s *Store) unpack(ctx context.Context, view View, progress func(string)) (u
 			f, err = hold(dir)
 			if errors.Is(err, fs.ErrNotExist) { // nobody was faster
 				missing = append(missing, p)
-				staging := filepath.Join(s.dir, "packages", ".staging-"+name)
+				staging := s.staging(p, view)
 				u.staged[staging], dir = dir, staging
 			} else if err != nil {
 				return u, err
@@ -99,14 +99,20 @@ func installing(missing, all int, python string) string {
 	return text
 }
 
+// staging is where a package is unpacked: in uv's cache, because files are links to what is there, and links cannot leave
+// the mount that uv sees.
+func (s *Store) staging(p Package, view View) string {
+	return filepath.Join(s.uvCache(), ".package-"+p.dirName(view.Python.Minor))
+}
+
 // unpackOne fills a package's staging folder. The caller holds its lock, so what lies there is a leftover
 // of a process that died.
 func (s *Store) unpackOne(ctx context.Context, view View, p Package, progress func(string)) error {
-	staging := filepath.Join(s.dir, "packages", ".staging-"+p.dirName(view.Python.Minor))
+	staging := s.staging(p, view)
 	if err := removeTree(staging); err != nil {
 		return err
 	}
-	if err := os.Mkdir(staging, 0o755); err != nil {
+	if err := os.MkdirAll(staging, 0o755); err != nil {
 		return classify(err)
 	}
 	if err := s.install(ctx, view, staging, p, progress); err != nil {
@@ -115,10 +121,10 @@ func (s *Store) unpackOne(ctx context.Context, view View, p Package, progress fu
 	if err := os.RemoveAll(filepath.Join(staging, ".lock")); err != nil { // uv's own
 		return err
 	}
-	if err := relocate(filepath.Join(staging, "bin"), view.Python.Minor); err != nil {
+	if err := checkTree(staging); err != nil {
 		return err
 	}
-	if err := s.byteCompile(ctx, view.Python, staging); err != nil {
+	if err := relocate(filepath.Join(staging, "bin"), view.Python.Minor); err != nil {
 		return err
 	}
 	return classify(makeReadOnly(staging))

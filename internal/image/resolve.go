@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/url"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -84,7 +83,7 @@ func (s *Store) resolve(ctx context.Context, projectDir string, specs []Spec, up
 		file.put(e)
 	}
 	file.Version = lockFileVersion
-	if err := writeFile(filepath.Join(projectDir, LockFile), file.encode()); err != nil {
+	if err := writeFile(filepath.Join(projectDir, LockFile), file.encode(), 0o644); err != nil {
 		return nil, err
 	}
 	locks, _ := s.known(file, wanted)
@@ -168,19 +167,24 @@ func (e entry) hasArrow() bool {
 	return l.Has("pyarrow") || l.Has("polars")
 }
 
-// compile resolves requirements for e's platform.
-func (s *Store) compile(ctx context.Context, spec Spec, requirements, constraints []string, python Interpreter, e entry) ([]Package, error) {
+// compile resolves requirements for e's platform. Where sources may be built, finding out what one requires may run its
+// code, in a box of its own.
+func (s *Store) compile(ctx context.Context, spec Spec, requirements, constraints []string, python Interpreter, e entry) (_ []Package, err error) {
 	if len(requirements) == 0 {
 		return nil, nil
 	}
-	tmp, err := os.MkdirTemp(s.dir, ".resolve-*")
+	b, err := s.uvBox(ctx, boxSpec{what: spec.label(), indexes: e.Indexes, builds: spec.Build}, python, nothing)
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
-	defer os.RemoveAll(tmp) //nolint:errcheck // a leftover in the cache is harmless
-	out := filepath.Join(tmp, "pylock.toml")
+	defer b.discard(&err)
+	in, err := b.write("requirements.txt", strings.Join(requirements, "\n")+"\n")
+	if err != nil {
+		return nil, err
+	}
+	const out = "pylock.toml"
 	args := []string{
-		"pip", "compile", "-", "--quiet", "--no-header", "--format", "pylock.toml", "--output-file", out,
+		"pip", "compile", in, "--quiet", "--no-header", "--format", "pylock.toml", "--output-file", filepath.Join(b.Home(), out),
 		"--python", python.Path, "--python-version", python.Minor, "--python-platform", uvPlatform[s.platform],
 	}
 	if !spec.Build {
@@ -188,28 +192,31 @@ func (s *Store) compile(ctx context.Context, spec Spec, requirements, constraint
 	}
 	args = append(args, indexOptions(e.Indexes)...)
 	if bounds := slices.Concat(constraints, spec.Constraints); len(bounds) > 0 {
-		name := filepath.Join(tmp, "constraints.txt")
-		if err := os.WriteFile(name, []byte(strings.Join(bounds, "\n")+"\n"), 0o600); err != nil {
-			return nil, classify(err)
+		name, err := b.write("constraints.txt", strings.Join(bounds, "\n")+"\n")
+		if err != nil {
+			return nil, err
 		}
 		args = append(args, "--constraints", name)
 	}
 	if constraints != nil {
 		args = append(args, "--exclude-newer", e.Resolved.Format(time.RFC3339))
 	}
-	if err := s.uvCommand(ctx, spec.label(), tmp, strings.Join(requirements, "\n")+"\n", func(string) {}, args...); err != nil {
+	if err := b.uv(ctx, nil, args...); err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(out)
+	content, err := b.read(out)
 	if err != nil {
 		return nil, err
 	}
-	packages, err := readPylock(b, python.Minor, s.platform)
+	packages, err := readPylock(content, python.Minor, s.platform)
 	if err != nil {
 		return nil, ErrResolver.Errorf("%s: %w", spec.label(), err)
 	}
 	return packages, nil
 }
+
+// nothing takes lines for people when nobody waits for them.
+func nothing(string) {}
 
 func indexOptions(indexes []string) []string {
 	var args []string

@@ -17,6 +17,8 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/image"
+	"tarn.dev/tarn/internal/runtime"
+	"tarn.dev/tarn/internal/runtime/process"
 )
 
 var shared struct {
@@ -25,6 +27,9 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == process.Role {
+		os.Exit(process.InitMain())
+	}
 	if text := os.Getenv(victimVariable); text != "" {
 		if err := dieEnsuring(text); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -53,7 +58,12 @@ func userEnv() []string {
 		if shared.dir, err = os.MkdirTemp("", "tarn-image-test-*"); err != nil {
 			panic(err)
 		}
-		s, err := image.Open(shared.dir, os.Environ())
+		boxes, err := process.New(process.Place{Dir: filepath.Join(shared.dir, "boxes")}, level())
+		if err != nil {
+			panic(err)
+		}
+		defer boxes.Close() //nolint:errcheck // its folder goes with the rest
+		s, err := image.Open(shared.dir, os.Environ(), boxes)
 		if err == nil {
 			_, err = s.Resolve(context.Background(), shared.dir, []image.Spec{{Packages: []string{"six"}}})
 		}
@@ -77,9 +87,42 @@ func nowhere() []string {
 		"PIP_FIND_LINKS=", "HTTPS_PROXY=http://127.0.0.1:9")
 }
 
+// level is the strongest that this user has here, as for the server.
+var level = sync.OnceValue(func() runtime.Level {
+	dir, err := os.MkdirTemp("", "level")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // it is empty
+	found, _, err := process.Choose(context.Background(), process.Place{Dir: dir}, os.Getenv("TARN_LEVEL"))
+	if err != nil {
+		panic(err)
+	}
+	return found
+})
+
 func open(t *testing.T, dir string, env []string) *image.Store {
 	t.Helper()
-	s, err := image.Open(dir, env)
+	return openAt(t, level(), dir, env)
+}
+
+func openAt(t *testing.T, level runtime.Level, dir string, env []string) *image.Store {
+	t.Helper()
+	place, err := os.MkdirTemp("", "boxes") // sockets of boxes have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	boxes, err := process.New(process.Place{Dir: place}, level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		left, err := filepath.Glob(filepath.Join(place, "sandbox-*"))
+		if err = errors.Join(err, boxes.Close(), os.RemoveAll(place)); err != nil || len(left) > 0 {
+			t.Errorf("sandboxes left: %v, %v", left, err)
+		}
+	})
+	s, err := image.Open(dir, env, boxes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,10 +263,23 @@ func checkView(t *testing.T, v image.View) {
 	if err != nil || code == 0 {
 		t.Errorf("%d byte code files, %v", code, err)
 	}
-	names, err := filepath.Glob(filepath.Join(filepath.Dir(v.SitePackages), ".*"))
-	if err != nil || len(names) != 0 {
-		t.Errorf("left behind: %v, %v", names, err)
+	if names := halves(t, filepath.Join(v.SitePackages, "../..")); len(names) != 0 {
+		t.Errorf("left behind: %v", names)
 	}
+}
+
+// halves are what an unfinished view, package or wheel left in a cache.
+func halves(t *testing.T, cache string) []string {
+	t.Helper()
+	var all []string
+	for _, pattern := range []string{"views/.*", "uv/.package-*", "built/.*"} {
+		found, err := filepath.Glob(filepath.Join(cache, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, found...)
+	}
+	return all
 }
 
 func TestEnsureAtOnce(t *testing.T) {
@@ -289,7 +345,7 @@ func TestEnsureCanceled(t *testing.T) {
 	if !errors.Is(err, gone) {
 		t.Errorf("got %v", err)
 	}
-	if entries, err := os.ReadDir(filepath.Join(cache, "views")); err != nil || len(entries) != 0 {
+	if entries, err := os.ReadDir(filepath.Join(cache, "views")); err != nil || len(entries)+len(halves(t, cache)) != 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }

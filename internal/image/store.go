@@ -5,13 +5,15 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tarn.dev/tarn/internal/runtime"
 )
 
 // Store resolves environments and keeps their packages on this host, under one cache folder:
@@ -19,6 +21,7 @@ import (
 //	uv/            uv's own cache: what indexes said, and wheels as they were unpacked
 //	packages/NAME  one package, unpacked and byte-compiled once for each Python, hardlinked to uv/, read-only
 //	views/ID       one merged package folder per set of packages, hardlinked to packages/, read-only
+//	built/         a wheel for each source distribution and version of Python
 //	locks/         files that processes lock
 //	interpreters.json  the interpreters that were found
 //	uv-VERSION     uv, if the host had none
@@ -28,7 +31,8 @@ type Store struct {
 	dir      string
 	env      environ
 	platform string
-	budget   int64 // bytes that packages may take; 0: no limit
+	runtime  runtime.Runtime // of the sandboxes that uv and builds run in
+	budget   int64           // bytes that packages may take; 0: no limit
 
 	trimming   sync.Mutex // held while packages are brought within the budget
 	background sync.WaitGroup
@@ -41,13 +45,13 @@ type Store struct {
 }
 
 // Open uses cacheDir, which is made if need be. env is the user's environment, as of os.Environ: PATH
-// and the settings of uv and pip count (see UserVariable).
-func Open(cacheDir string, env []string) (*Store, error) {
+// and the settings of uv and pip count (see UserVariable). What downloads, unpacks or builds runs in boxes.
+func Open(cacheDir string, env []string, boxes runtime.Runtime) (*Store, error) {
 	dir, err := filepath.Abs(cacheDir)
 	if err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"views", "packages", "locks", "uv"} {
+	for _, sub := range []string{"views", "packages", "locks", "uv", "built"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, classify(err)
 		}
@@ -56,14 +60,14 @@ func Open(cacheDir string, env []string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, env: newEnviron(env), platform: platform}, nil
+	return &Store{dir: dir, env: newEnviron(env), platform: platform, runtime: boxes}, nil
 }
 
 // hostPlatform names what wheels with compiled code must fit.
 func hostPlatform() (string, error) {
-	arch, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
-	if runtime.GOOS != "linux" || !ok {
-		return "", ErrPlatform.Errorf("environments on %s/%s are not supported", runtime.GOOS, runtime.GOARCH)
+	arch, ok := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[goruntime.GOARCH]
+	if goruntime.GOOS != "linux" || !ok {
+		return "", ErrPlatform.Errorf("environments on %s/%s are not supported", goruntime.GOOS, goruntime.GOARCH)
 	}
 	if musl, err := filepath.Glob("/lib/ld-musl-*.so.1"); err == nil && len(musl) > 0 {
 		return "", ErrPlatform.Errorf("environments on a musl libc are not supported").WithNext("use a distribution with glibc")
@@ -95,7 +99,7 @@ func (s *Store) lock(ctx context.Context, name string) (release func(), err erro
 }
 
 // writeFile replaces the file at path, whole or not at all, durably.
-func writeFile(path string, b []byte) (err error) {
+func writeFile(path string, b []byte, mode os.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return classify(err)
@@ -106,7 +110,7 @@ func writeFile(path string, b []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err != nil {
 		return err
 	}

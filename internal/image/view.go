@@ -8,11 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/fault"
+	"tarn.dev/tarn/internal/runtime"
 )
 
 // Ensure makes lock importable on this host and returns where. What is there already costs one stat;
@@ -20,7 +20,7 @@ import (
 // and the view is linked together and put in place as a whole. progress, which may be nil, gets lines for people.
 func (s *Store) Ensure(ctx context.Context, lock Lock, progress func(string)) (View, error) {
 	if progress == nil {
-		progress = func(string) {}
+		progress = nothing
 	}
 	if lock.Platform != s.platform {
 		return View{}, ErrPlatform.Errorf("lock %.12s is for %s, this host is %s", lock.ID, lock.Platform, s.platform)
@@ -91,63 +91,76 @@ func (s *Store) build(ctx context.Context, view View, progress func(string)) (er
 	return nil
 }
 
-// install unpacks one package of view's lock into dir.
-func (s *Store) install(ctx context.Context, view View, dir string, p Package, progress func(string)) error {
-	args := slices.Concat([]string{
-		"pip", "install", "--requirements", "-", "--target", dir, "--python", view.Python.Path,
-		"--no-deps", "--require-hashes",
-	}, buildPolicy([]Package{p}), indexOptions(view.Lock.Indexes))
-	return s.uvCommand(ctx, "install "+p.Name, dir, pinned([]Package{p}), progress, args...)
+// install unpacks one package of view's lock into staging, a folder of uv's cache, byte-compiled for its interpreter.
+func (s *Store) install(ctx context.Context, view View, staging string, p Package, progress func(string)) (err error) {
+	built, err := s.buildAll(ctx, view, []Package{p}, progress)
+	if err != nil {
+		return err
+	}
+	b, err := s.uvBox(ctx, boxSpec{what: "install " + p.Name, indexes: view.Lock.Indexes, mounts: built.mounts()}, view.Python, progress)
+	if err != nil {
+		return err
+	}
+	defer b.discard(&err)
+	list, err := b.write("requirements.txt", built.pinned(b, []Package{p}))
+	if err != nil {
+		return err
+	}
+	target := filepath.Join(b.Path(cacheMount), filepath.Base(staging))
+	args := append([]string{
+		"pip", "install", "--requirements", list, "--target", target, "--python", view.Python.Path,
+		"--no-deps", "--require-hashes", "--only-binary", ":all:",
+	}, indexOptions(view.Lock.Indexes)...)
+	if err := b.uv(ctx, progress, args...); err != nil {
+		return err
+	}
+	return b.byteCompile(ctx, view.Python, target)
 }
 
-// SyncVenv makes dir a virtual environment with exactly lock's packages, for editors and notebooks.
-func (s *Store) SyncVenv(ctx context.Context, lock Lock, dir string, progress func(string)) error {
+// SyncVenv makes dir a virtual environment with exactly lock's packages, for editors and notebooks. An environment that is
+// there loses its packages before: as its Python starts, it runs code that they brought, beside the cache.
+func (s *Store) SyncVenv(ctx context.Context, lock Lock, dir string, progress func(string)) (err error) {
 	if progress == nil {
-		progress = func(string) {}
+		progress = nothing
 	}
-	dir, err := filepath.Abs(dir)
+	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	want, err := parsePythonRange(lock.Python)
+	view, err := s.Ensure(ctx, lock, progress) // whatever has to be downloaded, before anything is taken away
 	if err != nil {
 		return err
 	}
-	python, err := s.choose(ctx, "lock "+fmt.Sprintf("%.12s", lock.ID), want)
+	built, err := s.buildAll(ctx, view, lock.Packages, progress)
 	if err != nil {
 		return err
 	}
-	parent := filepath.Dir(dir)
-	if err := s.uvCommand(ctx, "make "+dir, parent, "", progress, "venv", "--quiet", "--allow-existing", "--python", python.Path, dir); err != nil {
+	if exists(filepath.Join(dir, "pyvenv.cfg")) {
+		err = os.RemoveAll(filepath.Join(dir, "lib"))
+	} else {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		return classify(err)
+	}
+	b, err := s.uvBox(ctx, boxSpec{
+		what: "fill " + dir, indexes: lock.Indexes, mounts: append(built.mounts(), runtime.Mount{Name: "venv", Source: dir, Writable: true, InPlace: true}),
+	}, view.Python, progress)
+	if err != nil {
+		return err
+	}
+	defer b.discard(&err)
+	if err := b.uv(ctx, progress, "venv", "--quiet", "--allow-existing", "--python", view.Python.Path, dir); err != nil {
+		return err
+	}
+	list, err := b.write("requirements.txt", built.pinned(b, lock.Packages))
+	if err != nil {
 		return err
 	}
 	args := slices.Concat([]string{
-		"pip", "sync", "-", "--quiet", "--allow-empty-requirements", "--require-hashes", "--python", filepath.Join(dir, "bin", "python"),
-	}, buildPolicy(lock.Packages), indexOptions(lock.Indexes))
-	return s.uvCommand(ctx, "fill "+dir, parent, pinned(lock.Packages), progress, args...)
-}
-
-// buildPolicy keeps uv from building anything but what was locked as a source distribution.
-func buildPolicy(packages []Package) []string {
-	var wheels []string
-	for _, p := range packages {
-		if strings.HasSuffix(p.File, ".whl") {
-			wheels = append(wheels, "--only-binary", p.Name)
-		}
-	}
-	if len(wheels) == 2*len(packages) {
-		return []string{"--only-binary", ":all:"} // also what a wheel would need to be built
-	}
-	return wheels
-}
-
-// pinned is a requirements file that admits one file per package: uv takes no other than that of the hash.
-func pinned(packages []Package) string {
-	var b strings.Builder
-	for _, p := range packages {
-		fmt.Fprintf(&b, "%s==%s --hash=sha256:%s\n", p.Name, p.Version, p.SHA256)
-	}
-	return b.String()
+		"pip", "sync", list, "--quiet", "--allow-empty-requirements", "--require-hashes", "--only-binary", ":all:", "--python", filepath.Join(dir, "bin", "python"),
+	}, indexOptions(lock.Indexes))
+	return b.uv(ctx, progress, args...)
 }
 
 // makeReadOnly takes away every write permission. Files are hardlinks into uv's cache, whose copies

@@ -58,15 +58,6 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	if p.session, err = lease.Begin(ctx, rows, "s", sessionTTL, "server"); err != nil {
 		return nil, err
 	}
-	images, err := image.Open(h.Cache, os.Environ())
-	if err != nil {
-		return nil, err
-	}
-	budget, err := cacheBudget()
-	if err != nil {
-		return nil, err
-	}
-	images.KeepWithin(budget)
 	sdkDir, err := unpackSDK(filepath.Join(h.Cache, "sdk"))
 	if err != nil {
 		return nil, err
@@ -87,6 +78,15 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	if p.runtime, err = process.New(place, level); err != nil {
 		return nil, err
 	}
+	images, err := image.Open(h.Cache, os.Environ(), p.runtime)
+	if err != nil {
+		return nil, err
+	}
+	budget, err := cacheBudget()
+	if err != nil {
+		return nil, err
+	}
+	images.KeepWithin(budget)
 	p.engine = query.New(query.Options{Runtime: p.runtime, Command: []string{exe, query.Role}})
 	p.flow = flow.Config{
 		Runtime: p.runtime, Images: images, Engine: p.engine, Secrets: secret.Open(rows, h.SecretKey()), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
