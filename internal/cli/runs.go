@@ -49,7 +49,7 @@ func (a *app) runsCommand() *cobra.Command {
 					})
 				}
 				a.out.Table(columns("run", "state", "started", ">took", "author", "published"), rows)
-				if len(rows) == 0 {
+				if len(rows)+len(calls) == 0 {
 					a.note("there is no run yet: tarn run")
 				}
 				a.callTable(calls)

@@ -8,19 +8,35 @@ import (
 	"testing"
 )
 
-// The tour of README.md does what it says, line by line, in a home of its own.
+// The tour of README.md does what it says, line by line.
 func TestReadmeTour(t *testing.T) {
 	t.Parallel()
+	follow(t, "../../README.md", "\n## Five minutes\n",
+		"\nresolving packages of flights\n",
+		"nothing changed: everything was up to date on main",
+		"4 rows added, 4 rows removed from main to dev",
+		"unique(origin) failed on busiest: 8 of 8 rows. dev is unchanged.",
+	)
+}
+
+// So does the guide.
+func TestGuideToFunctions(t *testing.T) {
+	t.Parallel()
+	follow(t, "../../docs/guide/functions.md", "# Functions\n", "one: 2.999", "many: 30\n", "generator: [10, 5, 2, 1, 0]\n", "later: 2.996", "numpy        slope")
+}
+
+// follow runs the blocks of a part of a document in a home of its own, which must then have said what is wanted.
+func follow(t *testing.T, document, heading string, wanted ...string) {
 	if testing.Short() {
 		t.Skip("fetches packages")
 	}
-	text, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, tour, ok := strings.Cut(string(text), "\n## Five minutes\n")
+	_, tour, ok := strings.Cut(string(text), heading)
 	if !ok {
-		t.Fatal("README.md has no tour")
+		t.Fatalf("%s has no part %q", document, heading)
 	}
 	tour, _, _ = strings.Cut(tour, "\n## ")
 	script := "set -ex\n"
@@ -28,9 +44,6 @@ func TestReadmeTour(t *testing.T) {
 		if i%2 == 1 {
 			script += part
 		}
-	}
-	if strings.Count(script, "\ntarn run\n") < 4 {
-		t.Fatalf("the blocks of the tour were not found:\n%s", script)
 	}
 	// Sockets have short paths: a test's own folder is too deep for one.
 	runtime, err := os.MkdirTemp("", "tarn")
@@ -54,12 +67,7 @@ func TestReadmeTour(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{
-		"\nresolving packages of flights\n",
-		"nothing changed: everything was up to date on main",
-		"4 rows added, 4 rows removed from main to dev",
-		"unique(origin) failed on busiest: 8 of 8 rows. dev is unchanged.",
-	} {
+	for _, want := range wanted {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the tour does not say %q:\n%s", want, out)
 		}
