@@ -41,8 +41,8 @@ type boxSpec struct {
 	builds bool
 }
 
-// buildLimits bound what a package's own code takes while it is built. What downloads and unpacks has no limits: it is
-// uv, and how much there is to do is the user's choice.
+// buildLimits bound what a package's own code takes while it is built. What downloads and unpacks has those of any
+// sandbox: it is uv, and how much there is to do is the user's choice.
 var buildLimits = runtime.Limits{MemoryBytes: 16 << 30, PIDs: 4096, DiskBytes: 16 << 30, Time: time.Hour}
 
 // cacheMount is uv's cache, and where views begin.

@@ -24,6 +24,7 @@ const victimVariable = "TARN_IMAGE_TEST_VICTIM"
 type victim struct {
 	Cache string
 	Boxes string // folder of its sandboxes
+	Index string // folder that packages come from, if not from the user's index
 	Lock  image.Lock
 	Trim  int64 // to this budget, instead
 }
@@ -38,7 +39,11 @@ func dieEnsuring(text string) error {
 	if err != nil {
 		return err
 	}
-	s, err := image.Open(v.Cache, os.Environ(), boxes)
+	env := os.Environ()
+	if v.Index != "" {
+		env = only(v.Index)
+	}
+	s, err := image.Open(v.Cache, env, boxes)
 	if err != nil {
 		return err
 	}
@@ -126,6 +131,28 @@ func killedAt(t *testing.T, point string) {
 		t.Fatal(err)
 	}
 	run(t, v, "import six")
+	checkView(t, v)
+}
+
+// A process killed as it takes over what was built leaves half a wheel that nobody uses, and the next one builds it.
+func TestKilledWhileBuilding(t *testing.T) {
+	t.Parallel()
+	if !fault.Enabled {
+		t.Skip("needs -tags fault; make test has it")
+	}
+	cache, index := scratch(t), t.TempDir()
+	s := open(t, cache, only(index))
+	p := sdist(t, index, "tarn_test_killed", "")
+	lock := image.Lock{Python: minor(t, s), Platform: platform(t, s), Packages: []image.Package{p}}
+	victimise(t, victim{Cache: cache, Index: index, Lock: lock}, "image.built.before_rename")
+	if left := halves(t, cache); len(left) == 0 {
+		t.Fatal("the kill left nothing")
+	}
+	v, err := s.Ensure(t.Context(), lock, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, v, "import tarn_test_killed")
 	checkView(t, v)
 }
 

@@ -107,6 +107,9 @@ var elsewhere = map[string]string{
 	"lake.branch.create.after_txn":  "lake.TestDieAtEveryPoint",
 	"lease.after_renew":             "lease tests: only after seconds",
 	"image.view.after_install":      "image.TestCrash: the cache is shared",
+	"image.package.before_rename":   "image's own tests: the cache is shared",
+	"image.built.before_rename":     "image's own tests: the cache is shared",
+	"image.trim.moved":              "image's own tests: the cache is shared",
 }
 
 // late are points that a server may come by when it has given its answer.
