@@ -80,6 +80,9 @@ const slowMove = 3 * time.Millisecond
 // checkLevel says how strongly functions are isolated, and what is missing for more.
 func (s *System) checkLevel() server.Finding {
 	f := server.Finding{Name: "isolation", Level: server.OK, Text: "level " + string(s.parts.runtime.Level())}
+	if process.Landlock() && s.parts.runtime.Level() != runtime.Process {
+		f.Text += " with Landlock"
+	}
 	if n := len(s.parts.lacking); n > 0 {
 		next := s.parts.lacking[n-1]
 		f.Text += fmt.Sprintf("; not %s: %v", next.Level, next.Why)

@@ -175,7 +175,7 @@ func (w *watch) requestFork() (start, exit *os.File, err error) {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return nil, nil, fmt.Errorf("guard the supervisor's memory: %w", err)
 	}
-	request := forkRequest{Groups: len(groups()), Namespaces: []string{"user", "pid", "mnt", "ipc", "uts", "cgroup"}}
+	request := forkRequest{Groups: len(groups()), Scopes: scopes(), Namespaces: []string{"user", "pid", "mnt", "ipc", "uts", "cgroup"}}
 	if os.Args[5] != strconv.FormatBool(true) {
 		request.Namespaces = append(request.Namespaces, "net")
 		if err := loopback(); err != nil {

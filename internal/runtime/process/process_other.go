@@ -39,3 +39,6 @@ const Role = "sandbox-init"
 
 // InitMain does nothing: New gives nobody a reason to call it.
 func InitMain() int { return 1 }
+
+// Landlock is of Linux.
+func Landlock() bool { return false }

@@ -75,7 +75,8 @@ type forkOrder struct {
 type forkRequest struct {
 	Groups     int      `json:"groups"`
 	Namespaces []string `json:"namespaces"`
-	Filter     []byte   `json:"filter"` // of system calls, for the fork once it is inside
+	Scopes     uint64   `json:"scopes"` // of Landlock, for the fork once it is inside; 0 is none
+	Filter     []byte   `json:"filter"` // of system calls, likewise
 }
 
 // forkJob is what a fork is to become, and forkEnd how it ended.

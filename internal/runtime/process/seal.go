@@ -12,7 +12,7 @@ import (
 
 // seal takes from the calling thread, and so from the command it forks and all below, what could reach
 // out of the sandbox: the network unless the job may use the host's, every capability for good, new
-// privileges by programs, and system calls that only escape attempts need. The thread must be locked to
+// privileges by programs, what Landlock scopes, and system calls that only escape attempts need. The thread must be locked to
 // its goroutine; other threads of the supervisor keep what they have, they reap and kill.
 func seal(network, template bool) error {
 	// The command has the user of this thread and its lack of capabilities: without this it could write
@@ -47,6 +47,9 @@ func seal(network, template bool) error {
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("refuse new privileges: %w", err)
+	}
+	if err := scope(); err != nil {
+		return err
 	}
 	filter := seccompFilter(template)
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}

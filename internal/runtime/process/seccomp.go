@@ -70,7 +70,7 @@ func refuse(errno uint32) uint32 { return unix.SECCOMP_RET_ERRNO | errno }
 
 // seccompFilter is the program that judges each system call. The kernel remembers for each number
 // whether its answer depends on arguments, so its length costs nothing for most calls.
-// A template may also enter namespaces: those that its supervisor's sandboxes pass to it.
+// A template may also enter namespaces, those that its supervisor's sandboxes pass to it, and restrict its forks.
 func seccompFilter(template bool) []unix.SockFilter {
 	const (
 		load = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
@@ -108,6 +108,8 @@ func seccompFilter(template bool) []unix.SockFilter {
 		unix.SockFilter{Code: eq, K: 0, Jf: 1}, give(unix.SECCOMP_RET_ALLOW), give(refuse(uint32(unix.EPERM))))
 	if template {
 		when(unix.SYS_SETNS, give(unix.SECCOMP_RET_ALLOW))
+		when(unix.SYS_LANDLOCK_CREATE_RULESET, give(unix.SECCOMP_RET_ALLOW))
+		when(unix.SYS_LANDLOCK_RESTRICT_SELF, give(unix.SECCOMP_RET_ALLOW))
 	}
 	special := []uint32{unix.SYS_IOCTL, unix.SYS_PRLIMIT64}
 	for _, number := range slices.Concat(allowed, allowedHere) {

@@ -39,6 +39,7 @@ PTH = ".pth"
 
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 4, 24, 22, 28, 38
 SECCOMP_MODE_FILTER = 2
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # of every architecture
 # Root's number gives no capabilities, nor can they be kept; locked.
 NO_ROOT = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5
 CAPABILITY_VERSION = 0x20080522
@@ -139,6 +140,7 @@ class Request:
     def __init__(self, text: bytes, fds: List[int]) -> None:
         fields = json.loads(text)
         names = fields["namespaces"]
+        self.scopes = int(fields["scopes"])
         self.filter = base64.b64decode(fields["filter"])
         self.fds = fds
         self.stdout, self.stderr, self.messages, self.start, self.exit = fds[:5]
@@ -183,7 +185,7 @@ def _outside(request: Request) -> None:
 
 def _inside(request: Request) -> int:
     """The fork inside: give up all rights, wait for the job, become it."""
-    _seal(request.filter)
+    _seal(request.filter, request.scopes)
     start = socket.socket(fileno=fcntl.fcntl(request.start, fcntl.F_DUPFD_CLOEXEC, 100))
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 101) for fd in (request.stdout, request.stderr, request.messages)]
     null = os.open(os.devnull, os.O_RDWR)
@@ -251,7 +253,7 @@ def _exactly(source: socket.socket, count: int) -> Optional[bytes]:
     return data
 
 
-def _seal(program: bytes) -> None:
+def _seal(program: bytes, scopes: int) -> None:
     """Become the sandbox's user, without any right, for good: what `seal.go` does to a command that is started."""
     os.setresgid(0, 0, 0)
     with contextlib.suppress(PermissionError):  # where groups cannot be set there are none
@@ -266,6 +268,12 @@ def _seal(program: bytes) -> None:
     header = struct.pack("=Ii", CAPABILITY_VERSION, 0)
     _check(libc.capset(header, bytes(24)), "drop capabilities")
     _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "refuse new privileges")
+    if scopes:
+        attributes = struct.pack("=QQQ", 0, 0, scopes)
+        ruleset = libc.syscall(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
+        _check(min(ruleset, 0), "make a Landlock ruleset")
+        _check(libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "restrict by Landlock")
+        os.close(ruleset)
     # Its own files in /proc are its own again: changing users hid them.
     _check(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "show its own files")
     code = ctypes.create_string_buffer(program, len(program))
