@@ -131,7 +131,7 @@ func (f *Flow) folder(dir string) *project.Folder {
 }
 
 func (f *Flow) discoverer() *discover.Discoverer {
-	return &discover.Discoverer{Runtime: f.Runtime, SQL: analyzer{f.Engine}, SDK: f.SDK, Interpreter: func(ctx context.Context) (image.Interpreter, error) {
+	return &discover.Discoverer{Runtime: f.Runtime, Owner: f.prefix, SQL: analyzer{f.Engine}, SDK: f.SDK, Interpreter: func(ctx context.Context) (image.Interpreter, error) {
 		all, err := f.Images.Interpreters(ctx)
 		if err != nil {
 			return image.Interpreter{}, err

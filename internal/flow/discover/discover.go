@@ -58,6 +58,7 @@ type Discoverer struct {
 	Runtime     runtime.Runtime
 	SQL         Analyzer
 	SDK         string                                               // folder that holds the package tarn
+	Owner       string                                               // of the templates that discovery is forked from
 	Interpreter func(ctx context.Context) (image.Interpreter, error) // any supported Python
 }
 
@@ -140,8 +141,13 @@ func (d *Discoverer) python(ctx context.Context, s *project.Snapshot, dir string
 	}
 	box, err := d.Runtime.Create(ctx, runtime.Spec{
 		ID:     "discovery",
-		Mounts: append(runtime.Installed("python", python.Prefix), runtime.Mount{Name: "project", Source: dir}, runtime.Mount{Name: "sdk", Source: d.SDK}),
+		Mounts: []runtime.Mount{{Name: "project", Source: dir}},
 		Limits: runtime.Limits{Time: discoverTime, MemoryBytes: 4 << 30},
+		Template: &runtime.Template{
+			Owner: d.Owner, Argv: []string{python.Path, "-S", "-B", "-m", "tarn._template"},
+			Env:    map[string]string{"PYTHONPATH": "{mount:sdk}", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8", "HOME": "/", "PATH": "/usr/bin:/bin"},
+			Mounts: append(runtime.Installed("python", python.Prefix), runtime.Mount{Name: "sdk", Source: d.SDK}),
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("discover: %w", err)
