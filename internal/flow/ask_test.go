@@ -404,7 +404,7 @@ func TestEnvironments(t *testing.T) {
 		t.Errorf("a lock that is there was resolved again: %q, %v", told, err)
 	}
 	_, err = p.SyncEnvironment(t.Context(), p.dir, "uper", filepath.Join(p.home, "venv"), func(string) {})
-	wantError(t, err, "env.not_found", "no environment or function 'uper'. Environments: default.")
+	wantError(t, err, "env.not_found", "no environment or function 'uper'. Did you mean upper? Environments: default.")
 }
 
 func TestRecoverEndsRunsOfDeadServers(t *testing.T) {
