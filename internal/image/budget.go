@@ -47,7 +47,7 @@ func (s *Store) Usage() (Usage, error) {
 		u.Failed = *failed
 	}
 	seen := map[uint64]bool{}
-	for _, part := range []string{"uv", "packages", "views"} {
+	for _, part := range []string{"uv", "packages", "views", "built"} {
 		err := filepath.WalkDir(filepath.Join(s.dir, part), func(path string, d fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // removed meanwhile
@@ -135,7 +135,7 @@ func (s *Store) Trim(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	for _, part := range []string{"views", "packages"} {
+	for _, part := range []string{"views", "packages", "built"} {
 		gone, err := filepath.Glob(filepath.Join(s.dir, part, ".gone-*"))
 		if err != nil {
 			return err
@@ -150,12 +150,34 @@ func (s *Store) Trim(ctx context.Context) error {
 	if err != nil || usage.Bytes <= s.budget {
 		return err
 	}
+	if usage, err = s.dropBuilt(usage); err != nil || usage.Bytes <= s.budget {
+		return err
+	}
 	if usage, err = s.forgetStrangers(ctx, usage); err != nil || usage.Bytes <= s.budget {
 		return err
 	}
 	t := &trimmer{store: s, over: usage.Bytes - s.budget, names: map[string]bool{}}
 	err = t.run(ctx)
 	return errors.Join(err, s.forget(ctx, t.names))
+}
+
+// dropBuilt removes the wheels that were built here, but for those of the last minutes: their packages are unpacked, and only one
+// that goes, too, is built again.
+func (s *Store) dropBuilt(before Usage) (Usage, error) {
+	dirs, err := filepath.Glob(filepath.Join(s.dir, "built", "[0-9a-f]*"))
+	if err != nil || len(dirs) == 0 {
+		return before, err
+	}
+	for _, dir := range dirs {
+		info, err := os.Stat(dir)
+		if err == nil && time.Since(info.ModTime()) > recent {
+			_, err = discard(dir)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return before, err
+		}
+	}
+	return s.Usage()
 }
 
 // forgetStrangers has uv forget packages that have no folder here: they were only resolved, or installed elsewhere.

@@ -214,3 +214,33 @@ func TestTrimAtOnce(t *testing.T) {
 		checkView(t, c.views[name])
 	}
 }
+
+// Wheels that were built go before anything that is used, unless somebody may be about to unpack them.
+func TestBuiltWheelsGoFirst(t *testing.T) {
+	t.Parallel()
+	c := newCrowd(t)
+	wheel := func(name string, age time.Duration) string {
+		dir := filepath.Join(c.cache, "built", name)
+		then := time.Now().Add(-age)
+		err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "x-1-py3-none-any.whl"), make([]byte, 100_000), 0o644), os.Chtimes(dir, then, then))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	old, young := wheel("0a-cp3.11", time.Hour), wheel("0b-cp3.11", time.Second)
+	c.age("a", time.Hour)
+	c.tooMuch()
+	if err := c.store.Trim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the old one is there: %v", err)
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Errorf("the young one: %v", err)
+	}
+	if err := c.works("a"); err != nil {
+		t.Errorf("an environment went before the wheel: %v", err)
+	}
+}

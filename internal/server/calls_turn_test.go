@@ -45,6 +45,11 @@ def alone(n):
 def hurried(n):
     return n
 
+
+@tarn.function(start_timeout="2m", retry=tarn.Retry(times=1, delay=0.01))
+def in_time(n):
+    return n
+
 @tarn.function(cache=True)
 def cached(n):
     return n
@@ -123,7 +128,7 @@ func TestCallStartTimeout(t *testing.T) {
 		t.Errorf("%v", e)
 	}
 	c.cancel(calls[0])
-	soonEnough := c.begin("hurried", false, 2)
+	soonEnough := c.begin("in_time", false, 2)
 	c.put(soonEnough, 0, true, 1, 2, 3)
 	c.read(soonEnough, 0, nil).ends(t, "succeeded", 3, 0)
 }
