@@ -124,8 +124,10 @@ def _again_without(name: str, names: List[str]) -> NoReturn:
     """Begin anew, in a clean interpreter."""
     with contextlib.suppress(ChildProcessError):
         while True:
-            os.kill(os.waitpid(-1, os.WNOHANG)[0] or -1, signal.SIGKILL)  # in this sandbox that is all there are
-            os.waitpid(-1, 0)
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                with contextlib.suppress(ProcessLookupError):  # it ends by itself
+                    os.kill(-1, signal.SIGKILL)  # in this sandbox that is all there are
+                os.waitpid(-1, 0)
     for fd in _descriptors():
         os.set_inheritable(fd, fd in _own())
     os.execv(sys.executable, [sys.executable, *START, "tarn._template", *(n for n in names if n != name)])
