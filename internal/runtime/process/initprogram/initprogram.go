@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,7 +48,7 @@ var Path = sync.OnceValues(func() (string, error) {
 	if _, err := held.Write(program); err != nil {
 		return "", fmt.Errorf("write tarn-init: %w", err)
 	}
-	if _, err := unix.FcntlInt(held.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+	if err := seal(held); err != nil {
 		return "", fmt.Errorf("seal tarn-init: %w", err)
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", high)
@@ -60,6 +61,18 @@ var Path = sync.OnceValues(func() (string, error) {
 	}
 	return path, nil
 })
+
+// seal has nobody change the file any more. The kernel refuses while it holds one of its pages for itself, to move it for example.
+func seal(f *os.File) (err error) {
+	for range 50 {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
 
 // held keeps the file open.
 var held *os.File
