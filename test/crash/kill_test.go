@@ -287,6 +287,7 @@ func TestKilledStep(t *testing.T) {
 	h.await("the step", func() bool { return ran(r.stdout.String()) > 0 })
 	// Where a level can fork, a step is a fork of a template, and looks like it.
 	h.murder(append(h.named("_runner"), h.named("_template")...))
+	h.open() // the items that had not begun go on
 	got := r.end()
 	if f := got.failure(t); f.Code != "user_code" || f.Reason != "run.killed" {
 		t.Errorf("%+v", f)
@@ -296,8 +297,14 @@ func TestKilledStep(t *testing.T) {
 	}
 	h.clean()
 	h.empty()
-	h.open()
-	h.finishes()
+	var check struct{ Checked struct{ Fragments int } }
+	h.document(&check, "fsck")
+	if kept := check.Checked.Fragments; kept == 0 || kept == itemCount {
+		t.Errorf("%d items of %d were done", kept, itemCount)
+	}
+	if again, want := h.finishes(), itemCount-check.Checked.Fragments; again != want {
+		t.Errorf("%d items ran again, want %d", again, want)
+	}
 }
 
 func TestKilledServerTakesItsStepsAlong(t *testing.T) {
