@@ -67,6 +67,9 @@ func (a *app) entry(ctx context.Context, c *cobra.Command, t target, args []stri
 	if err != nil {
 		return err
 	}
+	if a.json {
+		return usage(c, "%s prints what the function prints, which --json cannot change. Run it without", args[0])
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return errdef.Newf(errdef.FailedPrecondition, "cli.entry", "find this program: %w", err)

@@ -157,7 +157,7 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 	}
 	fn, err := called(c.manifest, r.File, r.Qualname)
 	if err != nil {
-		return nil, err
+		return nil, cmp.Or(c.broken, err)
 	}
 	if what := unbuiltCall(fn); what != "" {
 		return nil, errOption.Errorf("%s:%d: %s is not there yet for calls, and %s would not do what it says without it", fn.File, fn.Line, what, fn.Name)

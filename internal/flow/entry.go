@@ -1,9 +1,13 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"os"
+	"path"
+	"slices"
+	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/manifest"
@@ -23,13 +27,13 @@ var (
 
 // Entry makes the environment of an entrypoint or a plain function of the project folder dir ready.
 func (f *Flow) Entry(ctx context.Context, dir, file, name string) (*Entry, error) {
-	c, err := f.load(ctx, dir)
+	c, err := f.loadWith(ctx, dir, "", "")
 	if err != nil {
 		return nil, err
 	}
 	fn, err := entryFunction(c.manifest, file, name)
 	if err != nil {
-		return nil, err
+		return nil, cmp.Or(c.broken, err)
 	}
 	spec, err := specOf(c, fn)
 	if err != nil {
@@ -71,4 +75,29 @@ func entryFunction(m *manifest.Manifest, file, name string) (*manifest.Function,
 		return nil, errNoEntry.Errorf("%s declares no entrypoint and no function. Decorate one: @tarn.entrypoint", file)
 	}
 	return nil, errNoEntry.Errorf("%s has no function '%s' to call. %sIt has: %s.", file, name, manifest.DidYouMean(name, names), manifest.List(names))
+}
+
+// meantCall is the command that calls a function, where a selection of assets names its file or itself, or nothing is selected;
+// "" where it does not. An entrypoint is meant rather than a plain function.
+func meantCall(m *manifest.Manifest, selection []string) string {
+	meant := ""
+	for i := range m.Functions {
+		fn := &m.Functions[i]
+		if fn.Kind != manifest.Entry && (fn.Kind != manifest.Plain || meant != "") {
+			continue
+		}
+		names := func(s string) bool {
+			file, _, _ := strings.Cut(s, ":") // FILE.py:NAME, FILE::NAME
+			file = path.Clean(file)
+			return s == fn.Name || file == fn.File || file+".py" == fn.File
+		}
+		if len(selection) > 0 && !slices.ContainsFunc(selection, names) {
+			continue
+		}
+		meant = "tarn run " + fn.File + "::" + fn.Name
+		if fn.Kind == manifest.Entry {
+			break
+		}
+	}
+	return meant
 }

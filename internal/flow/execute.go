@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,9 +51,13 @@ func (f *Flow) ready(ctx context.Context, c *code, base lake.Commit, ref string,
 		return nil, ex.err
 	}
 	if len(p.graph.Nodes()) == 0 {
-		return nil, errdef.Newf(errdef.FailedPrecondition, "run.nothing", "no assets in %s. Write a function with @tarn.asset in a .py file, or a SELECT in a .sql file", c.dir).WithNext("tarn init")
+		err := errdef.Newf(errdef.FailedPrecondition, "run.nothing", "no assets in %s. Write a function with @tarn.asset in a .py file, or a SELECT in a .sql file", c.dir)
+		return nil, err.WithNext(cmp.Or(meantCall(c.manifest, sel), "tarn init"))
 	}
 	assets, err := p.graph.Select(sel, func(n *graph.Node) (bool, error) { return f.changed(ctx, p, n) })
+	if meant := meantCall(c.manifest, sel); errors.Is(err, graph.ErrUnknownSelection) && meant != "" {
+		return nil, errdef.As(err).WithNext(meant)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -28,18 +28,27 @@ type code struct {
 	snap     *project.Snapshot
 	config   project.Config
 	manifest *manifest.Manifest
+	broken   error                                        // what of it cannot be used, if there is something
 	globs    map[string][]string                          // literal file names and tarn.local globs -> files
 	layout   func() (string, error)                       // folder with the snapshot's files
 	named    func() ([]string, error)                     // modules that its Python files import
 	record   func(ctx context.Context) (lake.Hash, error) // stores the snapshot in the lake
 }
 
-// load reads the project folder dir as it is now.
+// load reads the project folder dir as it is now. All of its declarations must be sound.
 func (f *Flow) load(ctx context.Context, dir string) (*code, error) {
-	return f.loadWith(ctx, dir, "", "")
+	return sound(f.loadWith(ctx, dir, "", ""))
 }
 
-// loadWith reads it with one file more, if source is not empty: a notebook's.
+func sound(c *code, err error) (*code, error) {
+	if err == nil && c.broken != nil {
+		return nil, c.broken
+	}
+	return c, err
+}
+
+// loadWith reads it with one file more, if source is not empty: a notebook's. A file that cannot be imported is no error yet: whoever
+// calls one function does not care about the neighbours.
 func (f *Flow) loadWith(ctx context.Context, dir, file, source string) (*code, error) {
 	folder := f.folder(dir)
 	snap, err := folder.Snapshot(ctx)
@@ -67,7 +76,7 @@ func (f *Flow) loadRecorded(ctx context.Context, id lake.Hash) (*code, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.loadSnapshot(ctx, dir, folder, snap, func(s *project.Snapshot) (string, error) { return dir, nil })
+	return sound(f.loadSnapshot(ctx, dir, folder, snap, func(s *project.Snapshot) (string, error) { return dir, nil }))
 }
 
 func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Folder, snap *project.Snapshot, layout func(*project.Snapshot) (string, error)) (*code, error) {
@@ -76,7 +85,9 @@ func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Fol
 	if c.config, err = project.LoadConfig(dir); err != nil {
 		return nil, err
 	}
-	if c.manifest, err = f.manifestOf(ctx, snap, layout); err != nil {
+	if c.manifest, err = f.manifestOf(ctx, snap, layout); errors.Is(err, discover.ErrProject) && c.manifest != nil {
+		c.broken = err
+	} else if err != nil {
 		return nil, err
 	}
 	if c.snap, c.globs, err = folder.With(snap, globsOf(c.manifest)); err != nil {
@@ -148,7 +159,7 @@ func (f *Flow) manifestOf(ctx context.Context, snap *project.Snapshot, layout fu
 			return nil, err
 		}
 		if m, err = f.discoverer().Discover(ctx, snap, dir); err != nil {
-			return nil, err
+			return m, err // not remembered
 		}
 		b, err := json.Marshal(m)
 		if err != nil {

@@ -72,7 +72,7 @@ func ID(s *project.Snapshot) string {
 }
 
 // Discover returns the manifest of the snapshot laid out in dir. Problems of the declarations come back
-// as one error that lists them all.
+// as one ErrProject that lists them all, together with what is sound.
 func (d *Discoverer) Discover(ctx context.Context, s *project.Snapshot, dir string) (*manifest.Manifest, error) {
 	m, err := d.python(ctx, s, dir)
 	if err != nil {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import json
 import linecache
 import os
 import signal
@@ -175,6 +176,19 @@ def turns_deaf(deaf):
             pass
     return deaf
 
+@tarn.function(concurrency=1)
+def forks_and_comes_back(kind, n):
+    child = os.fork() == 0
+    if kind == "raises":
+        raise ValueError(f"{n} {child}")
+    return n, child
+
+@tarn.function(concurrency=1)
+def forks_and_yields(n):
+    child = os.fork() == 0
+    yield n, child
+    yield n, child
+
 @tarn.function
 def nested():
     return add.remote(1)
@@ -288,6 +302,14 @@ def test_what_an_input_leaves_disturbs_no_other(jobs: Any) -> None:
     assert list(jobs.hostile.map(["a", "b", "c"])) == ["a", "b", "c"]
 
 
+def test_a_forked_child_that_comes_back_answers_nothing(jobs: Any) -> None:
+    assert list(jobs.forks_and_comes_back.starmap([("returns", n) for n in range(30)])) == [(n, False) for n in range(30)]
+    errors = jobs.forks_and_comes_back.starmap([("raises", n) for n in range(10)], return_exceptions=True)
+    assert [str(e) for e in errors] == [f"{n} False" for n in range(10)]
+    for n in range(5):
+        assert list(jobs.forks_and_yields.remote(n)) == [(n, False)] * 2
+
+
 def test_a_worker_that_reads_no_more_inputs(jobs: Any) -> None:
     assert jobs.turns_deaf.remote(True) is True
     with pytest.raises(tarn.Error, match="reads no more inputs") as caught:
@@ -373,6 +395,16 @@ def test_spawn(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         tarn.FunctionCall.from_id("c-nope").get()
     with pytest.raises(jobs.Bad):
         tarn.gather(jobs.add.spawn(1), jobs.picky.spawn(3))
+
+
+def test_output_of_a_call_is_shown_once(jobs: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    call = jobs.talks.spawn()
+    call.get()
+    call.get()
+    asyncio.run(call.get.aio())
+    assert capfd.readouterr() == ("to stdout\n", "to stderr\n")
+    with pytest.raises(TypeError, match=r"gather\(\) takes calls"):
+        tarn.gather([call])  # type: ignore[arg-type]
 
 
 def test_big_values(jobs: Any) -> None:
@@ -576,6 +608,22 @@ def test_ctrl_c_cancels(jobs: Any) -> None:
     _, said = child.communicate(timeout=60)
     assert "KeyboardInterrupt" in said
     assert child.returncode != 0
+
+
+@pytest.mark.parametrize("how", ["sdk_jobs.forever.for_each([1])", "import asyncio; asyncio.run(sdk_jobs.forever.remote.aio(1))"])
+def test_a_server_that_is_killed_is_named(jobs: Any, how: str) -> None:
+    folder = Path(jobs.__file__).parent
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"import sdk_jobs\n{how}"], cwd=folder, env={**os.environ, "PYTHONPATH": SRC}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "waits\n"
+    status = subprocess.run([BINARY, "server", "status", "--json"], cwd=folder, check=True, capture_output=True, text=True)
+    os.kill(json.loads(status.stdout)["pid"], signal.SIGKILL)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "UnavailableError: the server ended during call c-" in said
+    assert jobs.add.remote(1) == 2
 
 
 def test_outside_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

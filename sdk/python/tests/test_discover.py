@@ -294,6 +294,14 @@ def test_two_assets_of_one_name(discover: Discover) -> None:
     assert found["message"] == "asset f is declared twice: a.py:3 and b/c.py:3. Rename one."
 
 
+@pytest.mark.parametrize("kind", ["function", "entrypoint"])
+def test_what_is_called_by_file_and_name_may_have_the_name_of_another_files(discover: Discover, kind: str) -> None:
+    source = f"import tarn\n@tarn.{kind}\ndef main(): ...\n"
+    found = discover({"a.py": source, "b.py": source})
+    assert [f["file"] for f in found["functions"]] == ["a.py", "b.py"] and not found["errors"]
+    assert "declared twice" in error(discover({"a.py": source + source[12:], "b.py": source}))["message"]
+
+
 def test_scripts_packages_and_neighbours(discover: Discover) -> None:
     asset = "import tarn\n{}\n@tarn.asset\ndef {}(x): ...\n"
     files = {

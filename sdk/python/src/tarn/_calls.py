@@ -223,7 +223,7 @@ class Calling:
         self.next = 0  # sequence number of the result that is expected
         self.over = False  # the server said that nothing follows, output neither
         self._fed = self._accepted = 0  # numbers of inputs
-        self._listed = self._shown = 0  # pieces of output in this stream, and in all
+        self._listed = self.shown = 0  # pieces of output in this stream, and in all
         self._waiting: Deque[Sent] = Deque()  # fed and not accepted
         self._under_way: Dict[int, int] = {}  # size of inputs whose result was not taken
         self._bytes = 0
@@ -283,8 +283,8 @@ class Calling:
             self.over = True
         if "output" in message:
             self._listed += 1
-            if self._listed > self._shown:
-                self._shown = self._listed
+            if self._listed > self.shown:
+                self.shown = self._listed
                 show(message["output"])
         found = message.get("result")
         if found is None or int(found.get("sequence", 0)) < self.next:
@@ -325,6 +325,11 @@ def show(output: Mapping[str, Any]) -> None:
 def ended(call: str) -> errors.Error:
     """The error of a call that has no result."""
     return errors.CanceledError(f"call {call} ended without a result: it was canceled", reason="call.canceled")
+
+
+def server_ended(call: str) -> errors.Error:
+    """The error of a call that a restarted server does not know."""
+    return errors.UnavailableError(f"the server ended during call {call}, and the call with it: results that had not come are lost. Call it again.", reason="call.server_ended")
 
 
 def still(call: str, timeout: Optional[float]) -> errors.Error:

@@ -179,12 +179,13 @@ class Discovery:
         return {"python": python[1] if python else None, "packages": packages, "vars": {}, "build": False}
 
     def _refuse_twice(self, functions: List[Dict[str, Any]]) -> None:
-        seen: Dict[Tuple[str, str], Dict[str, Any]] = {}
+        seen: Dict[Tuple[str, str, str], Dict[str, Any]] = {}
         for f in functions:
             if f["file"] == CELLS:  # a notebook may try another version of what a file has
                 continue
             for name in f["outputs"] or [f["name"]]:
-                key = (f["kind"], name)
+                where = f["file"] if f["kind"] in ("function", "entrypoint") else ""  # those are called by file and name
+                key = (f["kind"], where, name)
                 first = seen.setdefault(key, f)
                 if first is not f:
                     self._error(

@@ -45,6 +45,9 @@ def folder_of(path: Optional[str], folder: Optional[str]) -> str:
 
 def command(project: Optional[str]) -> List[str]:
     """The command that finds the local server."""
+    if "TARN_DISCOVER" in os.environ:
+        text = "this asks the server while the file is imported to see what it declares, where there is none. Put it into a function, or under: if __name__ == '__main__'"
+        raise errors.PreconditionError(text, reason="client.at_import")
     binary = os.environ.get("TARN_BIN") or shutil.which("tarn") or shutil.which("tarn", path=os.path.dirname(sys.executable))
     if not binary:
         raise errors.UnavailableError(

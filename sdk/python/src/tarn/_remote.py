@@ -142,6 +142,10 @@ class _Job:
                             break
                 except errors.DeadlineError:
                     raise _calls.still(self.id, timeout) from None
+                except errors.NotFoundError:
+                    if not lost:
+                        raise
+                    raise _calls.server_ended(self.id) from None
                 except errors.UnavailableError:
                     lost += 1
                     if lost > _calls.PATIENCE:
@@ -302,6 +306,10 @@ class _AsyncJob:
                         break
             except errors.DeadlineError:
                 raise _calls.still(self.id, timeout) from None
+            except errors.NotFoundError:
+                if not lost:
+                    raise
+                raise _calls.server_ended(self.id) from None
             except errors.UnavailableError:
                 lost += 1
                 if lost > _calls.PATIENCE:
@@ -554,6 +562,7 @@ class FunctionCall(Generic[R]):
         self.id = id
         self._target: Optional[Target] = None
         self._python = ""
+        self._shown = 0  # pieces of output: each is shown once, however often get() is called
 
     @classmethod
     def from_id(cls, id: str) -> FunctionCall[Any]:
@@ -570,6 +579,14 @@ class FunctionCall(Generic[R]):
     def cancel(self) -> Cancel:
         """Stop it: `call.cancel()`, or `await call.cancel.aio()`. Who waits for it gets `tarn.errors.CanceledError`."""
         return Cancel(self)
+
+    @contextlib.contextmanager
+    def _again(self, state: Calling) -> Iterator[None]:
+        state.shown = self._shown
+        try:
+            yield
+        finally:
+            self._shown = state.shown
 
     def _clients(self) -> Tuple[Client, AsyncClient]:
         return _at(self._target.folder if self._target else None)
@@ -588,7 +605,8 @@ class Get(Generic[R]):
         """Wait for the result."""
         call = self._call
         job = _Job(call._target, call._clients()[0], call.id, call._python)
-        value: R = _value(job.results(_wire.limit(timeout)), call.id)
+        with call._again(job.state):
+            value: R = _value(job.results(_wire.limit(timeout)), call.id)
         return value
 
     async def aio(self, timeout: Optional[float] = None) -> R:
@@ -596,7 +614,8 @@ class Get(Generic[R]):
         call = self._call
         client = call._clients()[1]
         job = _AsyncJob(call._target, client, (await client._scope()).project, call.id, call._python)
-        value: R = await _value_async(job, _wire.limit(timeout))
+        with call._again(job.state):
+            value: R = await _value_async(job, _wire.limit(timeout))
         return value
 
 
@@ -626,11 +645,19 @@ class _Gather:
     __name__ = "gather"
 
     def __call__(self, *calls: FunctionCall[Any]) -> List[Any]:
+        """Wait for all."""
+        self._refuse(calls)
         return [call.get() for call in calls]
 
     async def aio(self, *calls: FunctionCall[Any]) -> List[Any]:
         """The same, awaited."""
+        self._refuse(calls)
         return list(await asyncio.gather(*(call.get.aio() for call in calls)))
+
+    def _refuse(self, calls: Tuple[Any, ...]) -> None:
+        for call in calls:
+            if not isinstance(call, FunctionCall):
+                raise TypeError(f"tarn.gather() takes calls, such as f.spawn(1), got {call!r}.")
 
 
 gather = _Gather()

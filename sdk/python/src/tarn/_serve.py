@@ -33,6 +33,7 @@ class Worker:
         # Where the end of an input's output is marked, whatever the function does to its streams.
         self.values: Dict[str, str] = context["values"]
         self.written = 0
+        self.pid = os.getpid()
         self.outputs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (1, 2)]
 
     def load(self) -> bool:
@@ -56,8 +57,14 @@ class Worker:
             try:
                 self._call(index, self._given(given))
             except BaseException as error:  # SystemExit and KeyboardInterrupt are the function's failure too
+                self._child_ends()
                 self._flush()
                 self._fail(error, index)
+
+    def _child_ends(self) -> None:
+        """A child that the function forked and that came back here ends: it would answer for its parent, and take his inputs."""
+        if os.getpid() != self.pid:
+            os._exit(OK)
 
     def _given(self, line: Dict[str, Any]) -> Union[bytes, mmap.mmap]:
         if "file" not in line:
@@ -79,9 +86,12 @@ class Worker:
             elif p.kind == "context" and p.name not in kwargs:
                 kwargs[p.name] = Context(self.runner.context, Messages(None))  # it publishes nothing, so nothing is kept of it
         result = self.runner._call(args, kwargs)
+        self._child_ends()
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
             for value in _yields(result):
+                self._child_ends()
                 self._send("yield", index, self._dump(value))
+            self._child_ends()
             self._flush()
             self._send("end", index)
             return
