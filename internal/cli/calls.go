@@ -46,16 +46,64 @@ func (a *app) callTable(calls []*tarnv1.Call) {
 	}
 	var rows [][]string
 	for _, c := range calls {
-		inputs := fmt.Sprintf("%d of %d", c.GetDone(), c.GetInputs())
-		if c.GetFailed() > 0 {
-			inputs += fmt.Sprintf(", %d failed", c.GetFailed())
-		}
 		rows = append(rows, []string{
 			a.out.ID(c.GetId()), a.runState(c.GetState()), a.out.Time(c.GetCreated().AsTime()), lasted(c.GetCreated(), c.GetEnded()), ui.Clean(c.GetAuthor()),
-			ui.Clean(c.GetFunction()), inputs,
+			ui.Clean(c.GetFunction()), callInputs(c),
 		})
 	}
 	a.out.Table(columns("call", "state", "started", ">took", "author", "function", ">inputs"), rows)
+}
+
+// failureJSON is why an input failed, in --json.
+type failureJSON struct {
+	Input     int64  `json:"input"`
+	Code      string `json:"code"`
+	Reason    string `json:"reason"`
+	Message   string `json:"message"`
+	Class     string `json:"class"`
+	Traceback string `json:"traceback"`
+}
+
+// showCall describes a call, with why the first of its inputs failed.
+func (a *app) showCall(ctx context.Context, t target, id string) error {
+	got, err := t.Calls.Get(ctx, &tarnv1.GetCallRequest{Project: t.project, Call: id})
+	if err != nil {
+		return err
+	}
+	c, failures := got.GetCall(), []failureJSON{}
+	for _, f := range got.GetFailures() {
+		e := f.GetError()
+		failures = append(failures, failureJSON{Input: f.GetIndex(), Code: e.GetCode(), Reason: e.GetReason(), Message: e.GetMessage(), Class: e.GetClass(), Traceback: e.GetTraceback()})
+	}
+	a.print(map[string]any{"kind": "call", "name": id, "call": callDocuments([]*tarnv1.Call{c})[0], "failures": failures}, func() {
+		a.out.Printf("call %s\n", a.out.Bold(id))
+		a.out.Printf("function %s\n", ui.Clean(c.GetFunction()))
+		a.out.Printf("state    %s\n", a.runState(c.GetState()))
+		a.out.Printf("author   %s\n", ui.Clean(c.GetAuthor()))
+		a.out.Printf("started  %s, took %s\n", a.out.Time(c.GetCreated().AsTime()), lasted(c.GetCreated(), c.GetEnded()))
+		a.out.Printf("inputs   %s\n", callInputs(c))
+		a.out.Printf("python   %s\n", ui.Clean(c.GetPython()))
+		a.out.Printf("level    %s\n", c.GetLevel())
+		for _, f := range failures {
+			a.out.Printf("\n%s %s\n", a.out.Bad(fmt.Sprintf("input %d failed:", f.Input)), ui.Clean(f.Message))
+			for line := range strings.Lines(f.Traceback) {
+				a.out.Printf("  %s\n", ui.Clean(strings.TrimSuffix(line, "\n")))
+			}
+		}
+		if more := c.GetFailed() - int64(len(failures)); more > 0 {
+			a.out.Printf("\nand %d more\n", more)
+		}
+	})
+	return nil
+}
+
+// callInputs says how far a call is.
+func callInputs(c *tarnv1.Call) string {
+	inputs := fmt.Sprintf("%d of %d", c.GetDone(), c.GetInputs())
+	if c.GetFailed() > 0 {
+		inputs += fmt.Sprintf(", %d failed", c.GetFailed())
+	}
+	return inputs
 }
 
 func (a *app) cancelCall(ctx context.Context, t target, id string) error {

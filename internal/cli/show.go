@@ -19,14 +19,17 @@ func (a *app) showCommand() *cobra.Command {
 	var ref string
 	c := codes(&cobra.Command{
 		Use:     "show X",
-		Short:   "Describe anything: a branch, tag, commit, table, file, asset, run, step, item, environment, hash",
+		Short:   "Describe anything: a branch, tag, commit, table, file, asset, run, step, item, call, environment, hash",
 		GroupID: groupData,
-		Example: "  tarn show dev\n  tarn show 3f2a91c\n  tarn show images/a.png@v1.0\n  tarn show orders --ref dev\n  tarn show r-7k2m9x/delays\n  tarn show r-7k2m9x/thumbnails/images/a.png",
+		Example: "  tarn show dev\n  tarn show 3f2a91c\n  tarn show images/a.png@v1.0\n  tarn show orders --ref dev\n  tarn show r-7k2m9x/delays\n  tarn show r-7k2m9x/thumbnails/images/a.png\n  tarn show c-4h1m8zq0w2ex",
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			t, err := a.reach(c.Context())
 			if err != nil {
 				return err
+			}
+			if ids.IsCall(args[0]) {
+				return a.showCall(c.Context(), t, args[0])
 			}
 			if run, _, _ := strings.Cut(args[0], "/"); ids.IsRun(run) {
 				if ok, err := a.showRun(c.Context(), t, args[0]); ok || err != nil {

@@ -48,9 +48,15 @@ type CallRequest struct {
 // CallInfo is what is known of a call.
 type CallInfo struct {
 	ID, Project, Function, Author, Level, Python string
-	State                                        string // running, succeeded, failed, canceled
+	State                                        string // waiting, running, succeeded, failed, canceled
 	Inputs, Done, Failed                         int64
 	Created, Ended                               time.Time
+}
+
+// CallFailure is why an input failed.
+type CallFailure struct {
+	Index int64
+	call.Failure
 }
 
 // CallOutput is a piece of what a function printed.
@@ -67,12 +73,13 @@ type Call struct {
 	limit  int
 	cancel context.CancelFunc
 
-	mu      sync.Mutex
-	ended   time.Time
-	first   int64 // number of printed[0]
-	printed []CallOutput
-	bytes   int           // of it
-	more    chan struct{} // closed and replaced when something is printed
+	mu       sync.Mutex
+	ended    time.Time
+	first    int64 // number of printed[0]
+	printed  []CallOutput
+	bytes    int           // of it
+	more     chan struct{} // closed and replaced when something is printed
+	failures []CallFailure // the first ones
 
 	// Of values that are files, and of the caller: calls_values.go.
 	folder    string
@@ -315,6 +322,8 @@ func (c *Call) Info() CallInfo {
 	switch {
 	case p.Canceled:
 		info.State = "canceled"
+	case p.Waiting:
+		info.State = "waiting"
 	case !p.Ended:
 		info.State = "running"
 	case p.Failed > 0:

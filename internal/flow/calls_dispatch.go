@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +49,7 @@ func (c *Call) dispatch(ctx context.Context, f *Flow) {
 	if c.fn.startTimeout > 0 {
 		wg.Go(func() { c.watch(ctx) })
 	}
+	wg.Go(func() { c.sayWaiting(ctx) })
 	done := make(chan struct{}, c.limit)
 	for busy := 0; ; {
 		changed := c.Changed()
@@ -141,14 +144,65 @@ func failure(err error) call.Result { return call.Result{Failure: &call.Failure{
 func (c *Call) settle(in call.Input, r call.Result, classes []string) {
 	retry := c.fn.fn.Options.Retry
 	if r.Failure == nil || retry == nil || in.Attempt > retry.Times || !retryable(*retry, outcome{err: r.Failure.Err, classes: classes}) {
-		c.Finish(in, r)
+		c.finish(in, r)
 		return
 	}
 	delay := backoff(*retry, fmt.Sprintf("%s/%d", c.info.ID, in.Index), in.Attempt)
 	c.print(CallOutput{Index: in.Index, Stream: "stderr", Text: fmt.Sprintf("attempt %d failed, again in %s: %s\n", in.Attempt, delay, r.Failure.Err)})
 	time.AfterFunc(delay, func() {
 		if !c.Again(in) {
-			c.Finish(in, r)
+			c.finish(in, r)
 		}
 	})
+}
+
+const (
+	// failuresKept and failureText bound what is kept of failures for whoever asks later: a thousand calls keep 20 MB of it at most.
+	failuresKept = 5
+	failureText  = 4 << 10
+)
+
+// finish finishes an input, and remembers how it failed.
+func (c *Call) finish(in call.Input, r call.Result) {
+	failure := r.Failure
+	if !c.Finish(in, r) || failure == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.failures) < failuresKept {
+		kept := call.Failure{Err: failure.Err, Class: failure.Class, Module: failure.Module, Traceback: failure.Traceback}
+		if over := len(kept.Traceback) - failureText; over > 0 { // the end of it says what was raised
+			kept.Traceback = "...\n" + strings.ToValidUTF8(kept.Traceback[over:], "")
+		}
+		c.failures = append(c.failures, CallFailure{Index: in.Index, Failure: kept})
+	}
+}
+
+// Failures are those of the first inputs that failed.
+func (c *Call) Failures() []CallFailure {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.failures)
+}
+
+// waitSaid is how long a call does nothing, because others have what it needs, before it says so.
+const waitSaid = 3 * time.Second
+
+// sayWaiting tells whoever waits for the call, once, that it waits for its turn.
+func (c *Call) sayWaiting(ctx context.Context) {
+	tick := time.NewTicker(waitSaid)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if since, ok := c.Next(); ok && c.Progress().Waiting && time.Since(since) >= waitSaid {
+			c.print(CallOutput{Stream: "stderr", Text: fmt.Sprintf(
+				"%s waits for its turn: other calls have the cores, or all that a limit allows. tarn runs lists them, tarn cancel ends one.\n", c.fn.fn.Name)})
+			return
+		}
+	}
 }

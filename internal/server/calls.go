@@ -169,7 +169,11 @@ func (s *callService) Get(ctx context.Context, in *tarnv1.GetCallRequest) (*tarn
 	if err != nil {
 		return nil, err
 	}
-	return &tarnv1.GetCallResponse{Call: toCall(c.Info())}, nil
+	out := &tarnv1.GetCallResponse{Call: toCall(c.Info())}
+	for _, f := range c.Failures() {
+		out.Failures = append(out.Failures, &tarnv1.CallFailure{Index: f.Index, Error: toCallError(&f.Failure)})
+	}
+	return out, nil
 }
 
 func (s *callService) List(ctx context.Context, in *tarnv1.ListCallsRequest) (*tarnv1.ListCallsResponse, error) {
@@ -227,12 +231,16 @@ func toCallResult(r call.Result) *tarnv1.CallResult {
 		out.Big = &tarnv1.BigValue{Value: f.Name, Size: f.Size, Sha256: f.SHA256}
 	}
 	if r.Failure != nil {
-		text := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
-		e := errdef.As(r.Failure.Err)
-		out.Error = &tarnv1.CallError{
-			Code: e.Code.String(), Reason: e.Reason, Message: text(e.Message), Class: text(r.Failure.Class), Module: text(r.Failure.Module),
-			Traceback: text(r.Failure.Traceback), Pickle: r.Failure.Pickle,
-		}
+		out.Error = toCallError(r.Failure)
 	}
 	return out
+}
+
+func toCallError(f *call.Failure) *tarnv1.CallError {
+	text := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+	e := errdef.As(f.Err)
+	return &tarnv1.CallError{
+		Code: e.Code.String(), Reason: e.Reason, Message: text(e.Message), Class: text(f.Class), Module: text(f.Module),
+		Traceback: text(f.Traceback), Pickle: f.Pickle,
+	}
 }

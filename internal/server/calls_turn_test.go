@@ -112,6 +112,27 @@ func TestCallPriority(t *testing.T) {
 	c.read(low, 0, nil).ends(t, "succeeded", 1, 0)
 }
 
+// A call that gets no turn says so, where its caller and its logs show it; a call that is done with some inputs does not.
+func TestCallSaysThatItWaits(t *testing.T) {
+	t.Parallel()
+	c := newCaller(t)
+	c.write("functions.py", turning)
+	calls := c.fill()
+	id := c.begin("patient", false, 1)
+	c.put(id, 0, true, 1)
+	const words = "patient waits for its turn"
+	c.read(id, 0, func(s *seen) bool { return strings.Contains(s.printed, words) })
+	if got, err := c.Get(soon(t), &tarnv1.GetCallRequest{Project: "p", Call: id}); err != nil || got.GetCall().GetState() != "waiting" {
+		t.Errorf("the state of a call that waits for its turn: %v, %v", got, err)
+	}
+	c.cancel(calls[0])
+	got := c.read(id, 0, nil)
+	got.ends(t, "succeeded", 1, 0)
+	if n := strings.Count(got.printed, words); n != 1 {
+		t.Errorf("it said %d times that it waits", n)
+	}
+}
+
 // An input that finds no core in time fails, after its retries; one that is behind others of its call does not count its wait.
 func TestCallStartTimeout(t *testing.T) {
 	t.Parallel()

@@ -106,9 +106,10 @@ type Input struct {
 	Value   Value
 }
 
-// Progress is how far a call is.
+// Progress is how far a call is. Inputs that ended because the call was canceled are neither done nor failed.
 type Progress struct {
 	Inputs, Done, Failed int64
+	Waiting              bool // none of those that are to be taken has been
 	Ended                bool
 	Canceled             bool
 }
@@ -362,9 +363,11 @@ func (c *Call) finish(index int64, r Result) {
 	given.drop()
 	delete(c.open, index)
 	r = c.results.settle(r)
-	c.done++
-	if r.Failure != nil {
-		c.failed++
+	if r.Failure == nil || !errors.Is(r.Failure.Err, ErrCanceled) {
+		c.done++
+		if r.Failure != nil {
+			c.failed++
+		}
 	}
 	r.Index, r.More = index, false
 	c.result(r)
@@ -432,7 +435,10 @@ func (c *Call) ended() bool { return c.closed && len(c.open) == 0 }
 func (c *Call) Progress() Progress {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return Progress{Inputs: c.next, Done: c.done, Failed: c.failed, Ended: c.ended(), Canceled: c.canceled}
+	return Progress{
+		Inputs: c.next, Done: c.done, Failed: c.failed, Ended: c.ended(), Canceled: c.canceled,
+		Waiting: c.ready() && len(c.pending) == len(c.open),
+	}
 }
 
 // Results are the results from a sequence number on, as they come, to the end of the call. Those before it are forgotten.

@@ -125,6 +125,17 @@ def test_the_command_line_knows_calls(limits: Any) -> None:
     assert calls[said.id]["inputs"] == calls[said.id]["done"] == 1
     assert "had ended before: it succeeded" in cli("cancel", said.id)
     assert "no call 'c-000000000000'" in cli("logs", "c-000000000000", code=6)
+    assert "no call 'c-000000000000'" in cli("show", "c-000000000000", code=6)
+    assert "inputs   0 of 1\n" in cli("show", waits.id)
+
+    bad = limits.third_time.spawn(ValueError("not\x1bagain"))
+    with pytest.raises(ValueError):
+        bad.get()
+    shown = cli("show", bad.id)
+    assert f"call {bad.id}\nfunction third_time\nstate    failed\n" in shown and "inputs   1 of 1, 1 failed\n" in shown
+    assert "input 0 failed: " in shown and 'File "sdk_limits.py"' in shown and "\x1b" not in shown
+    (failure,) = json.loads(cli("show", "--json", bad.id))["failures"]
+    assert (failure["input"], failure["class"]) == (0, "ValueError") and "in third_time" in failure["traceback"]
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,9 @@ type Call struct {
 	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Project  string                 `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
 	Function string                 `protobuf:"bytes,3,opt,name=function,proto3" json:"function,omitempty"`
-	// running, succeeded, failed (an input did), canceled.
-	State   string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// waiting (others have their turn), running, succeeded, failed (an input did), canceled.
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// Inputs that came, that are done, and that failed. Those that a cancel ended are neither done nor failed.
 	Inputs  int64                  `protobuf:"varint,5,opt,name=inputs,proto3" json:"inputs,omitempty"`
 	Done    int64                  `protobuf:"varint,6,opt,name=done,proto3" json:"done,omitempty"`
 	Failed  int64                  `protobuf:"varint,7,opt,name=failed,proto3" json:"failed,omitempty"`
@@ -1306,8 +1307,10 @@ func (x *GetCallRequest) GetCall() string {
 }
 
 type GetCallResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Call  *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	// Those of the first inputs that failed.
+	Failures      []*CallFailure `protobuf:"bytes,2,rep,name=failures,proto3" json:"failures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1349,6 +1352,67 @@ func (x *GetCallResponse) GetCall() *Call {
 	return nil
 }
 
+func (x *GetCallResponse) GetFailures() []*CallFailure {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+type CallFailure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the input.
+	Index int64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Without the pickle; the traceback's end.
+	Error         *CallError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallFailure) Reset() {
+	*x = CallFailure{}
+	mi := &file_tarn_v1_call_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallFailure) ProtoMessage() {}
+
+func (x *CallFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_call_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallFailure.ProtoReflect.Descriptor instead.
+func (*CallFailure) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CallFailure) GetIndex() int64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *CallFailure) GetError() *CallError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type ListCallsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -1358,7 +1422,7 @@ type ListCallsRequest struct {
 
 func (x *ListCallsRequest) Reset() {
 	*x = ListCallsRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[19]
+	mi := &file_tarn_v1_call_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1434,7 @@ func (x *ListCallsRequest) String() string {
 func (*ListCallsRequest) ProtoMessage() {}
 
 func (x *ListCallsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[19]
+	mi := &file_tarn_v1_call_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1447,7 @@ func (x *ListCallsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCallsRequest.ProtoReflect.Descriptor instead.
 func (*ListCallsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListCallsRequest) GetProject() string {
@@ -1402,7 +1466,7 @@ type ListCallsResponse struct {
 
 func (x *ListCallsResponse) Reset() {
 	*x = ListCallsResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[20]
+	mi := &file_tarn_v1_call_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1478,7 @@ func (x *ListCallsResponse) String() string {
 func (*ListCallsResponse) ProtoMessage() {}
 
 func (x *ListCallsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[20]
+	mi := &file_tarn_v1_call_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1491,7 @@ func (x *ListCallsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCallsResponse.ProtoReflect.Descriptor instead.
 func (*ListCallsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListCallsResponse) GetCalls() []*Call {
@@ -1447,7 +1511,7 @@ type CancelCallRequest struct {
 
 func (x *CancelCallRequest) Reset() {
 	*x = CancelCallRequest{}
-	mi := &file_tarn_v1_call_proto_msgTypes[21]
+	mi := &file_tarn_v1_call_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1523,7 @@ func (x *CancelCallRequest) String() string {
 func (*CancelCallRequest) ProtoMessage() {}
 
 func (x *CancelCallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[21]
+	mi := &file_tarn_v1_call_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1536,7 @@ func (x *CancelCallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCallRequest.ProtoReflect.Descriptor instead.
 func (*CancelCallRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CancelCallRequest) GetProject() string {
@@ -1498,7 +1562,7 @@ type CancelCallResponse struct {
 
 func (x *CancelCallResponse) Reset() {
 	*x = CancelCallResponse{}
-	mi := &file_tarn_v1_call_proto_msgTypes[22]
+	mi := &file_tarn_v1_call_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1574,7 @@ func (x *CancelCallResponse) String() string {
 func (*CancelCallResponse) ProtoMessage() {}
 
 func (x *CancelCallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_call_proto_msgTypes[22]
+	mi := &file_tarn_v1_call_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1587,7 @@ func (x *CancelCallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelCallResponse.ProtoReflect.Descriptor instead.
 func (*CancelCallResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_call_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_call_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CancelCallResponse) GetCall() *Call {
@@ -1635,9 +1699,13 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\x06output\x18\x01 \x01(\v2\x13.tarn.v1.CallOutputR\x06output\">\n" +
 	"\x0eGetCallRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
-	"\x04call\x18\x02 \x01(\tR\x04call\"4\n" +
+	"\x04call\x18\x02 \x01(\tR\x04call\"f\n" +
 	"\x0fGetCallResponse\x12!\n" +
-	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call\",\n" +
+	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call\x120\n" +
+	"\bfailures\x18\x02 \x03(\v2\x14.tarn.v1.CallFailureR\bfailures\"M\n" +
+	"\vCallFailure\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x03R\x05index\x12(\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.tarn.v1.CallErrorR\x05error\",\n" +
 	"\x10ListCallsRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\"8\n" +
 	"\x11ListCallsResponse\x12#\n" +
@@ -1670,7 +1738,7 @@ func file_tarn_v1_call_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_call_proto_rawDescData
 }
 
-var file_tarn_v1_call_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_tarn_v1_call_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tarn_v1_call_proto_goTypes = []any{
 	(*StartCallRequest)(nil),      // 0: tarn.v1.StartCallRequest
 	(*StartCallResponse)(nil),     // 1: tarn.v1.StartCallResponse
@@ -1691,18 +1759,19 @@ var file_tarn_v1_call_proto_goTypes = []any{
 	(*CallLogsResponse)(nil),      // 16: tarn.v1.CallLogsResponse
 	(*GetCallRequest)(nil),        // 17: tarn.v1.GetCallRequest
 	(*GetCallResponse)(nil),       // 18: tarn.v1.GetCallResponse
-	(*ListCallsRequest)(nil),      // 19: tarn.v1.ListCallsRequest
-	(*ListCallsResponse)(nil),     // 20: tarn.v1.ListCallsResponse
-	(*CancelCallRequest)(nil),     // 21: tarn.v1.CancelCallRequest
-	(*CancelCallResponse)(nil),    // 22: tarn.v1.CancelCallResponse
-	nil,                           // 23: tarn.v1.PutInputsRequest.ValuesEntry
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*CallFailure)(nil),           // 19: tarn.v1.CallFailure
+	(*ListCallsRequest)(nil),      // 20: tarn.v1.ListCallsRequest
+	(*ListCallsResponse)(nil),     // 21: tarn.v1.ListCallsResponse
+	(*CancelCallRequest)(nil),     // 22: tarn.v1.CancelCallRequest
+	(*CancelCallResponse)(nil),    // 23: tarn.v1.CancelCallResponse
+	nil,                           // 24: tarn.v1.PutInputsRequest.ValuesEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_tarn_v1_call_proto_depIdxs = []int32{
 	2,  // 0: tarn.v1.StartCallResponse.call:type_name -> tarn.v1.Call
-	24, // 1: tarn.v1.Call.created:type_name -> google.protobuf.Timestamp
-	24, // 2: tarn.v1.Call.ended:type_name -> google.protobuf.Timestamp
-	23, // 3: tarn.v1.PutInputsRequest.values:type_name -> tarn.v1.PutInputsRequest.ValuesEntry
+	25, // 1: tarn.v1.Call.created:type_name -> google.protobuf.Timestamp
+	25, // 2: tarn.v1.Call.ended:type_name -> google.protobuf.Timestamp
+	24, // 3: tarn.v1.PutInputsRequest.values:type_name -> tarn.v1.PutInputsRequest.ValuesEntry
 	11, // 4: tarn.v1.CallResultsResponse.result:type_name -> tarn.v1.CallResult
 	14, // 5: tarn.v1.CallResultsResponse.output:type_name -> tarn.v1.CallOutput
 	2,  // 6: tarn.v1.CallResultsResponse.call:type_name -> tarn.v1.Call
@@ -1710,31 +1779,33 @@ var file_tarn_v1_call_proto_depIdxs = []int32{
 	12, // 8: tarn.v1.CallResult.big:type_name -> tarn.v1.BigValue
 	14, // 9: tarn.v1.CallLogsResponse.output:type_name -> tarn.v1.CallOutput
 	2,  // 10: tarn.v1.GetCallResponse.call:type_name -> tarn.v1.Call
-	2,  // 11: tarn.v1.ListCallsResponse.calls:type_name -> tarn.v1.Call
-	2,  // 12: tarn.v1.CancelCallResponse.call:type_name -> tarn.v1.Call
-	0,  // 13: tarn.v1.CallService.Start:input_type -> tarn.v1.StartCallRequest
-	3,  // 14: tarn.v1.CallService.Put:input_type -> tarn.v1.PutInputsRequest
-	5,  // 15: tarn.v1.CallService.PutValue:input_type -> tarn.v1.PutValueRequest
-	7,  // 16: tarn.v1.CallService.GetValue:input_type -> tarn.v1.GetValueRequest
-	9,  // 17: tarn.v1.CallService.Results:input_type -> tarn.v1.CallResultsRequest
-	15, // 18: tarn.v1.CallService.Logs:input_type -> tarn.v1.CallLogsRequest
-	17, // 19: tarn.v1.CallService.Get:input_type -> tarn.v1.GetCallRequest
-	19, // 20: tarn.v1.CallService.List:input_type -> tarn.v1.ListCallsRequest
-	21, // 21: tarn.v1.CallService.Cancel:input_type -> tarn.v1.CancelCallRequest
-	1,  // 22: tarn.v1.CallService.Start:output_type -> tarn.v1.StartCallResponse
-	4,  // 23: tarn.v1.CallService.Put:output_type -> tarn.v1.PutInputsResponse
-	6,  // 24: tarn.v1.CallService.PutValue:output_type -> tarn.v1.PutValueResponse
-	8,  // 25: tarn.v1.CallService.GetValue:output_type -> tarn.v1.GetValueResponse
-	10, // 26: tarn.v1.CallService.Results:output_type -> tarn.v1.CallResultsResponse
-	16, // 27: tarn.v1.CallService.Logs:output_type -> tarn.v1.CallLogsResponse
-	18, // 28: tarn.v1.CallService.Get:output_type -> tarn.v1.GetCallResponse
-	20, // 29: tarn.v1.CallService.List:output_type -> tarn.v1.ListCallsResponse
-	22, // 30: tarn.v1.CallService.Cancel:output_type -> tarn.v1.CancelCallResponse
-	22, // [22:31] is the sub-list for method output_type
-	13, // [13:22] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	19, // 11: tarn.v1.GetCallResponse.failures:type_name -> tarn.v1.CallFailure
+	13, // 12: tarn.v1.CallFailure.error:type_name -> tarn.v1.CallError
+	2,  // 13: tarn.v1.ListCallsResponse.calls:type_name -> tarn.v1.Call
+	2,  // 14: tarn.v1.CancelCallResponse.call:type_name -> tarn.v1.Call
+	0,  // 15: tarn.v1.CallService.Start:input_type -> tarn.v1.StartCallRequest
+	3,  // 16: tarn.v1.CallService.Put:input_type -> tarn.v1.PutInputsRequest
+	5,  // 17: tarn.v1.CallService.PutValue:input_type -> tarn.v1.PutValueRequest
+	7,  // 18: tarn.v1.CallService.GetValue:input_type -> tarn.v1.GetValueRequest
+	9,  // 19: tarn.v1.CallService.Results:input_type -> tarn.v1.CallResultsRequest
+	15, // 20: tarn.v1.CallService.Logs:input_type -> tarn.v1.CallLogsRequest
+	17, // 21: tarn.v1.CallService.Get:input_type -> tarn.v1.GetCallRequest
+	20, // 22: tarn.v1.CallService.List:input_type -> tarn.v1.ListCallsRequest
+	22, // 23: tarn.v1.CallService.Cancel:input_type -> tarn.v1.CancelCallRequest
+	1,  // 24: tarn.v1.CallService.Start:output_type -> tarn.v1.StartCallResponse
+	4,  // 25: tarn.v1.CallService.Put:output_type -> tarn.v1.PutInputsResponse
+	6,  // 26: tarn.v1.CallService.PutValue:output_type -> tarn.v1.PutValueResponse
+	8,  // 27: tarn.v1.CallService.GetValue:output_type -> tarn.v1.GetValueResponse
+	10, // 28: tarn.v1.CallService.Results:output_type -> tarn.v1.CallResultsResponse
+	16, // 29: tarn.v1.CallService.Logs:output_type -> tarn.v1.CallLogsResponse
+	18, // 30: tarn.v1.CallService.Get:output_type -> tarn.v1.GetCallResponse
+	21, // 31: tarn.v1.CallService.List:output_type -> tarn.v1.ListCallsResponse
+	23, // 32: tarn.v1.CallService.Cancel:output_type -> tarn.v1.CancelCallResponse
+	24, // [24:33] is the sub-list for method output_type
+	15, // [15:24] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_call_proto_init() }
@@ -1753,7 +1824,7 @@ func file_tarn_v1_call_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_call_proto_rawDesc), len(file_tarn_v1_call_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
