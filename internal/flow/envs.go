@@ -74,6 +74,7 @@ func specOf(c *code, fn *manifest.Function) (image.Spec, error) {
 	if spec.Name == "" {
 		spec.Name = fn.Name
 	}
+	spec.Folder = c
 	if len(fn.Outputs) > 0 || len(fn.Tables()) > 0 || fn.CheckOf != "" {
 		spec = image.WithArrow(spec)
 	}

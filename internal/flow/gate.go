@@ -265,6 +265,7 @@ func (f *Flow) askFunction(ctx context.Context, w *world, q *question) error {
 	env := environment{asked: q.function.Packages}
 	if q.function.Lock != nil {
 		env.lock = *q.function.Lock
+		env.lock.Folder = c
 	}
 	n := &graph.Node{Function: &q.function.Function}
 	q.work, err = f.prepare(ctx, w, c, n, env, demand{})

@@ -90,7 +90,7 @@ func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Fol
 	} else if err != nil {
 		return nil, err
 	}
-	if c.snap, c.globs, err = folder.With(snap, globsOf(c.manifest)); err != nil {
+	if c.snap, c.globs, err = folder.With(snap, globsOf(c)); err != nil {
 		return nil, err
 	}
 	c.layout = sync.OnceValues(func() (string, error) { return layout(c.snap) })
@@ -121,10 +121,23 @@ func (f *Flow) recordCode(ctx context.Context, c *code) (lake.Hash, error) {
 	return h, nil
 }
 
-// globsOf are the project files that code names: literals, tarn.local, and the lock file.
-func globsOf(m *manifest.Manifest) []string {
+// Digest and Lay show the project's folder, as it was read, to environments that have packages of it (image.Folder).
+func (c *code) Digest(path string) string { return c.snap.Digest(path) }
+
+// Lay is described with Digest.
+func (c *code) Lay() (string, error) { return c.layout() }
+
+// globsOf are the project files that code names: literals, tarn.local, the lock file, and packages of environments.
+func globsOf(c *code) []string {
 	globs := []string{image.LockFile}
-	for _, fn := range m.Functions {
+	for i := range c.manifest.Functions {
+		fn := &c.manifest.Functions[i]
+		if fn.Language == manifest.Python {
+			spec, _ := specOf(c, fn) //nolint:errcheck // whoever uses the function meets the error again
+			for _, path := range spec.OwnPaths() {
+				globs = append(globs, path, path+"/**")
+			}
+		}
 		globs = append(globs, fn.Code.Files...)
 		for _, in := range fn.Inputs {
 			if in.Kind == manifest.InLocal {
@@ -190,7 +203,7 @@ type environment struct {
 // environmentsOf resolves the environments of the Python functions among nodes, by function name. say is
 // told what takes long.
 func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node, say func(string)) (map[string]environment, error) {
-	var names, unknown []string
+	var names, unknown, unbuilt []string
 	var specs []image.Spec
 	out := map[string]environment{}
 	for _, n := range nodes {
@@ -203,15 +216,21 @@ func (f *Flow) environmentsOf(ctx context.Context, c *code, nodes []*graph.Node,
 		}
 		out[n.Name] = environment{asked: spec.Packages}
 		names, specs = append(names, n.Name), append(specs, spec)
-		if _, ok, err := f.Images.Locked(c.dir, spec); err == nil && !ok && (spec.Tables || len(spec.Packages) > 0) { // Resolve meets the error again
+		lock, ok, err := f.Images.Locked(c.dir, spec)
+		if err == nil && !ok && (spec.Tables || len(spec.Packages) > 0) { // Resolve meets the error again
 			unknown = append(unknown, n.Name)
 		}
+		unbuilt = append(unbuilt, f.Images.Unbuilt(lock)...)
 	}
 	if len(specs) == 0 {
 		return out, nil
 	}
 	if len(unknown) > 0 {
 		say("resolving packages of " + manifest.List(unknown))
+	}
+	if len(unbuilt) > 0 {
+		slices.Sort(unbuilt)
+		say("building " + strings.Join(slices.Compact(unbuilt), ", "))
 	}
 	locks, err := f.Images.Resolve(f.login(ctx), c.dir, specs)
 	if err != nil {

@@ -107,7 +107,7 @@ func TestGlobsOf(t *testing.T) {
 		{Code: manifest.Code{Files: []string{"b.csv", "a.csv"}}},
 		{Code: manifest.Code{Files: []string{"a.csv"}}, Inputs: []manifest.Input{{Kind: manifest.InLocal, Glob: "cfg/*.json"}, {Kind: manifest.InFiles, Glob: "raw/*"}}},
 	}}
-	if got := strings.Join(globsOf(m), " "); got != "a.csv b.csv cfg/*.json tarn.lock" {
+	if got := strings.Join(globsOf(&code{manifest: m}), " "); got != "a.csv b.csv cfg/*.json tarn.lock" {
 		t.Error(got)
 	}
 }

@@ -88,13 +88,27 @@ func (s *Store) box(ctx context.Context, spec boxSpec) (*box, error) {
 		link = "copy" // links cannot cross mounts
 	}
 	for name, value := range map[string]string{
-		"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": b.Home(), "TMPDIR": b.Home(), "UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1",
+		"PATH": hostPath, "HOME": b.Home(), "TMPDIR": b.Home(), "UV_CACHE_DIR": cache, "UV_NO_PROGRESS": "1",
 		"UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1", "UV_LINK_MODE": link,
 	} {
 		b.env[name] = value
 	}
 	return b, nil
 }
+
+// quietBox makes a sandbox for building what needs nothing from outside: no network, and no settings, which may hold credentials.
+func (s *Store) quietBox(ctx context.Context, what string, mounts []runtime.Mount) (*box, error) {
+	inside, err := s.runtime.Create(ctx, runtime.Spec{ID: what, Mounts: mounts, Limits: buildLimits})
+	if err != nil {
+		return nil, err
+	}
+	b := &box{Sandbox: inside, store: s, what: what}
+	b.env = map[string]string{"PATH": hostPath, "HOME": b.Home(), "TMPDIR": b.Home(), "NO_COLOR": "1", "LANG": "C.UTF-8"}
+	return b, nil
+}
+
+// hostPath is where programs of the host are found in a box.
+const hostPath = "/usr/local/bin:/usr/bin:/bin"
 
 // pythonMounts show an interpreter; with its headers, for what is built.
 func pythonMounts(p Interpreter) []runtime.Mount {

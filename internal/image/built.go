@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"net/textproto"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -38,12 +39,17 @@ func (w wheels) mounts() []runtime.Mount {
 	return mounts
 }
 
+// url is where boxes that show w have it.
+func (w builtWheel) url(b *box) string {
+	return (&url.URL{Scheme: "file", Path: path.Join(b.Path(w.mount), filepath.Base(w.path))}).String()
+}
+
 // pinned is a requirements file that admits one file per package: uv takes no other than that of the hash.
 func (w wheels) pinned(b *box, packages []Package) string {
 	var text strings.Builder
 	for _, p := range packages {
 		if built, ok := w[p.Name]; ok {
-			fmt.Fprintf(&text, "%s @ file://%s --hash=sha256:%s\n", p.Name, path.Join(b.Path(built.mount), filepath.Base(built.path)), built.sha256)
+			fmt.Fprintf(&text, "%s @ %s --hash=sha256:%s\n", p.Name, built.url(b), built.sha256)
 		} else {
 			fmt.Fprintf(&text, "%s==%s --hash=sha256:%s\n", p.Name, p.Version, p.SHA256)
 		}
@@ -51,22 +57,30 @@ func (w wheels) pinned(b *box, packages []Package) string {
 	return text.String()
 }
 
-func (p Package) isWheel() bool { return strings.HasSuffix(p.File, ".whl") }
+func (p Package) isWheel() bool { return strings.HasSuffix(p.File+p.Path, ".whl") }
 
-// buildAll makes a wheel of each source distribution among packages that this host has none of yet.
+// buildAll has a wheel of each package that is not one of an index: it builds what this host has not built yet.
 func (s *Store) buildAll(ctx context.Context, view View, packages []Package, progress func(string)) (wheels, error) {
 	built := wheels{}
 	for i, p := range packages {
-		if p.isWheel() {
+		var file string
+		var err error
+		switch {
+		case p.Path != "":
+			file, err = s.ownFile(ctx, view, p, progress)
+		case p.isWheel():
 			continue
+		default:
+			file, err = s.built(ctx, view, p, progress)
 		}
-		file, err := s.built(ctx, view, p, progress)
 		if err != nil {
 			return nil, err
 		}
-		sum, err := hashFile(file)
-		if err != nil {
-			return nil, err
+		sum := p.SHA256
+		if !p.isWheel() {
+			if sum, err = hashFile(file); err != nil {
+				return nil, err
+			}
 		}
 		built[p.Name] = builtWheel{path: file, sha256: sum, mount: fmt.Sprint("wheel-", i)}
 	}
@@ -75,11 +89,36 @@ func (s *Store) buildAll(ctx context.Context, view View, packages []Package, pro
 
 // built returns the wheel of a source distribution, which it builds unless it is there.
 func (s *Store) built(ctx context.Context, view View, p Package, progress func(string)) (string, error) {
-	name := p.SHA256 + "-cp" + view.Lock.Python
-	dir := filepath.Join(s.dir, "built", name)
+	return s.once(ctx, s.builtDir(p.SHA256, view.Lock.Python), func(staging string) error {
+		progress("building " + p.Name + " " + p.Version + " from its sources")
+		return s.buildWheel(ctx, view, p, staging)
+	})
+}
+
+// ownFile is the wheel of a package of the project's folder.
+func (s *Store) ownFile(ctx context.Context, view View, p Package, progress func(string)) (string, error) {
+	folder, at := view.Lock.Folder, strings.TrimPrefix(p.Path, "./")
+	if !p.isWheel() {
+		return s.ownWheel(ctx, folder, at, p.SHA256, view.Python, view.Lock.Indexes, progress)
+	}
+	if folder == nil || folder.Digest(at) == "" {
+		return "", ErrBuild.Errorf("%s is not there any more", p.Path).WithNext("run again")
+	}
+	laid, err := folder.Lay()
+	return filepath.Join(laid, filepath.FromSlash(at)), err
+}
+
+// builtDir is where the wheel of sources lies, by their hash, that was built for a Python.
+func (s *Store) builtDir(hash, minor string) string {
+	return filepath.Join(s.dir, "built", hash+"-cp"+minor)
+}
+
+// once returns the wheel in a folder of built/, which is made whole or not at all.
+func (s *Store) once(ctx context.Context, dir string, build func(staging string) error) (string, error) {
 	if file, err := onlyWheel(dir); err == nil {
 		return file, nil
 	}
+	name := filepath.Base(dir)
 	release, err := s.lock(ctx, "built-"+name)
 	if err != nil {
 		return "", err
@@ -88,14 +127,13 @@ func (s *Store) built(ctx context.Context, view View, p Package, progress func(s
 	if file, err := onlyWheel(dir); err == nil {
 		return file, nil // another process was faster
 	}
-	progress("building " + p.Name + " " + p.Version + " from its sources")
 	staging := filepath.Join(s.dir, "built", ".staging-"+name)
 	err = os.RemoveAll(staging) // of a process that died
 	if err == nil {
 		err = os.Mkdir(staging, 0o755)
 	}
 	if err == nil {
-		err = s.buildWheel(ctx, view, p, staging)
+		err = build(staging)
 	}
 	if err == nil {
 		err = fault.Point("image.built.before_rename")
@@ -146,7 +184,12 @@ func (s *Store) buildWheel(ctx context.Context, view View, p Package, dir string
 	if err != nil {
 		return err
 	}
-	return b.takeWheel(file, dir, p)
+	return b.takeWheel(file, dir, func(w *wheelInfo) error {
+		if w.name != p.Name || w.version != p.Version {
+			return fmt.Errorf("it says that it is %s %s", w.name, w.version)
+		}
+		return nil
+	})
 }
 
 // find returns the one file below dir, of the box's own folder, that uv built and whose name is right.
@@ -172,7 +215,7 @@ func (b *box) find(dir string, right func(name string) bool) (string, error) {
 }
 
 // takeWheel copies a wheel that the box left into dir, and checks the copy.
-func (b *box) takeWheel(name, dir string, p Package) (err error) {
+func (b *box) takeWheel(name, dir string, right func(*wheelInfo) error) (err error) {
 	from, err := b.open(name)
 	if err != nil {
 		return err
@@ -187,18 +230,22 @@ func (b *box) takeWheel(name, dir string, p Package) (err error) {
 	if err = errors.Join(err, to.Sync()); err != nil {
 		return classify(err)
 	}
-	if err := checkWheel(to, size, p); err != nil {
+	wheel, err := readWheel(to, size)
+	if err == nil {
+		err = right(wheel)
+	}
+	if err != nil {
 		return ErrUnsafe.Errorf("%s: its wheel is refused: %w", b.what, err)
 	}
 	return nil
 }
 
-// checkWheel looks at a wheel that nobody trustworthy made: its paths stay in one tree, it holds nothing but files and
-// folders, each once, and it is the package and version that it was built as.
-func checkWheel(r io.ReaderAt, size int64, p Package) error {
+// readWheel looks at a wheel that nobody trustworthy made: its paths stay in one tree, it holds nothing but files and
+// folders, each once, and it says once what it is.
+func readWheel(r io.ReaderAt, size int64) (*wheelInfo, error) {
 	z, err := zip.NewReader(r, size)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	seen := map[string]bool{}
 	var metadata *zip.File
@@ -206,11 +253,11 @@ func checkWheel(r io.ReaderAt, size int64, p Package) error {
 		name := strings.TrimSuffix(f.Name, "/")
 		switch mode := f.Mode(); {
 		case !filepath.IsLocal(name) || path.Clean(name) != name || strings.ContainsAny(name, "\\\x00"):
-			return fmt.Errorf("the path %q leads out of it", f.Name)
+			return nil, fmt.Errorf("the path %q leads out of it", f.Name)
 		case !mode.IsDir() && !mode.IsRegular():
-			return fmt.Errorf("%q is neither a file nor a folder (%s)", f.Name, mode.Type())
+			return nil, fmt.Errorf("%q is neither a file nor a folder (%s)", f.Name, mode.Type())
 		case seen[name]:
-			return fmt.Errorf("the path %q is there twice", f.Name)
+			return nil, fmt.Errorf("the path %q is there twice", f.Name)
 		}
 		seen[name] = true
 		dir, base := path.Split(name)
@@ -218,25 +265,22 @@ func checkWheel(r io.ReaderAt, size int64, p Package) error {
 			continue
 		}
 		if metadata != nil {
-			return errors.New("it says twice what it is")
+			return nil, errors.New("it says twice what it is")
 		}
 		metadata = f
 	}
 	if metadata == nil {
-		return errors.New("it does not say what it is")
+		return nil, errors.New("it does not say what it is")
 	}
 	content, err := metadata.Open()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	header, err := textproto.NewReader(bufio.NewReader(io.LimitReader(content, maxRead))).ReadMIMEHeader()
 	if err = errors.Join(err, content.Close()); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("METADATA: %w", err)
+		return nil, fmt.Errorf("METADATA: %w", err)
 	}
-	if name, version := header.Get("Name"), header.Get("Version"); Normalize(name) != p.Name || version != p.Version {
-		return fmt.Errorf("it says that it is %s %s", name, version)
-	}
-	return nil
+	return &wheelInfo{name: Normalize(header.Get("Name")), version: header.Get("Version"), header: header}, nil
 }
 
 func hashFile(path string) (sum string, err error) {

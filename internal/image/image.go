@@ -14,20 +14,23 @@ import (
 type Spec struct {
 	Name        string            `json:"name,omitempty"`        // how messages call it; not part of its identity
 	Python      string            `json:"python,omitempty"`      // "3.11"; "" means the project's default
-	Packages    []string          `json:"packages,omitempty"`    // PEP 508 requirements
+	Packages    []string          `json:"packages,omitempty"`    // PEP 508 requirements, and paths of the project: "./libs/geo"
 	Constraints []string          `json:"constraints,omitempty"` // requirements that bound what packages bring along
 	Vars        map[string]string `json:"vars,omitempty"`        // environment variables
 	Indexes     []string          `json:"indexes,omitempty"`     // extra package indexes, URL or NAME=URL
 	Build       bool              `json:"build,omitempty"`       // source distributions may be built
 	Tables      bool              `json:"tables,omitempty"`      // set by WithArrow
+	Folder      Folder            `json:"-"`                     // what paths are looked up in
 }
 
 // Package is one locked distribution.
 type Package struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
-	File    string `json:"file"`   // file name of the wheel or source distribution
-	SHA256  string `json:"sha256"` // of that file
+	File    string `json:"file"`   // file name of the wheel or source distribution; "" for the project's own
+	SHA256  string `json:"sha256"` // of that file, or of what a folder of the project holds
+	// Path is where the project has it, "./libs/geo", if it is its own. It is no part of the lock's ID.
+	Path string `json:"path,omitempty"`
 }
 
 // Lock is a resolved Spec. Two equal locks give the same packages everywhere.
@@ -38,6 +41,7 @@ type Lock struct {
 	Packages []Package         `json:"packages"` // sorted by name
 	Vars     map[string]string `json:"vars,omitempty"`
 	Indexes  []string          `json:"indexes,omitempty"` // where packages may be fetched; no part of ID
+	Folder   Folder            `json:"-"`                 // the project's, which its own packages are built from
 }
 
 // Has reports whether the lock contains a distribution (normalised name).

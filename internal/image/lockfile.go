@@ -91,14 +91,23 @@ func (e entry) validate() error {
 	}
 	for _, p := range e.Packages {
 		sum, err := hex.DecodeString(p.SHA256)
-		if p.Name != Normalize(p.Name) || !requirementForm.MatchString(p.Name) || !versionForm.MatchString(p.Version) || err != nil || len(sum) != 32 || p.File == "" || filepath.Base(p.File) != p.File {
+		if p.Name != Normalize(p.Name) || !requirementForm.MatchString(p.Name) || !versionForm.MatchString(p.Version) || err != nil || len(sum) != 32 || !p.placed() {
 			return fmt.Errorf("package %q %q cannot be right", p.Name, p.Version)
 		}
-		if !p.isWheel() && !e.builds() {
+		if p.Path == "" && !p.isWheel() && !e.builds() {
 			return fmt.Errorf("package %s %s is locked as sources (%s), in an environment that may not build any", p.Name, p.Version, p.File)
 		}
 	}
 	return nil
+}
+
+// placed says that p is either a file of an index, or at a path of the project.
+func (p Package) placed() bool {
+	if p.Path == "" {
+		return p.File != "" && filepath.Base(p.File) == p.File
+	}
+	at, err := canonicalOwn("", p.Path)
+	return err == nil && at == p.Path && p.File == ""
 }
 
 // builds says that whoever wrote the spec allowed to build sources.
@@ -127,7 +136,11 @@ func (l *lockFile) encode() []byte {
 		}
 		b.WriteString("packages = [\n")
 		for _, p := range e.Packages {
-			fmt.Fprintf(&b, "    { name = %s, version = %s, file = %s, sha256 = %s },\n", quote(p.Name), quote(p.Version), quote(p.File), quote(p.SHA256))
+			where, value := "file", p.File
+			if p.Path != "" {
+				where, value = "path", p.Path
+			}
+			fmt.Fprintf(&b, "    { name = %s, version = %s, %s = %s, sha256 = %s },\n", quote(p.Name), quote(p.Version), where, quote(value), quote(p.SHA256))
 		}
 		b.WriteString("]\n")
 	}
@@ -154,17 +167,18 @@ func quote(s string) string {
 	return string(bytes.ReplaceAll(bytes.TrimSpace(b.Bytes()), []byte{0x7f}, []byte(`\u007f`)))
 }
 
-// lock makes the Lock of an entry for a spec with these variables.
-func (e entry) lock(vars map[string]string) Lock {
-	l := Lock{Python: e.Python, Platform: e.Platform, Packages: append([]Package{}, e.Packages...), Vars: vars, Indexes: e.Indexes}
+// lock makes the Lock of an entry for a spec.
+func (e entry) lock(spec Spec) Lock {
+	l := Lock{Python: e.Python, Platform: e.Platform, Packages: append([]Package{}, e.Packages...), Vars: spec.Vars, Indexes: e.Indexes, Folder: spec.Folder}
 	l.ID = l.hash()
 	return l
 }
 
 func (l Lock) hash() string {
 	l.ID, l.Indexes = "", nil
-	if l.Packages == nil {
-		l.Packages = []Package{}
+	l.Packages = append([]Package{}, l.Packages...)
+	for i := range l.Packages {
+		l.Packages[i].Path = ""
 	}
 	if len(l.Vars) == 0 {
 		l.Vars = nil

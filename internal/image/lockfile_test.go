@@ -28,6 +28,10 @@ func golden() *lockFile {
 				{Name: "six", Version: "1.17.0", File: "six-1.17.0-py2.py3-none-any.whl", SHA256: strings.Repeat("0a", 32)},
 			},
 		},
+		{
+			Spec: Spec{Packages: []string{"./libs/geo[fast]"}}.SpecKey(), Platform: "linux-x86_64-glibc", Python: "3.11", Resolved: at,
+			Packages: []Package{{Name: "geo", Version: "1.0", Path: "./libs/geo", SHA256: sha}},
+		},
 		{Spec: Spec{Packages: []string{"six ; python_version < '3.9'"}}.SpecKey(), Platform: "linux-x86_64-glibc", Python: "3.11", Resolved: at, Indexes: []string{"http://127.0.0.1:9/simple", "own=http://127.0.0.1:9/own"}},
 		{Spec: Spec{}.SpecKey(), Platform: "linux-x86_64-glibc", Python: "3.12", Resolved: at},
 		{Spec: Spec{}.SpecKey(), Platform: "linux-aarch64-glibc", Python: "3.12", Resolved: at},
@@ -61,10 +65,10 @@ func TestLockFileGolden(t *testing.T) {
 	if !ok {
 		t.Fatal("the first spec is not found")
 	}
-	if id := e.lock(nil).ID; id != "556de246337bd5426c21638735e8c13fb96cdba29e15edcb340db800ef2dd9f8" {
+	if id := e.lock(Spec{}).ID; id != "556de246337bd5426c21638735e8c13fb96cdba29e15edcb340db800ef2dd9f8" {
 		t.Errorf("the id of a lock is %s", id)
 	}
-	a, b := e.lock(map[string]string{"A": "1"}), e.lock(nil)
+	a, b := e.lock(Spec{Vars: map[string]string{"A": "1"}}), e.lock(Spec{})
 	if a.ID == b.ID || a.viewID() != b.viewID() {
 		t.Error("variables belong to a lock's identity, and not to its packages")
 	}
@@ -82,6 +86,8 @@ func TestLockFileHostile(t *testing.T) {
 		"line in a version": strings.Replace(good, `"3.4"`, `"3.4\n-r x"`, 1),
 		"short hash":        strings.Replace(good, sha, "90b7", 1),
 		"path as file":      strings.Replace(good, `"idna-3.4-py3-none-any.whl"`, `"../x.whl"`, 1),
+		"path of elsewhere": strings.Replace(good, `"./libs/geo"`, `"../geo"`, 1),
+		"path and file":     strings.Replace(good, `path = "./libs/geo"`, `path = "./libs/geo", file = "x.whl"`, 1),
 		"no python":         strings.Replace(good, `python = "3.11"`, `python = ""`, 1),
 		"option as index":   strings.Replace(good, `"http://127.0.0.1:9/simple"`, `"--offline"`, 1),
 		"binary":            "\x00\x01",

@@ -41,10 +41,10 @@ var separators = regexp.MustCompile(`[-_.]+`)
 // canonical checks s and returns it in the form that is filed: equal sets of requirements are equal specs.
 func (s Spec) canonical() (Spec, error) {
 	var err error
-	if s.Packages, err = s.requirements(s.Packages); err != nil {
+	if s.Packages, err = s.requirements(s.Packages, true); err != nil {
 		return Spec{}, err
 	}
-	if s.Constraints, err = s.requirements(s.Constraints); err != nil {
+	if s.Constraints, err = s.requirements(s.Constraints, false); err != nil {
 		return Spec{}, err
 	}
 	if len(s.Vars) == 0 {
@@ -60,15 +60,26 @@ func (s Spec) canonical() (Spec, error) {
 	return s, nil
 }
 
-// requirements checks a list of them and puts it into the form that is filed.
-func (s Spec) requirements(list []string) ([]string, error) {
+// requirements checks a list of them and puts it into the form that is filed. paths: of the project are allowed.
+func (s Spec) requirements(list []string, paths bool) ([]string, error) {
 	var out []string
 	for _, p := range list {
 		p = strings.TrimSpace(p)
+		if paths && isOwn(p) {
+			own, err := canonicalOwn(s.label(), p)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, own)
+			continue
+		}
 		if !requirementForm.MatchString(p) {
 			err := ErrRequirement.Errorf("%s: %q does not name a package of an index", s.label(), hideLogins(p))
-			if strings.Contains(p, "@") || strings.Contains(p, "://") || strings.HasPrefix(p, ".") || strings.HasPrefix(p, "/") {
-				return nil, err.WithNext("files, folders, URLs and git have no content that a lock could pin: build a wheel and put it into an index")
+			switch {
+			case strings.Contains(p, "@") || strings.Contains(p, "://"):
+				return nil, err.WithNext("URLs and git have no content that a lock could pin: put the wheel, or a folder with its sources, into the project, and write it like \"./libs/geo\"")
+			case paths && strings.Contains(p, "/"):
+				return nil, err.WithNext(`a folder or wheel of the project is written like "./libs/geo"`)
 			}
 			return nil, err.WithNext(`write it like "pandas==2.2.3", "pandas[parquet]>=2" or "pandas"`)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/url"
 	"path"
 	"path/filepath"
@@ -44,8 +45,11 @@ func (s *Store) resolve(ctx context.Context, projectDir string, specs []Spec, up
 		if err != nil {
 			return nil, err
 		}
-		if locks, missing := s.known(file, wanted); len(missing) == 0 {
-			return locks, nil
+		if err := s.readyOwn(ctx, file, wanted); err != nil {
+			return nil, err
+		}
+		if locks, missing, err := s.known(file, wanted); err != nil || len(missing) == 0 {
+			return locks, err
 		}
 	}
 
@@ -62,7 +66,9 @@ func (s *Store) resolve(ctx context.Context, projectDir string, specs []Spec, up
 	}
 	todo := wanted
 	if !upgrade {
-		_, todo = s.known(file, wanted)
+		if _, todo, err = s.known(file, wanted); err != nil {
+			return nil, err
+		}
 	}
 	entries := make([]entry, len(todo))
 	work, wctx := errgroup.WithContext(ctx)
@@ -86,24 +92,29 @@ func (s *Store) resolve(ctx context.Context, projectDir string, specs []Spec, up
 	if err := writeFile(filepath.Join(projectDir, LockFile), file.encode(), 0o644); err != nil {
 		return nil, err
 	}
-	locks, _ := s.known(file, wanted)
-	return locks, nil
+	locks, _, err := s.known(file, wanted)
+	return locks, err
 }
 
 // known looks the specs up; missing holds each spec that is not there once.
-func (s *Store) known(file *lockFile, specs []Spec) (locks []Lock, missing []Spec) {
+func (s *Store) known(file *lockFile, specs []Spec) (locks []Lock, missing []Spec, err error) {
 	seen := map[string]bool{}
 	for _, spec := range specs {
 		key := spec.fileKey()
 		e, ok := file.find(key, s.platform)
 		if ok {
-			locks = append(locks, e.lock(spec.Vars))
+			if e, ok, err = s.current(e, spec); err != nil {
+				return nil, nil, err
+			}
+		}
+		if ok {
+			locks = append(locks, e.lock(spec))
 		} else if !seen[key] {
 			seen[key] = true
 			missing = append(missing, spec)
 		}
 	}
-	return locks, missing
+	return locks, missing, nil
 }
 
 // fileKey is the SpecKey of what is resolved: variables change no package, and may hold what does not
@@ -119,18 +130,16 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 		return entry{}, err
 	}
 	e := entry{Spec: spec.fileKey(), Platform: s.platform, Resolved: time.Now().UTC().Truncate(time.Second)}
-	// Somebody may have resolved this spec on another platform: the same versions are meant.
-	var constraints []string
-	if i := slices.IndexFunc(file.Environments, func(o entry) bool { return o.Spec == e.Spec }); i >= 0 && !upgrade {
-		other := file.Environments[i]
-		e.Resolved = other.Resolved
-		want, err = parsePythonRange(other.Python)
-		for _, p := range other.Packages {
-			constraints = append(constraints, p.Name+"=="+p.Version)
+	known, there := file.find(e.Spec, s.platform)
+	if !there {
+		if i := slices.IndexFunc(file.Environments, func(o entry) bool { return o.Spec == e.Spec }); i >= 0 {
+			known, there = file.Environments[i], true
 		}
 	}
-	if err != nil {
-		return entry{}, err
+	if there && !upgrade {
+		if want, err = parsePythonRange(known.Python); err != nil {
+			return entry{}, err
+		}
 	}
 	python, err := s.choose(ctx, spec.label(), want)
 	if err != nil {
@@ -147,7 +156,14 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 		}
 	}
 
-	e.Packages, err = s.compile(ctx, spec, spec.Packages, constraints, python, e)
+	r := resolution{spec: spec, python: python}
+	if r.own, err = s.buildOwn(ctx, spec, python, e.Indexes); err != nil {
+		return entry{}, err
+	}
+	if there && !upgrade {
+		e.Resolved = r.follow(known, e)
+	}
+	e.Packages, err = s.compile(ctx, r, r.requirements(), e)
 	if err != nil || !spec.Tables || e.hasArrow() {
 		return e, err
 	}
@@ -155,10 +171,10 @@ func (s *Store) resolveOne(ctx context.Context, projectDir string, spec Spec, fi
 	if slices.ContainsFunc(e.Packages, func(p Package) bool { return p.Name == "numpy" && strings.HasPrefix(p.Version, "1.") }) {
 		arrow = []string{arrowForNumpy1}
 	}
-	if slices.ContainsFunc(constraints, func(c string) bool { return strings.HasPrefix(c, "pyarrow==") }) {
+	if slices.ContainsFunc(r.constraints, func(c string) bool { return strings.HasPrefix(c, "pyarrow==") }) {
 		arrow = []string{"pyarrow"} // an earlier release may have pinned another one
 	}
-	e.Packages, err = s.compile(ctx, spec, slices.Concat(spec.Packages, arrow), constraints, python, e)
+	e.Packages, err = s.compile(ctx, r, slices.Concat(r.requirements(), arrow), e)
 	return e, err
 }
 
@@ -167,17 +183,66 @@ func (e entry) hasArrow() bool {
 	return l.Has("pyarrow") || l.Has("polars")
 }
 
-// compile resolves requirements for e's platform. Where sources may be built, finding out what one requires may run its
+// resolution is what uv is to find packages for.
+type resolution struct {
+	spec        Spec
+	python      Interpreter
+	own         []ownPackage // of the project's folder, built
+	constraints []string     // versions that somebody resolved for another platform
+	prefer      []Package    // versions that are kept where they fit
+}
+
+// requirements are those of an index.
+func (r *resolution) requirements() []string {
+	return slices.DeleteFunc(slices.Clone(r.spec.Packages), isOwn)
+}
+
+// follow has versions chosen as in an entry of tarn.lock, and returns until when packages count. What was resolved on another
+// platform is meant here too. If packages of the project want something else than they did then, as much as possible stays.
+func (r *resolution) follow(known, e entry) time.Time {
+	same := known.Platform != e.Platform
+	for _, o := range r.own {
+		same = same && slices.Contains(known.Packages, o.filed())
+	}
+	of := slices.DeleteFunc(slices.Clone(known.Packages), func(p Package) bool { return p.Path != "" })
+	if !same {
+		r.prefer = of
+		return e.Resolved
+	}
+	for _, p := range of {
+		r.constraints = append(r.constraints, p.Name+"=="+p.Version)
+	}
+	return known.Resolved
+}
+
+// preferences are a pylock.toml that uv finds where it is to write one: it keeps the versions there, if they fit.
+func (r *resolution) preferences() string {
+	var b strings.Builder
+	b.WriteString("lock-version = \"1.0\"\ncreated-by = \"tarn\"\n")
+	for _, p := range r.prefer {
+		fmt.Fprintf(&b, "\n[[packages]]\nname = %s\nversion = %s\n", quote(p.Name), quote(p.Version))
+	}
+	return b.String()
+}
+
+// compile resolves requirements, and r's own packages, for e's platform. Where sources may be built, finding out what one requires may run its
 // code, in a box of its own.
-func (s *Store) compile(ctx context.Context, spec Spec, requirements, constraints []string, python Interpreter, e entry) (_ []Package, err error) {
-	if len(requirements) == 0 {
+func (s *Store) compile(ctx context.Context, r resolution, requirements []string, e entry) (_ []Package, err error) {
+	if len(requirements)+len(r.own) == 0 {
 		return nil, nil
 	}
-	b, err := s.uvBox(ctx, boxSpec{what: spec.label(), indexes: e.Indexes, builds: spec.Build}, python, nothing)
+	spec, own := r.spec, wheels{}
+	for i, o := range r.own {
+		own[o.path] = builtWheel{path: o.file, mount: fmt.Sprint("own-", i)}
+	}
+	b, err := s.uvBox(ctx, boxSpec{what: spec.label(), indexes: e.Indexes, mounts: own.mounts(), builds: spec.Build}, r.python, nothing)
 	if err != nil {
 		return nil, err
 	}
 	defer b.discard(&err)
+	for _, o := range r.own {
+		requirements = append(slices.Clip(requirements), o.wheel.name+o.extras+" @ "+own[o.path].url(b))
+	}
 	in, err := b.write("requirements.txt", strings.Join(requirements, "\n")+"\n")
 	if err != nil {
 		return nil, err
@@ -185,20 +250,25 @@ func (s *Store) compile(ctx context.Context, spec Spec, requirements, constraint
 	const out = "pylock.toml"
 	args := []string{
 		"pip", "compile", in, "--quiet", "--no-header", "--format", "pylock.toml", "--output-file", filepath.Join(b.Home(), out),
-		"--python", python.Path, "--python-version", python.Minor, "--python-platform", uvPlatform[s.platform],
+		"--python", r.python.Path, "--python-version", r.python.Minor, "--python-platform", uvPlatform[s.platform],
 	}
 	if !spec.Build {
 		args = append(args, "--only-binary", ":all:")
 	}
 	args = append(args, indexOptions(e.Indexes)...)
-	if bounds := slices.Concat(constraints, spec.Constraints); len(bounds) > 0 {
+	if bounds := slices.Concat(r.constraints, spec.Constraints); len(bounds) > 0 {
 		name, err := b.write("constraints.txt", strings.Join(bounds, "\n")+"\n")
 		if err != nil {
 			return nil, err
 		}
 		args = append(args, "--constraints", name)
 	}
-	if constraints != nil {
+	if len(r.prefer) > 0 {
+		if _, err := b.write(out, r.preferences()); err != nil {
+			return nil, err
+		}
+	}
+	if r.constraints != nil {
 		args = append(args, "--exclude-newer", e.Resolved.Format(time.RFC3339))
 	}
 	if err := b.uv(ctx, nil, args...); err != nil {
@@ -208,7 +278,7 @@ func (s *Store) compile(ctx context.Context, spec Spec, requirements, constraint
 	if err != nil {
 		return nil, err
 	}
-	packages, err := readPylock(content, python.Minor, s.platform)
+	packages, err := readPylock(content, r.python.Minor, s.platform, r.own)
 	if err != nil {
 		return nil, ErrResolver.Errorf("%s: %w", spec.label(), err)
 	}
@@ -264,14 +334,19 @@ func (f pylockFile) fileName() string {
 	return path.Base(u.Path)
 }
 
-// readPylock takes one file of each package: the most specific wheel, else the source distribution.
-func readPylock(b []byte, minor, platform string) ([]Package, error) {
+// readPylock takes one file of each package: the most specific wheel, else the source distribution. Those of the project's folder
+// are as they are there.
+func readPylock(b []byte, minor, platform string, own []ownPackage) ([]Package, error) {
 	var lock pylock
 	if err := toml.Unmarshal(b, &lock); err != nil {
 		return nil, err
 	}
 	var out []Package
 	for _, p := range lock.Packages {
+		if i := slices.IndexFunc(own, func(o ownPackage) bool { return o.wheel.name == Normalize(p.Name) }); i >= 0 {
+			out = append(out, own[i].filed())
+			continue
+		}
 		var best pylockFile
 		bestScore := wheelScore{}
 		for _, w := range p.Wheels {

@@ -109,7 +109,11 @@ func toEnvs(envs ...flow.Environment) []*tarnv1.Environment {
 			env.Indexes = e.Lock.Indexes
 			env.Lock, env.Python = e.Lock.ID, e.Lock.Python
 			for _, p := range e.Lock.Packages {
-				env.Packages = append(env.Packages, p.Name+"=="+p.Version)
+				text := p.Name + "==" + p.Version
+				if p.Path != "" {
+					text += " (" + p.Path + ")"
+				}
+				env.Packages = append(env.Packages, text)
 			}
 		}
 		out = append(out, env)

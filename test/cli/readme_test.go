@@ -19,10 +19,15 @@ func TestReadmeTour(t *testing.T) {
 	)
 }
 
-// So does the guide.
+// So do the guides.
 func TestGuideToFunctions(t *testing.T) {
 	t.Parallel()
 	follow(t, "../../docs/guide/functions.md", "# Functions\n", "one: 2.999", "many: 30\n", "generator: [10, 5, 2, 1, 0]\n", "later: 2.996", "numpy        slope")
+}
+
+func TestGuideToPackages(t *testing.T) {
+	t.Parallel()
+	follow(t, "../../docs/guide/packages.md", "# Packages of your own\n", "area: 12\n", "area: 24\n", "package  geo==1.0 (./libs/geo)")
 }
 
 // follow runs the blocks of a part of a document in a home of its own, which must then have said what is wanted.

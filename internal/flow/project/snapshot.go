@@ -158,6 +158,24 @@ func (s *Snapshot) Hash(path string) string {
 	return ""
 }
 
+// Digest is a hash of the content at a path: of a file, or of all files of the snapshot below it with their names; "" if it has none.
+func (s *Snapshot) Digest(p string) string {
+	if f := s.file(p); f != nil {
+		return f.Hash
+	}
+	h, some := blake3.New(), false
+	for _, f := range s.Files {
+		if name, below := strings.CutPrefix(f.Path, p+"/"); below {
+			some = true
+			fmt.Fprintf(h, "%q %s\n", name, f.Hash) //nolint:errcheck // a hash never fails
+		}
+	}
+	if !some {
+		return ""
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
 func (s *Snapshot) file(p string) *SnapshotFile {
 	i, ok := slices.BinarySearchFunc(s.Files, p, func(f SnapshotFile, p string) int { return strings.Compare(f.Path, p) })
 	if !ok {

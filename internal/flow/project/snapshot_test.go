@@ -96,6 +96,14 @@ func TestSnapshotWith(t *testing.T) {
 	if same, _, err := f.With(s, nil); err != nil || same.ID != id {
 		t.Errorf("with nothing more: %v %v", same.ID, err)
 	}
+	// The content of a folder is that of its files with their names, whatever else the snapshot has.
+	in := with.Digest("in")
+	if in == "" || in == s.Digest("in") || with.Digest("in/a.csv") != with.Hash("in/a.csv") || with.Digest("i") != "" || with.Digest("notes.md") != "" {
+		t.Error("content of folders is not what the snapshot has")
+	}
+	if fewer, _, err := f.With(s, []string{"in/odd[1].csv", "notes.md"}); err != nil || fewer.Digest("in") == in {
+		t.Errorf("a folder with fewer files has the content of the whole: %v", err)
+	}
 	// What no glob matched changes nothing.
 	write(t, f, "notes.md", "6")
 	if again := snapshot(t, f); again.ID != id {

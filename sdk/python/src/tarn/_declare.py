@@ -43,6 +43,7 @@ def strings(value: Union[str, Iterable[str], None], what: str) -> Tuple[str, ...
 class Env:
     """The environment of a function: `tarn.Env(python="3.11", packages=["pandas==2.2.3"])`.
 
+    A package of the project itself is a path, as seen from the project's folder: `"./libs/geo"`, or a wheel.
     `constraints` bound what packages bring along, like `["numpy<2"]`, without asking for it.
     """
 
