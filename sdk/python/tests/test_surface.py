@@ -103,7 +103,7 @@ def test_python_says_the_rest() -> None:
 def test_classes() -> None:
     seen = []
 
-    @tarn.cls(env="gpu")
+    @tarn.cls
     class Model:
         @tarn.enter
         def load(self) -> None:
@@ -121,6 +121,8 @@ def test_classes() -> None:
         assert m.predict(1) == 2
     assert seen == ["enter", "exit"]
     assert Model().predict(1) == 2
+    with pytest.raises(TypeError, match="env"):  # nothing would come of it: a class runs where it is made
+        tarn.cls(env="gpu")  # type: ignore[call-arg]
 
 
 def test_context_alone(capsys: pytest.CaptureFixture[str]) -> None:

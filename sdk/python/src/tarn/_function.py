@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterable, List, Mapping, Optional, Tuple, TypeVar, Union, overload
 
 from tarn import _units
 from tarn._declare import Concurrency, Env, Items, Marker, Partitions, Resources, Retry, Table, choice, strings
@@ -375,8 +375,8 @@ class Class:
 
     kind = "cls"
 
-    def __init__(self, cls: type, options: Options) -> None:
-        self.cls, self.name, self.options = cls, cls.__name__, options
+    def __init__(self, cls: type) -> None:
+        self.cls, self.name = cls, cls.__name__
         declared.append(self)
 
 
@@ -560,50 +560,17 @@ def entrypoint(fn: Callable[P, R]) -> Entrypoint[P, R]:
     return Entrypoint(fn, Options())
 
 
-@overload
-def cls(target: C) -> C: ...
-@overload
-def cls(
-    *,
-    env: Union[Env, str, None] = None,
-    resources: Optional[Resources] = None,
-    retry: Union[int, Retry, None] = None,
-    timeout: Union[str, float, None] = None,
-    network: Optional[bool] = None,
-    secrets: Iterable[str] = (),
-    concurrency: Union[int, Concurrency, None] = None,
-    priority: int = 0,
-    tags: Iterable[str] = (),
-    owners: Iterable[str] = (),
-) -> Callable[[C], C]: ...
-def cls(
-    target: Any = None,
-    *,
-    env: Union[Env, str, None] = None,
-    resources: Optional[Resources] = None,
-    retry: Union[int, Retry, None] = None,
-    timeout: Union[str, float, None] = None,
-    network: Optional[bool] = None,
-    secrets: Iterable[str] = (),
-    concurrency: Union[int, Concurrency, None] = None,
-    priority: int = 0,
-    tags: Iterable[str] = (),
-    owners: Iterable[str] = (),
-) -> Any:
-    """Make a class with state that is set up once: `with Model() as m` runs its `enter` and `exit` methods."""
-    options = _options(env, resources, retry, timeout, network, None, None, secrets, concurrency, priority, tags, owners)
-
-    def decorate(kind: Type[Any]) -> Type[Any]:
-        if not isinstance(kind, type):
-            raise TypeError(f"@tarn.cls decorates a class, got {kind!r}.")
-        if "__enter__" not in kind.__dict__:
-            kind.__enter__ = _enter
-        if "__exit__" not in kind.__dict__:
-            kind.__exit__ = _exit
-        Class(kind, options)
-        return kind
-
-    return decorate if target is None else decorate(target)
+def cls(target: C) -> C:
+    """Make a class with state that is set up once: `with Model() as m` runs its `enter` and `exit` methods. It runs
+    where it is made, not in a sandbox."""
+    if not isinstance(target, type):
+        raise TypeError(f"@tarn.cls decorates a class and takes no options, got {target!r}.")
+    if "__enter__" not in target.__dict__:
+        target.__enter__ = _enter  # type: ignore[attr-defined]
+    if "__exit__" not in target.__dict__:
+        target.__exit__ = _exit  # type: ignore[attr-defined]
+    Class(target)
+    return target
 
 
 def _marked(instance: Any, role: str) -> List[Callable[[], Any]]:

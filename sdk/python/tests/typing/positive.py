@@ -57,7 +57,7 @@ def files(image: Annotated[Path, tarn.files("*.png", each=True)], out: tarn.Outp
     ctx.metric("n", 1)
 
 
-@tarn.cls(env="gpu")
+@tarn.cls
 class Model:
     def __init__(self, size: int) -> None:
         self.size = size
