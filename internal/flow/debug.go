@@ -118,7 +118,7 @@ func (f *Flow) replay(ctx context.Context, p *plan, name string) error {
 		if missing := wk.missing(); len(missing) > 0 {
 			return errNoDebug.Errorf("%s comes first, and has no result with today's code: %s", n.Name, wk.why).WithNext("tarn run " + n.Name)
 		}
-		if _, err := f.assembleInto(ctx, p.world, wk, b); err != nil {
+		if _, err := f.assembleInto(ctx, p.world, wk, b, func() {}); err != nil {
 			return err
 		}
 	}

@@ -322,7 +322,7 @@ func (lv *live) fold(ctx context.Context, p *plan, t *task, wk *work, b *lake.Ba
 		t.judged, err = lv.judgedStep(ctx, p, wk)
 		return err
 	}
-	t.result, err = lv.f.assembleInto(ctx, p.world, wk, b)
+	t.result, err = lv.f.assembleInto(ctx, p.world, wk, b, t.release)
 	return err
 }
 

@@ -4,12 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
+
+	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
@@ -213,10 +218,10 @@ const shortID = 7
 
 // checkColumns refuses a column that the table does not have, before anything runs.
 func (f *Flow) checkColumns(ctx context.Context, n *graph.Node, in manifest.Input, v *value) error {
-	if len(in.Columns) == 0 || v.entry == nil {
+	if len(in.Columns) == 0 {
 		return nil
 	}
-	schema, err := f.tables.Schema(ctx, *v.entry)
+	schema, err := f.schemaOf(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -230,6 +235,23 @@ func (f *Flow) checkColumns(ctx context.Context, n *graph.Node, in manifest.Inpu
 		}
 	}
 	return nil
+}
+
+func (f *Flow) schemaOf(ctx context.Context, v *value) (*arrow.Schema, error) {
+	if v.entry != nil {
+		return f.tables.Schema(ctx, *v.entry)
+	}
+	file, err := os.Open(v.arrow[0])
+	if err != nil {
+		return nil, fmt.Errorf("open fragment: %w", err)
+	}
+	defer file.Close()
+	rd, err := ipc.NewFileReader(file)
+	if err != nil {
+		return nil, errdef.Newf(errdef.DataLoss, "run.fragment", "fragment of %s: %w", v.name, err)
+	}
+	defer rd.Close()
+	return rd.Schema(), nil
 }
 
 // priorState reads what the asset is on the base: its slots.

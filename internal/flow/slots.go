@@ -13,6 +13,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/catalog/datafile"
+	"tarn.dev/tarn/internal/catalog/dataver"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/lake"
@@ -93,8 +94,9 @@ type assembled struct {
 
 var errOverlap = errdef.New(errdef.UserCode, "run.output_overlap", "two items wrote one file")
 
-// assemble folds a step's fragments into its asset: slots, tables, folder. New objects go to b.
-func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch) (*assembled, error) {
+// assemble folds a step's fragments into its asset: slots, tables, folder. New objects go to b. Tables that are known by their
+// fragments alone are in w before they are written, and readable is called.
+func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch, readable func()) (*assembled, error) {
 	fn := wk.node.Function
 	old := map[string]slot{}
 	root := lake.Hash{}
@@ -142,6 +144,18 @@ func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch) 
 	if prov.IsZero() && wk.state != nil { // items only went away
 		prov = wk.state.Location.Provenance
 	}
+	if !onto && !fn.WritesFiles() {
+		known, err := f.known(fn, sortedSlots(now), prov)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range known {
+			w.put(v)
+		}
+		if len(known) > 0 {
+			readable()
+		}
+	}
 	for _, name := range fn.Outputs {
 		if err := f.assembleTable(ctx, w, wk, out, name, now, added, root, prov); err != nil {
 			return nil, fmt.Errorf("assemble %s: %w", name, err)
@@ -155,14 +169,44 @@ func (f *Flow) assemble(ctx context.Context, w *world, wk *work, b *lake.Batch) 
 	return out, nil
 }
 
+// known are an asset's tables by the fragments that hold all their rows; none if that does not make tables of one kind.
+func (f *Flow) known(fn *manifest.Function, all []slot, prov lake.Hash) (values []*value, err error) {
+	for _, name := range fn.Outputs {
+		v := &value{name: name, key: tableKey(name), provenance: prov}
+		for _, s := range all {
+			switch {
+			case s.table(name) == nil:
+				return nil, nil
+			case s.empty(name):
+			case v.schema == "":
+				v.schema = s.table(name).Schema
+			case v.schema != s.table(name).Schema:
+				return nil, nil
+			}
+		}
+		if v.schema == "" {
+			return nil, nil
+		}
+		var sum dataver.Sum
+		if v.arrow, sum, err = f.slotPaths(name, all); err != nil {
+			return nil, err
+		}
+		v.version, v.rows = sum.String(), sum.Rows
+		values = append(values, v)
+	}
+	return values, nil
+}
+
 // assembleInto assembles an asset, for those that read it in w.
-func (f *Flow) assembleInto(ctx context.Context, w *world, wk *work, b *lake.Batch) (*assembled, error) {
-	out, err := f.assemble(ctx, w, wk, b)
+func (f *Flow) assembleInto(ctx context.Context, w *world, wk *work, b *lake.Batch, readable func()) (*assembled, error) {
+	out, err := f.assemble(ctx, w, wk, b, readable)
 	if err != nil {
 		return nil, err
 	}
 	for _, v := range out.values {
-		w.put(v)
+		if read := w.put(v); read != nil && read.identity() != v.identity() {
+			return nil, errdef.Newf(errdef.Internal, "run.identity", "%s was read as %s and written as %s", v.name, read.identity(), v.identity())
+		}
 	}
 	if wk.node.WritesFiles() && out.changed {
 		w.putFiles(wk.node.Name, out.files)
@@ -214,6 +258,12 @@ func (s slot) table(name string) *memo.Table {
 		}
 	}
 	return nil
+}
+
+// empty tells a result without rows to take columns from. It adds nothing to a table.
+func (s slot) empty(table string) bool {
+	t := s.table(table)
+	return t != nil && t.Schema == noColumns && t.Sum.Rows == 0
 }
 
 // modeData is where an asset's entry keeps its mode: a merge of branches must fold as a run would.

@@ -159,7 +159,7 @@ func (f *Flow) sumTable(ctx context.Context, merged prolly.Map, name string, e *
 	return nil
 }
 
-// noColumns is the schema of a result that had no rows to take columns from. It adds nothing to a table.
+// noColumns is the schema of a result that had no rows to take columns from.
 var noColumns = catalog.Fingerprint(arrow.NewSchema(nil, nil))
 
 // slotPaths are the Arrow files of a table's fragments, and the sum of their rows.
@@ -169,7 +169,7 @@ func (f *Flow) slotPaths(table string, parts []slot) (paths []string, sum datave
 		if t == nil {
 			return nil, sum, errdef.Newf(errdef.Internal, "run.slots", "a fragment has no table %s", table)
 		}
-		if t.Schema == noColumns && t.Sum.Rows == 0 {
+		if s.empty(table) {
 			continue
 		}
 		p, err := f.local(t.Blob)

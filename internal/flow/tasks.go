@@ -12,17 +12,27 @@ import (
 )
 
 // task is a part of a run that waits for others: a step, or a declared check of what a step made. What it
-// came to is set before end is closed.
+// came to is set before end is closed. Steps that read its tables wait for readable only, which may be earlier: while the
+// tables are written.
 type task struct {
-	node   *graph.Node // of a step
-	rule   *rule       // of a declared check
-	isNew  bool        // the base does not declare this check
-	after  []*task
-	end    chan struct{}
+	node     *graph.Node // of a step
+	rule     *rule       // of a declared check
+	isNew    bool        // the base does not declare this check
+	after    []*task
+	end      chan struct{}
+	readable chan struct{}
+	release  func() // closes readable
+
 	result *assembled // of a step, nil if it gave none
 	judged *judgement // of a check that has an answer
 	err    error      // of a declared check that could not be asked
 	bars   string     // why what comes after is skipped, "" if it is not
+}
+
+func newTask(t task) *task {
+	t.end, t.readable = make(chan struct{}), make(chan struct{})
+	t.release = sync.OnceFunc(func() { close(t.readable) })
+	return &t
 }
 
 // waits adds everything that t waits for to seen.
@@ -43,7 +53,7 @@ func (lv *live) tasksOf(ctx context.Context, p *plan) ([]*task, error) {
 	var tasks []*task
 	steps, makers := map[*graph.Node]*task{}, map[string]*task{}
 	for _, n := range p.nodes {
-		t := &task{node: n, end: make(chan struct{})}
+		t := newTask(task{node: n})
 		tasks, steps[n] = append(tasks, t), t
 		for _, out := range n.Outputs {
 			makers[tableKey(out)] = t
@@ -113,7 +123,7 @@ func (lv *live) declaredOf(ctx context.Context, p *plan, makers map[string]*task
 	}
 	var tasks []*task
 	for _, r := range rules {
-		t := &task{rule: &r, isNew: isNew(r), end: make(chan struct{})}
+		t := newTask(task{rule: &r, isNew: isNew(r)})
 		for _, name := range r.reads() {
 			if maker := makers[tableKey(name)]; maker != nil {
 				t.after = append(t.after, maker)
@@ -129,13 +139,17 @@ func (lv *live) runTasks(ctx context.Context, p *plan, tasks []*task, b *lake.Ba
 	var wg sync.WaitGroup
 	for _, t := range tasks {
 		wg.Go(func() {
+			defer t.release()
 			defer close(t.end)
-			for _, dep := range t.after {
-				<-dep.end
-			}
 			if t.rule != nil {
+				for _, dep := range t.after {
+					<-dep.end
+				}
 				lv.judge(ctx, p, t)
 				return
+			}
+			for _, dep := range t.after {
+				<-dep.readable
 			}
 			lv.step(ctx, p, t, b)
 			lv.bar(t)
@@ -168,8 +182,12 @@ func (j judgement) bars() string {
 // barred is why a task is skipped, "" if it is not.
 func (t *task) barred() string {
 	for _, dep := range t.after {
-		if dep.bars != "" {
-			return dep.bars
+		select {
+		case <-dep.end:
+			if dep.bars != "" {
+				return dep.bars
+			}
+		default: // its tables are being written
 		}
 	}
 	return ""

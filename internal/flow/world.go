@@ -129,10 +129,12 @@ func (w *world) changed(ctx context.Context, names []string) (map[string]bool, e
 	return out, nil
 }
 
-func (w *world) put(v *value) {
+// put sets a table that the run made, and returns what it was set to before.
+func (w *world) put(v *value) (before *value) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.made[v.key] = v
+	before, w.made[v.key] = w.made[v.key], v
+	return before
 }
 
 // putFiles replaces the files of an asset's folder.

@@ -54,6 +54,37 @@ var pythonName = regexp.MustCompile(`^python(3(\.[0-9]+)?)?$`)
 func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 	s.interpreters.Lock()
 	defer s.interpreters.Unlock()
+	seen, err := s.look(ctx)
+	return seen.all, err
+}
+
+// seen is what there is of interpreters: all, and those called python3, in the order of PATH.
+type seen struct {
+	all   []Interpreter
+	named []string
+	at    time.Time
+}
+
+// lookAgain is how long what was seen counts: to look takes 3 ms, and each step asks.
+const lookAgain = time.Second
+
+// recent is what was seen a moment ago, or is there now.
+func (s *Store) recent(ctx context.Context) (seen, error) {
+	s.interpreters.Lock()
+	defer s.interpreters.Unlock()
+	if time.Since(s.seen.at) < lookAgain {
+		return s.seen, nil
+	}
+	found, err := s.look(ctx)
+	if err == nil {
+		found.at = time.Now()
+		s.seen = found
+	}
+	return found, err
+}
+
+// look looks for them; s.interpreters is held.
+func (s *Store) look(ctx context.Context) (seen, error) {
 	path := filepath.Join(s.dir, "interpreters.json")
 	known := map[string]probed{}
 	if b, err := os.ReadFile(path); err == nil {
@@ -91,7 +122,7 @@ func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 		})
 	}
 	if err := work.Wait(); err != nil {
-		return nil, err
+		return seen{}, err
 	}
 	if dirty {
 		fresh := make(map[string]probed, len(candidates))
@@ -102,10 +133,10 @@ func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 		}
 		b, err := json.MarshalIndent(fresh, "", " ")
 		if err != nil {
-			return nil, err
+			return seen{}, err
 		}
 		if err := writeFile(path, b, 0o644); err != nil {
-			return nil, err
+			return seen{}, err
 		}
 	}
 
@@ -120,7 +151,8 @@ func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 		vb, _ := parsePyVersion(b.Version)
 		return vb.compare(va)
 	})
-	return found, nil
+	named := slices.DeleteFunc(candidates, func(c string) bool { return filepath.Base(c) != "python3" })
+	return seen{all: found, named: named}, nil
 }
 
 // candidates are the files that may be an interpreter, in order of preference.
@@ -188,15 +220,13 @@ func probe(ctx context.Context, path string) (Interpreter, error) {
 // choose finds the interpreter for want. Without a wish it is the first python3 on PATH, which is what
 // the user gets when typing python3, else the newest.
 func (s *Store) choose(ctx context.Context, label string, want pyRange) (Interpreter, error) {
-	all, err := s.Interpreters(ctx)
+	there, err := s.recent(ctx)
 	if err != nil {
 		return Interpreter{}, err
 	}
+	all := there.all
 	if len(want.clauses) != 1 || want.clauses[0].op != "==" {
-		for _, c := range s.candidates() {
-			if filepath.Base(c) != "python3" {
-				continue
-			}
+		for _, c := range there.named {
 			real, err := filepath.EvalSymlinks(c)
 			if err != nil {
 				continue // a dangling link

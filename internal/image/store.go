@@ -38,7 +38,8 @@ type Store struct {
 	background sync.WaitGroup
 	trimErr    atomic.Pointer[error] // of the last time
 
-	interpreters sync.Mutex // serializes looking for them
+	interpreters sync.Mutex // serializes looking for them, and guards seen
+	seen         seen
 
 	uv      sync.Mutex // guards uvFound
 	uvFound string
