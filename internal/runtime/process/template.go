@@ -40,7 +40,7 @@ const (
 	// retryAfter is how long nobody waits again for a template that did not start.
 	retryAfter = time.Minute
 	// patience is how long a supervisor may take for a message.
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 	// spareForks wait for their jobs.
 	spareForks = 2
 	// forksAtOnce are made at a time, for each processor: more only take the processors, and each other's deadlines, from those
