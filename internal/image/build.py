@@ -19,7 +19,7 @@ name, _, attributes = job["backend"].partition(":")
 backend = importlib.import_module(name)
 for attribute in filter(None, attributes.split(".")):
     backend = getattr(backend, attribute)
-requires = getattr(backend, "get_requires_for_build_wheel", lambda: [])()
+requires = getattr(backend, "get_requires_for_build_wheel", list)()
 missing = [r for r in requires if r not in job["installed"]]
 result = {"requires": missing} if missing else {"wheel": backend.build_wheel(out)}
 with open(os.path.join(home, "result.json"), "w") as f:

@@ -99,7 +99,7 @@ func (s *Store) own(spec Spec, minor string) ([]ownPackage, error) {
 			continue
 		}
 		o := splitOwn(r)
-		if err := s.look(spec, &o, minor); err != nil {
+		if err := s.lookAt(spec, &o, minor); err != nil {
 			return nil, err
 		}
 		out = append(out, o)
@@ -107,7 +107,7 @@ func (s *Store) own(spec Spec, minor string) ([]ownPackage, error) {
 	return out, nil
 }
 
-func (s *Store) look(spec Spec, o *ownPackage, minor string) (err error) {
+func (s *Store) lookAt(spec Spec, o *ownPackage, minor string) (err error) {
 	if spec.Folder == nil || spec.Folder.Digest(o.path) == "" {
 		return ErrRequirement.Errorf("%s: the project has no files at \"./%s\"", spec.label(), o.path).
 			WithNext("paths are as seen from the project's folder; what is hidden, or ignored by a .gitignore, is not part of the project")

@@ -87,7 +87,7 @@ func (s *Store) buildOwn(ctx context.Context, spec Spec, python Interpreter, ind
 		if _, err := s.ownWheel(ctx, spec.Folder, own[i].path, own[i].content, python, indexes, nothing); err != nil {
 			return nil, err
 		}
-		if err := s.look(spec, &own[i], python.Minor); err != nil {
+		if err := s.lookAt(spec, &own[i], python.Minor); err != nil {
 			return nil, err
 		}
 	}
