@@ -356,7 +356,7 @@ func (w *callWorker) died() error {
 	case w.exit.Reason == runtime.Canceled:
 		return call.ErrCanceled
 	}
-	return errWorker.Errorf("the process of %s ended with exit status %d before it returned", name, w.exit.Code)
+	return errWorker.Errorf("the process of %s ended with exit status %d before it returned. os._exit() does that, or closing descriptors that are not its own", name, w.exit.Code)
 }
 
 // drain waits until what the function printed for an input has arrived: it takes another way than the answer.

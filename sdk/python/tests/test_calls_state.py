@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import pickle
 import random
+import threading
 from typing import Any, Dict, List
 
 import pytest
 
 import tarn
-from tarn import _calls
+from tarn import _calls, _remote
 from tarn._calls import Calling, Target
 
 HERE = Target("f", "/p", "jobs/a.py", "f", "jobs.a", __name__, ("x", "y"), False)
@@ -140,3 +141,17 @@ def test_output_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     for m in lines:
         state.take(m)
     assert capsys.readouterr() == ("a\nc\n", "b\n")
+
+
+def test_a_slow_beginning_says_why_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    said = threading.Event()
+    show = _calls.show
+    monkeypatch.setattr(_remote, "_SLOW", 0.0)
+    monkeypatch.setattr(_calls, "show", lambda output: (show(output), said.set()))
+    t = Target("fit", "/p", "f.py", "fit", "f", "f", (), False)
+    with _remote._said_when_slow(t):
+        assert said.wait(60)
+    assert capsys.readouterr() == ("", "fit is being made ready: the first call resolves and fetches its packages.\n")
+    monkeypatch.setattr(threading, "Timer", None)
+    with _remote._said_when_slow(t):  # its packages are here: nothing to be said
+        pass

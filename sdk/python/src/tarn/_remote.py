@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import time
-from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Generic, Iterable, Iterator, List, Optional, Tuple, TypeVar, Union, cast, overload
+from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Generic, Iterable, Iterator, List, Optional, Set, Tuple, TypeVar, Union, cast, overload
 
 from tarn import _calls, _load, _ops, _wire, errors
 from tarn._aio import AsyncClient
@@ -20,6 +20,8 @@ T = TypeVar("T")
 Rc = TypeVar("Rc", covariant=True)  # what a coroutine function returns is a Coroutine to whoever asks
 Error = Optional[Exception]
 _PLACE = ("TARN_HOME", "TARN_URL", "TARN_TOKEN", "TARN_PROJECT", "TARN_BIN")
+_SLOW = 3.0  # seconds without a word that make people wonder
+_ready: Set[Target] = set()  # those that a call has begun of, which needs their packages
 _clients: Dict[Tuple[Any, ...], Tuple[Client, AsyncClient]] = {}
 
 
@@ -31,6 +33,23 @@ def _at(folder: Optional[str]) -> Tuple[Client, AsyncClient]:
     if key not in _clients:
         _clients[key] = Client(folder=folder), AsyncClient(folder=folder)
     return _clients[key]
+
+
+@contextlib.contextmanager
+def _said_when_slow(t: Target) -> Iterator[None]:
+    """Say on stderr what takes so long, when the beginning of a function's first call does."""
+    if t in _ready:
+        yield
+        return
+    text = f"{t.name} is being made ready: the first call resolves and fetches its packages.\n"
+    timer = threading.Timer(_SLOW, lambda: _calls.show({"stream": "stderr", "text": text}))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        _ready.add(t)
+    finally:
+        timer.cancel()
 
 
 class _Job:
@@ -47,7 +66,8 @@ class _Job:
     def start(cls, t: Target, ordered: bool = True, concurrency: Optional[int] = None, waits: bool = True) -> _Job:
         """Begin a call."""
         client = _at(t.folder)[0]
-        call = client._do(_calls.start(t, client.project, _ops.author(), ordered, concurrency, waits))
+        with _said_when_slow(t):
+            call = client._do(_calls.start(t, client.project, _ops.author(), ordered, concurrency, waits))
         return cls(t, client, call["id"], call.get("python", ""))
 
     def send(self) -> None:
@@ -223,7 +243,8 @@ class _AsyncJob:
     async def start(cls, t: Target, ordered: bool = True, concurrency: Optional[int] = None, waits: bool = True) -> _AsyncJob:
         client = _at(t.folder)[1]
         project = (await client._scope()).project
-        call = await client._do(_calls.start(t, project, _ops.author(), ordered, concurrency, waits))
+        with _said_when_slow(t):
+            call = await client._do(_calls.start(t, project, _ops.author(), ordered, concurrency, waits))
         return cls(t, client, project, call["id"], call.get("python", ""))
 
     async def send(self) -> None:
