@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -244,11 +245,17 @@ func removeGroups() {
 		for _, path := range left {
 			server, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(path), groupPrefix), "-")
 			pid, err := strconv.Atoi(server)
-			if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			if err == nil && hasEnded(pid) {
 				unix.Rmdir(path) //nolint:errcheck // one that is in use stays
 			}
 		}
 	}
+}
+
+// hasEnded reports whether a process is gone, or waits only for somebody to ask how it ended: one that was just killed may for long.
+func hasEnded(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || bytes.Contains(stat, []byte(") Z "))
 }
 
 func readNumber(path string) (int64, error) {
