@@ -21,6 +21,7 @@ type callJSON struct {
 	Created  time.Time  `json:"created"`
 	Ended    *time.Time `json:"ended,omitempty"`
 	Author   string     `json:"author"`
+	Parent   string     `json:"parent,omitempty"`
 }
 
 func callDocuments(calls []*tarnv1.Call) []callJSON {
@@ -28,7 +29,7 @@ func callDocuments(calls []*tarnv1.Call) []callJSON {
 	for _, c := range calls {
 		doc := callJSON{
 			ID: c.GetId(), Function: c.GetFunction(), State: c.GetState(), Inputs: c.GetInputs(), Done: c.GetDone(), Failed: c.GetFailed(),
-			Created: c.GetCreated().AsTime(), Author: c.GetAuthor(),
+			Created: c.GetCreated().AsTime(), Author: c.GetAuthor(), Parent: c.GetParent(),
 		}
 		if c.GetEnded() != nil {
 			ended := c.GetEnded().AsTime()

@@ -42,12 +42,13 @@ type CallRequest struct {
 	Concurrency    int
 	Author         string
 	Waits          bool   // the caller stays for the results
-	Source         string // text of File, where the project does not have it
+	Source         string // text of File, where the project does not have it; of an input's request neither it nor Dir counts
 }
 
 // CallInfo is what is known of a call.
 type CallInfo struct {
 	ID, Project, Function, Author, Level, Python string
+	Parent                                       string // the call that began it
 	State                                        string // waiting, running, succeeded, failed, canceled
 	Inputs, Done, Failed                         int64
 	Created, Ended                               time.Time
@@ -72,6 +73,11 @@ type Call struct {
 	fn     *callable
 	limit  int
 	cancel context.CancelFunc
+	parent *Call // the one that began it
+	root   *Call // the one that nobody began, which it may be itself
+	depth  int   // how many are above it
+	under  int   // of a root: calls under way below it, under mu of calls
+	forget *time.Timer
 
 	mu       sync.Mutex
 	ended    time.Time
@@ -104,13 +110,18 @@ type calls struct {
 
 // StartCall makes a plain function ready and returns its call, which has no inputs yet.
 func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
+	return f.startCall(ctx, r, nil, f.callable)
+}
+
+// startCall starts one for an input of another, by, or for nobody's.
+func (f *Flow) startCall(ctx context.Context, r CallRequest, by *Caller, ready func(context.Context, CallRequest) (*callable, error)) (*Call, error) {
 	f.calls.mu.Lock()
 	known := f.calls.request[r.ID]
 	f.calls.mu.Unlock()
 	if known != nil {
 		return known, nil
 	}
-	fn, err := f.callable(ctx, r)
+	fn, err := ready(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +134,7 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 			Python: fn.env.lock.Python,
 		},
 	}
+	c.root = c
 	cctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c.cancel = cancel
 	f.calls.mu.Lock()
@@ -134,6 +146,12 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 	if known := f.calls.request[r.ID]; known != nil { // the same request was faster
 		cancel()
 		return known, nil
+	}
+	if by != nil {
+		if err := by.adopt(c, r.Qualname); err != nil {
+			cancel()
+			return nil, err
+		}
 	}
 	if f.calls.byID == nil {
 		f.calls.byID, f.calls.request, f.calls.idle = map[string]*Call{}, map[string]*Call{}, map[string][]*callWorker{}
@@ -151,7 +169,8 @@ func (f *Flow) StartCall(ctx context.Context, r CallRequest) (*Call, error) {
 		defer cancel()
 		c.dispatch(cctx, f)
 		c.Info() // it has ended now, if nobody saw that before
-		f.calls.forget(r.ID, c)
+		by.left(c)
+		f.calls.forget(c)
 	}()
 	return c, nil
 }
@@ -162,6 +181,18 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 	if err != nil {
 		return nil, err
 	}
+	out, err := f.callableOf(ctx, c, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := out.wholeFolder(); err != nil {
+		return nil, err
+	}
+	return out.named(), nil
+}
+
+// callableOf finds it in code, and leaves what its sandboxes show of the folder to the caller.
+func (f *Flow) callableOf(ctx context.Context, c *code, r CallRequest) (*callable, error) {
 	fn, err := called(c.manifest, r.File, r.Qualname)
 	if err != nil {
 		return nil, cmp.Or(c.broken, err)
@@ -193,11 +224,13 @@ func (f *Flow) callable(ctx context.Context, r CallRequest) (*callable, error) {
 	}
 	out.timeout, out.limits.Time = out.limits.Time, 0 // of an input, not of a worker
 	out.startTimeout = time.Duration(fn.Options.StartTimeout * float64(time.Second))
-	if err := out.wholeFolder(); err != nil {
-		return nil, err
-	}
-	out.key = strings.Join([]string{out.folder, fn.File, fn.Qualname, out.env.lock.ID, given.id()}, "\x00")
 	return out, nil
+}
+
+// named gives it its key.
+func (fn *callable) named() *callable {
+	fn.key = strings.Join([]string{fn.folder, fn.fn.File, fn.fn.Qualname, fn.env.lock.ID, fn.given.id()}, "\x00")
+	return fn
 }
 
 // called finds a plain function, or an asset, of which nothing is published then.
@@ -229,32 +262,43 @@ func unbuiltCall(fn *manifest.Function) string {
 	return unbuilt(fn)
 }
 
-// forget drops the oldest calls that have ended when there are many, and this one after a while.
-func (cs *calls) forget(request string, c *Call) {
+// forget drops the oldest calls that have ended when there are many, those of calls whose results were read before others, and
+// this one after a while. One that has others below it stays: by it they are canceled.
+func (cs *calls) forget(c *Call) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if over := len(cs.byID) - callsKept; over > 0 {
-		var old []*Call
-		for _, c := range cs.byID {
-			if c.Progress().Ended {
-				old = append(old, c)
-			}
-		}
-		slices.SortFunc(old, func(a, b *Call) int { return a.info.Created.Compare(b.info.Created) })
-		for _, c := range old[:min(over, len(old))] {
-			cs.drop(c)
-		}
-	}
-	time.AfterFunc(callAge, func() {
+	c.forget = time.AfterFunc(callAge, func() {
 		cs.mu.Lock()
 		defer cs.mu.Unlock()
 		cs.drop(c)
 	})
+	if len(cs.byID) > callsKept {
+		var old, read []*Call
+		for _, c := range cs.byID {
+			switch p := c.Progress(); {
+			case c.under > 0:
+			case p.Read && c.parent != nil:
+				read = append(read, c)
+			case p.Ended:
+				old = append(old, c)
+			}
+		}
+		byAge := func(a, b *Call) int { return a.info.Created.Compare(b.info.Created) }
+		slices.SortFunc(read, byAge)
+		slices.SortFunc(old, byAge)
+		old = append(read, old...)
+		for _, c := range old[:max(len(old)-callsKept, 0)] {
+			cs.drop(c)
+		}
+	}
 }
 
 // drop forgets a call; cs.mu is held.
 func (cs *calls) drop(c *Call) {
 	delete(cs.byID, c.info.ID)
+	if c.forget != nil {
+		c.forget.Stop()
+	}
 	maps.DeleteFunc(cs.request, func(_ string, other *Call) bool { return other == c })
 	if err := c.release(); err != nil {
 		c.fn.f.Log.Warn("remove values", "call", c.info.ID, "error", err)
@@ -266,7 +310,7 @@ func (cs *calls) stop() {
 	cs.mu.Lock()
 	cs.stopped = true
 	for _, c := range cs.byID {
-		c.Cancel()
+		c.end()
 	}
 	var idle []*callWorker
 	for _, ws := range cs.idle {
@@ -292,7 +336,11 @@ func (f *Flow) Call(id string) (*Call, error) {
 	if c := f.calls.byID[id]; c != nil {
 		return c, nil
 	}
-	return nil, errNoCall.Errorf("no call '%s'. Calls end with their server, and are forgotten an hour after their end", id)
+	return nil, noCall(id)
+}
+
+func noCall(id string) error {
+	return errNoCall.Errorf("no call '%s'. Calls end with their server, and are forgotten an hour after their end", id)
 }
 
 // Calls lists the calls that are not forgotten, newest first.
@@ -334,8 +382,15 @@ func (c *Call) Info() CallInfo {
 	return info
 }
 
-// Cancel ends what runs of it.
+// Cancel ends what runs of it, and the calls that it began. None can begin afterwards.
 func (c *Call) Cancel() {
+	c.end()
+	for _, below := range c.fn.f.calls.below(c) {
+		below.end()
+	}
+}
+
+func (c *Call) end() {
 	c.Call.Cancel()
 	c.cancel()
 }

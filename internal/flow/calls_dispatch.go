@@ -16,7 +16,8 @@ import (
 )
 
 // How the inputs of calls come to workers. All calls of a project share the cores, and each input takes a turn: one of a
-// function with a higher priority goes first. A call with more inputs at a time than there are cores says that they mostly wait for
+// function with a higher priority goes first, and of equals those that calls began, so that what was begun ends. An input that waits for calls
+// of its own holds none of its turn: calls_nested.go. A call with more inputs at a time than there are cores says that they mostly wait for
 // something else, so each takes a share of a core.
 
 var errStartTime = errdef.New(errdef.DeadlineExceeded, "call.start_timeout", "no worker began with the input in time")
@@ -98,11 +99,11 @@ func (c *Call) lateStart() error {
 
 // work does one input in its turn. It is false when there is none.
 func (c *Call) work(ctx context.Context, f *Flow) bool {
-	done, err := f.turns.Take(ctx, c.fn.fn.Options.Priority, c.claims(f.Cores)...)
+	mine, err := f.turns.Lend(ctx, turn.Rank{Priority: c.fn.fn.Options.Priority, Depth: c.depth}, c.claims(f.Cores)...)
 	if err != nil { // the call has ended
 		return false
 	}
-	defer done()
+	defer mine.Done()
 	in, ok := c.Take()
 	if !ok {
 		return false
@@ -112,7 +113,7 @@ func (c *Call) work(ctx context.Context, f *Flow) bool {
 		c.settle(in, failure(err), nil)
 		return true
 	}
-	result, classes, fit := w.do(ctx, c, in)
+	result, classes, fit := w.do(ctx, c, in, mine)
 	if fit { // for whoever calls when he has the result
 		f.calls.keep(w)
 	}

@@ -65,7 +65,7 @@ func TestResultsBeyondTheMemoryOfCalls(t *testing.T) {
 	}
 	for k, c := range calls {
 		next := int64(0)
-		for r, err := range c.Results(t.Context(), 0) {
+		for r, err := range c.Results(t.Context(), 0, nil) {
 			if err != nil || r.Failure != nil || r.Index != next {
 				t.Fatalf("call %d, result %d of input %d: %v %v", k, next, r.Index, r.Failure, err)
 			}

@@ -19,6 +19,7 @@ import (
 	"tarn.dev/tarn/internal/flow/call"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/project"
+	"tarn.dev/tarn/internal/flow/turn"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/runtime"
 )
@@ -79,6 +80,7 @@ type callWorker struct {
 
 	mu    sync.Mutex
 	print func(stream, text string) // of the call that it works for; nil while it waits
+	by    *Caller                   // the input that it does
 }
 
 // worker returns one that waits for a call of this function, or a new one.
@@ -177,6 +179,7 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 		Version: 1, Step: fn.fn.Name, Attempt: 1, Project: box.Path("project"), EnvName: fn.fn.Name, Packages: append([]string{}, fn.env.asked...),
 		Entry:  pyEntry{File: fn.fn.File, Module: fn.fn.Module, Qualname: fn.fn.Qualname, Kind: string(fn.fn.Kind)},
 		Values: &pyValues{In: box.Path("values"), Out: box.Home() + "/" + valuePrefix},
+		Calls:  &pyCalls{Socket: filepath.Join(box.Path("values"), callsSocket), Project: fn.f.name},
 	}
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -185,12 +188,18 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 	if err := writeJSON(filepath.Join(box.HostHome(), ".tarn-context.json"), pc); err != nil {
 		return nil, errors.Join(err, read.Close(), write.Close(), box.Close(), os.RemoveAll(values))
 	}
+	listener, err := listenIn(values)
+	if err != nil {
+		return nil, errors.Join(err, read.Close(), write.Close(), box.Close(), os.RemoveAll(values))
+	}
 	// A worker outlives the call that it was started for.
 	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	env := pythonEnv(box.Home(), fn.view, box.Path)
 	maps.Copy(env, fn.given.env)
 	w := &callWorker{fn: fn, input: write, home: box.HostHome(), values: values, answers: make(chan answer), ended: make(chan struct{}), cancel: cancel}
+	w.by = newCaller(wctx, fn.f, nil, nil)
 	w.streams = [2]*marked{w.writer("stdout"), w.writer("stderr")}
+	hangUp := w.listen(listener)
 	fn.f.calls.wg.Go(func() {
 		defer close(w.ended)
 		defer cancel()
@@ -214,7 +223,7 @@ func (fn *callable) start(ctx context.Context) (_ *callWorker, err error) {
 				}
 			},
 		})
-		w.err = errors.Join(w.err, write.Close(), box.Close(), os.RemoveAll(values))
+		w.err = errors.Join(w.err, write.Close(), hangUp(), box.Close(), os.RemoveAll(values))
 	})
 	defer read.Close() //nolint:errcheck // only the worker reads: a write fails when it does not
 	select {
@@ -238,15 +247,19 @@ func (w *callWorker) end() {
 	<-w.ended
 }
 
-// do has the worker do one input. classes are those of the exception, if there was one. fit says that it can do another.
-func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Result, classes []string, fit bool) {
+// do has the worker do one input, in its turn. classes are those of the exception, if there was one. fit says that it can do another.
+func (w *callWorker) do(ctx context.Context, c *Call, in call.Input, mine *turn.Lent) (r call.Result, classes []string, fit bool) {
+	by, ended := c.caller(ctx, mine)
 	w.mu.Lock()
+	waits := w.by
+	w.by = by
 	w.print = func(stream, text string) { c.print(CallOutput{Index: in.Index, Stream: stream, Text: text}) }
 	w.mu.Unlock()
 	defer func() {
 		w.mu.Lock()
-		w.print = nil
+		w.print, w.by = nil, waits
 		w.mu.Unlock()
+		ended()
 	}()
 	failed := func(err error) (call.Result, []string, bool) {
 		return call.Result{Failure: &call.Failure{Err: err}}, nil, false
@@ -294,7 +307,7 @@ func (w *callWorker) do(ctx context.Context, c *Call, in call.Input) (r call.Res
 					return failed(err)
 				case a.Type == "value":
 					return call.Result{Value: value}, nil, true
-				case !c.Yield(ctx, in, value):
+				case !c.Yield(ctx, in, value, mine.Wait):
 					return failed(context.Canceled)
 				}
 			case "end":

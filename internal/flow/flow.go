@@ -14,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
@@ -56,7 +57,8 @@ type Config struct {
 	CallMemory *call.Budget   // of all projects' calls
 	Session    *lease.Session // of this server; runs of another one are dead
 	Log        *slog.Logger
-	Hold       func() (release func()) // keeps the server up while a run executes
+	Hold       func() (release func())    // keeps the server up while a run executes
+	CallsOf    func(*Caller) http.Handler // the call service, as an input of a call may use it
 }
 
 // Flow is the orchestrator of one project. Safe for concurrent use.

@@ -236,6 +236,7 @@ type pyContext struct {
 	Local    []string                   `json:"local_files"`
 	Origin   string                     `json:"project_origin"` // to know files that the project has and the key does not
 	Values   *pyValues                  `json:"values,omitempty"`
+	Calls    *pyCalls                   `json:"calls,omitempty"`
 	*pyItem  `json:",omitempty"`        // the one invocation, or:
 	Items    []pyItem                   `json:"items,omitempty"` // a fork for each
 }
@@ -244,6 +245,12 @@ type pyContext struct {
 type pyValues struct {
 	In  string `json:"in"`
 	Out string `json:"out"`
+}
+
+// pyCalls is where a worker of calls finds the server for calls of its own.
+type pyCalls struct {
+	Socket  string `json:"socket"`
+	Project string `json:"project"`
 }
 
 type pyEntry struct {

@@ -14,7 +14,13 @@ import (
 // imported finds import statements, wherever they stand. One in a text is found too: it costs time, and changes nothing.
 var imported = regexp.MustCompile(`(?m)^[ \t]*(?:import[ \t]+([\w.]+(?:[ \t]+as[ \t]+\w+)?(?:[ \t]*,[ \t]*[\w.]+(?:[ \t]+as[ \t]+\w+)?)*)|from[ \t]+(\w[\w.]*)[ \t]+import\b)`)
 
-// imports are the modules that the project's Python files name in import statements.
+// calling finds calls of other functions.
+var calling = regexp.MustCompile(`\.(?:remote|map|starmap|for_each|spawn)\b`)
+
+// callingModule is what they need of the SDK. It takes 90 ms to import, in each worker that makes one.
+const callingModule = "tarn._remote"
+
+// imports are the modules that the project's Python files name in import statements, and what their calls of others need.
 func (c *code) imports() ([]string, error) {
 	dir, err := c.layout()
 	if err != nil {
@@ -35,6 +41,9 @@ func (c *code) imports() ([]string, error) {
 				found[name] = name != ""
 			}
 			found[string(m[2])] = len(m[2]) > 0
+		}
+		if calling.Match(text) {
+			found[callingModule] = true
 		}
 	}
 	var names []string
@@ -60,6 +69,10 @@ func (a *attempt) template(view image.View) (*runtime.Template, error) {
 	}
 	for _, name := range append([]string{"pyarrow"}, names...) {
 		top, _, _ := strings.Cut(name, ".")
+		if name == callingModule {
+			modules = append(modules, name)
+			continue
+		}
 		if installed, _ := filepath.Glob(filepath.Join(view.SitePackages, top+"[./]*")); len(installed) > 0 || isFolder(filepath.Join(view.SitePackages, top)) {
 			modules = append(modules, name)
 		}

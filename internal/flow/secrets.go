@@ -39,7 +39,8 @@ func (f *Flow) login(ctx context.Context) context.Context {
 
 // handed is what a function gets of secrets, and what hides them in all that it says.
 type handed struct {
-	env map[string]string
+	env    map[string]string
+	hidden []string // values
 	*secret.Redactor
 }
 
@@ -58,12 +59,16 @@ func (f *Flow) handOver(ctx context.Context, fn *manifest.Function) (handed, err
 			h.env[parameterSecret+in.Secret] = values[in.Secret]
 		}
 	}
-	var hidden []string
-	for _, v := range values {
-		hidden = append(hidden, v)
-	}
-	h.Redactor = secret.NewRedactor(hidden...)
+	h.hidden = slices.Sorted(maps.Values(values))
+	h.Redactor = secret.NewRedactor(h.hidden...)
 	return h, nil
+}
+
+// beneath hides also what the caller of a function got: it may come as an argument.
+func (h handed) beneath(caller handed) handed {
+	h.hidden = slices.Compact(slices.Sorted(slices.Values(slices.Concat(h.hidden, caller.hidden))))
+	h.Redactor = secret.NewRedactor(h.hidden...)
+	return h
 }
 
 // checkSecrets refuses what could not be handed over, before anything runs.
@@ -131,6 +136,7 @@ func (h handed) id() string {
 	for _, name := range slices.Sorted(maps.Keys(h.env)) {
 		fmt.Fprintf(sum, "%q=%q;", name, h.env[name]) //nolint:errcheck // a hash takes everything
 	}
+	fmt.Fprintf(sum, "%q", h.hidden) //nolint:errcheck // see above
 	return fmt.Sprintf("%x", sum.Sum(nil))
 }
 

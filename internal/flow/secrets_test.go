@@ -339,7 +339,7 @@ def shout(deep=tarn.secret("DEEP")):
 	if _, err := c.Put(ctx, 0, []call.Value{{Data: none}}, true); err != nil {
 		t.Fatal(err)
 	}
-	for r, err := range c.Results(ctx, 0) {
+	for r, err := range c.Results(ctx, 0, nil) {
 		if err != nil || r.Failure == nil {
 			t.Fatal(r, err)
 		}

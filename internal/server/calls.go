@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 
@@ -12,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/api/gen/tarn/v1/tarnv1connect"
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/flow/call"
@@ -20,16 +23,74 @@ import (
 // valueBuffer is how much of a value travels in one message.
 const valueBuffer = 1 << 20
 
+// maxFromSandbox bounds one message of a function. The largest that the SDK sends is 4 MiB of inputs, as base64.
+const maxFromSandbox = 8 << 20
+
 var errValueProtocol = errdef.New(errdef.InvalidArgument, "server.value_protocol", "a value is its call, then its data, then its hash")
 
-type callService struct{ projects Projects }
+var (
+	errElsewhere = errdef.New(errdef.NotFound, "call.elsewhere", "a function reaches calls of its own only")
+	errNotHere   = errdef.New(errdef.NotFound, "server.not_here", "calls are not listed in a sandbox")
+)
+
+// callService serves calls of projects, or to an input of a call those that it may see.
+type callService struct {
+	projects Projects
+	by       *flow.Caller
+}
+
+// CallsOf serves calls to an input of a call, whose program nobody trusts: nothing else can be reached by it, and it
+// cannot fill the log.
+func CallsOf(log *slog.Logger) func(*flow.Caller) http.Handler {
+	options := connect.WithHandlerOptions(
+		connect.WithInterceptors(edge{slog.New(errorsOnly{log.Handler()})}),
+		connect.WithReadMaxBytes(maxFromSandbox), connect.WithCompression("gzip", nil, nil),
+	)
+	return func(by *flow.Caller) http.Handler {
+		mux := http.NewServeMux()
+		mux.Handle(tarnv1connect.NewCallServiceHandler(&callService{by: by}, options))
+		return mux
+	}
+}
+
+type errorsOnly struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (errorsOnly) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelError }
+
+// reach is the calls of a project, as far as they may be seen.
+func (s *callService) reach(ctx context.Context, project string) (interface {
+	StartCall(context.Context, flow.CallRequest) (*flow.Call, error)
+	Call(id string) (*flow.Call, error)
+}, error,
+) {
+	switch {
+	case s.by == nil:
+		p, err := s.projects.Open(ctx, project)
+		if err != nil {
+			return nil, err
+		}
+		return p.Flow, nil
+	case s.by.Project() == project:
+		return s.by, nil
+	}
+	return nil, errElsewhere.Errorf("no project %q in a sandbox of project %s: a function reaches calls of its own only", project, s.by.Project())
+}
 
 func (s *callService) find(ctx context.Context, project, id string) (*flow.Call, error) {
-	p, err := s.projects.Open(ctx, project)
+	calls, err := s.reach(ctx, project)
 	if err != nil {
 		return nil, err
 	}
-	return p.Flow.Call(id)
+	return calls.Call(id)
+}
+
+// waiter is told when the caller waits for a call.
+func (s *callService) waiter() call.Waiter {
+	if s.by == nil {
+		return nil
+	}
+	return s.by.Wait
 }
 
 func (s *callService) Start(ctx context.Context, in *tarnv1.StartCallRequest) (*tarnv1.StartCallResponse, error) {
@@ -42,11 +103,11 @@ func (s *callService) Start(ctx context.Context, in *tarnv1.StartCallRequest) (*
 	if in.GetConcurrency() < 0 {
 		return nil, errdef.Newf(errdef.InvalidArgument, "server.concurrency", "concurrency is %d. Give the number of inputs at a time", in.GetConcurrency())
 	}
-	p, err := s.projects.Open(ctx, in.GetProject())
+	calls, err := s.reach(ctx, in.GetProject())
 	if err != nil {
 		return nil, err
 	}
-	c, err := p.Flow.StartCall(ctx, flow.CallRequest{
+	c, err := calls.StartCall(ctx, flow.CallRequest{
 		ID: in.GetRequestId(), Dir: in.GetDir(), File: in.GetFile(), Qualname: in.GetQualname(), Ordered: in.GetOrdered(),
 		Concurrency: int(in.GetConcurrency()), Author: in.GetAuthor(), Waits: in.GetWaits(), Source: in.GetSource(),
 	})
@@ -147,7 +208,7 @@ func (s *callService) Results(ctx context.Context, in *tarnv1.CallResultsRequest
 			}
 		}
 	})
-	for r, err := range c.Results(ctx, in.GetFrom()) {
+	for r, err := range c.Results(ctx, in.GetFrom(), s.waiter()) {
 		if err == nil {
 			err = send(&tarnv1.CallResultsResponse{Event: &tarnv1.CallResultsResponse_Result{Result: toCallResult(r)}})
 		}
@@ -177,6 +238,9 @@ func (s *callService) Get(ctx context.Context, in *tarnv1.GetCallRequest) (*tarn
 }
 
 func (s *callService) List(ctx context.Context, in *tarnv1.ListCallsRequest) (*tarnv1.ListCallsResponse, error) {
+	if s.by != nil {
+		return nil, errNotHere
+	}
 	p, err := s.projects.Open(ctx, in.GetProject())
 	if err != nil {
 		return nil, err
@@ -202,6 +266,9 @@ func (s *callService) Logs(ctx context.Context, in *tarnv1.CallLogsRequest, out 
 	if err != nil {
 		return err
 	}
+	if in.GetFollow() && s.by != nil {
+		defer s.by.Wait()()
+	}
 	for o := range c.Output(ctx, in.GetFollow()) {
 		if err := out.Send(&tarnv1.CallLogsResponse{Output: toOutput(o)}); err != nil {
 			return err
@@ -217,7 +284,7 @@ func toOutput(o flow.CallOutput) *tarnv1.CallOutput {
 func toCall(c flow.CallInfo) *tarnv1.Call {
 	out := &tarnv1.Call{
 		Id: c.ID, Project: c.Project, Function: c.Function, State: c.State, Inputs: c.Inputs, Done: c.Done, Failed: c.Failed,
-		Created: timestamppb.New(c.Created), Author: c.Author, Level: c.Level, Python: c.Python,
+		Created: timestamppb.New(c.Created), Author: c.Author, Level: c.Level, Python: c.Python, Parent: c.Parent,
 	}
 	if !c.Ended.IsZero() {
 		out.Ended = timestamppb.New(c.Ended)

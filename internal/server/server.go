@@ -53,7 +53,7 @@ func Handler(s Services) http.Handler {
 	mux.Handle(tarnv1connect.NewHistoryServiceHandler(&historyService{s.Projects}, options))
 	mux.Handle(tarnv1connect.NewFileServiceHandler(&fileService{s.Projects}, options))
 	mux.Handle(tarnv1connect.NewRunServiceHandler(&runService{s.Projects}, options))
-	mux.Handle(tarnv1connect.NewCallServiceHandler(&callService{s.Projects}, options))
+	mux.Handle(tarnv1connect.NewCallServiceHandler(&callService{projects: s.Projects}, options))
 	mux.Handle(tarnv1connect.NewEnvServiceHandler(&envService{s.Projects}, options))
 	mux.Handle(tarnv1connect.NewSecretServiceHandler(&secretService{s.Projects}, options))
 	mux.Handle(tarnv1connect.NewTableServiceHandler(&tableService{s.Projects}, options))

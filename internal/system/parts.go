@@ -24,6 +24,7 @@ import (
 	runtimeport "tarn.dev/tarn/internal/runtime"
 	"tarn.dev/tarn/internal/runtime/process"
 	"tarn.dev/tarn/internal/runtime/process/initprogram"
+	"tarn.dev/tarn/internal/server"
 	"tarn.dev/tarn/internal/system/home"
 	"tarn.dev/tarn/sdk/python"
 )
@@ -90,7 +91,7 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	p.engine = query.New(query.Options{Runtime: p.runtime, Command: []string{exe, query.Role}})
 	p.flow = flow.Config{
 		Runtime: p.runtime, Images: images, Engine: p.engine, Secrets: secret.Open(rows, h.SecretKey()), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
-		Cores: runtime.NumCPU(), CallMemory: call.NewBudget(callMemory), Session: p.session, Log: log, Hold: hold,
+		Cores: runtime.NumCPU(), CallMemory: call.NewBudget(callMemory), Session: p.session, Log: log, Hold: hold, CallsOf: server.CallsOf(log),
 	}
 	return p, nil
 }

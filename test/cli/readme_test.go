@@ -22,7 +22,7 @@ func TestReadmeTour(t *testing.T) {
 // So do the guides.
 func TestGuideToFunctions(t *testing.T) {
 	t.Parallel()
-	follow(t, "../../docs/guide/functions.md", "# Functions\n", "one: 2.999", "many: 30\n", "generator: [10, 5, 2, 1, 0]\n", "later: 2.996", "numpy        slope")
+	follow(t, "../../docs/guide/functions.md", "# Functions\n", "one: 2.999", "many: 30\n", "generator: [10, 5, 2, 1, 0]\n", "steps: 8\n", "later: 2.996", "numpy        slope")
 }
 
 func TestGuideToPackages(t *testing.T) {

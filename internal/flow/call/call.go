@@ -106,11 +106,22 @@ type Input struct {
 	Value   Value
 }
 
+// Waiter is told that somebody begins to wait, and by what it returns that the wait is over. Nil is nobody who is told.
+type Waiter func() (back func())
+
+func (w Waiter) wait() (back func()) {
+	if w == nil {
+		return func() {}
+	}
+	return w()
+}
+
 // Progress is how far a call is. Inputs that ended because the call was canceled are neither done nor failed.
 type Progress struct {
 	Inputs, Done, Failed int64
 	Waiting              bool // none of those that are to be taken has been
 	Ended                bool
+	Read                 bool // all results were sent
 	Canceled             bool
 }
 
@@ -314,7 +325,13 @@ func (c *Call) Again(in Input) bool {
 }
 
 // Yield adds a partial result. It waits while many results are not sent. false says that nobody wants more.
-func (c *Call) Yield(ctx context.Context, in Input, value Value) bool {
+func (c *Call) Yield(ctx context.Context, in Input, value Value, waiter Waiter) bool {
+	var back func()
+	defer func() {
+		if back != nil {
+			back()
+		}
+	}()
 	for {
 		c.mu.Lock()
 		s := c.current(in)
@@ -336,6 +353,9 @@ func (c *Call) Yield(ctx context.Context, in Input, value Value) bool {
 		}
 		wait := c.changed
 		c.mu.Unlock()
+		if back == nil {
+			back = waiter.wait()
+		}
 		select {
 		case <-wait:
 		case <-ctx.Done():
@@ -437,15 +457,16 @@ func (c *Call) Progress() Progress {
 	defer c.mu.Unlock()
 	return Progress{
 		Inputs: c.next, Done: c.done, Failed: c.failed, Ended: c.ended(), Canceled: c.canceled,
-		Waiting: c.ready() && len(c.pending) == len(c.open),
+		Read: c.ended() && c.sent == c.base+int64(len(c.out)), Waiting: c.ready() && len(c.pending) == len(c.open),
 	}
 }
 
 // Results are the results from a sequence number on, as they come, to the end of the call. Those before it are forgotten.
-func (c *Call) Results(ctx context.Context, from int64) iter.Seq2[Result, error] {
+// The wait for one is over before it is there.
+func (c *Call) Results(ctx context.Context, from int64, waiter Waiter) iter.Seq2[Result, error] {
 	return func(yield func(Result, error) bool) {
 		for {
-			batch, wait, err := c.batch(from)
+			batch, err := c.some(ctx, from, waiter)
 			if err != nil {
 				yield(Result{}, err)
 				return
@@ -457,20 +478,29 @@ func (c *Call) Results(ctx context.Context, from int64) iter.Seq2[Result, error]
 				from = r.Sequence + 1
 				c.markSent(from)
 			}
-			if len(batch) > 0 {
-				continue
-			}
-			if wait == nil {
-				return
-			}
-			select {
-			case <-wait:
-			case <-ctx.Done():
-				yield(Result{}, context.Cause(ctx))
+			if len(batch) == 0 {
 				return
 			}
 		}
 	}
+}
+
+// some waits for results from a sequence number on. There are none at the end.
+func (c *Call) some(ctx context.Context, from int64, waiter Waiter) ([]Result, error) {
+	batch, wait, err := c.batch(from)
+	if wait == nil {
+		return batch, err
+	}
+	defer waiter.wait()()
+	for wait != nil {
+		select {
+		case <-wait:
+			batch, wait, err = c.batch(from)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return batch, err
 }
 
 // batch is what is there from a sequence number on; without any, what to wait for, or nil at the end.

@@ -44,7 +44,7 @@ func TestModel(t *testing.T) {
 		var got []Result
 		canceled := false
 		read := func(limit int) {
-			for r, err := range c.Results(ctx, int64(len(got))) {
+			for r, err := range c.Results(ctx, int64(len(got)), nil) {
 				if errors.Is(err, context.Canceled) {
 					return
 				}
@@ -112,7 +112,7 @@ func TestModel(t *testing.T) {
 			},
 			"yield": func(t *rapid.T) {
 				if len(running) > 0 {
-					c.Yield(ctx, rapid.SampledFrom(running).Draw(t, "in"), Value{Data: []byte("y")})
+					c.Yield(ctx, rapid.SampledFrom(running).Draw(t, "in"), Value{Data: []byte("y")}, nil)
 				}
 			},
 			"finish": func(t *rapid.T) {
@@ -146,7 +146,7 @@ func TestModel(t *testing.T) {
 			"late": func(t *rapid.T) {
 				if len(late) > 0 {
 					in := rapid.SampledFrom(late).Draw(t, "in")
-					if c.Finish(in, Result{Value: in.Value}) || c.Again(in) || c.Yield(ctx, in, Value{}) {
+					if c.Finish(in, Result{Value: in.Value}) || c.Again(in) || c.Yield(ctx, in, Value{}, nil) {
 						t.Fatal("C3: an old attempt counts")
 					}
 				}
@@ -253,7 +253,7 @@ func TestBounds(t *testing.T) {
 			}
 		}()
 		seen := int64(0)
-		for r, err := range c.Results(ctx, 0) {
+		for r, err := range c.Results(ctx, 0, nil) {
 			if err != nil || r.Index != seen {
 				t.Fatal(r.Index, seen, err)
 			}
@@ -295,7 +295,7 @@ func TestResume(t *testing.T) {
 		c.markSent(i + 1)
 	}
 	from := int64(keepSent + 2500)
-	for r, err := range c.Results(t.Context(), from) {
+	for r, err := range c.Results(t.Context(), from, nil) {
 		if err != nil || r.Sequence != from {
 			t.Fatal(r.Sequence, from, err)
 		}
@@ -304,7 +304,7 @@ func TestResume(t *testing.T) {
 	if from != keepSent+3000 {
 		t.Error("ended at", from)
 	}
-	for _, err := range c.Results(t.Context(), 0) {
+	for _, err := range c.Results(t.Context(), 0, nil) {
 		if !errors.Is(err, ErrGone) {
 			t.Error("what is gone was found:", err)
 		}
@@ -360,7 +360,7 @@ func TestDisk(t *testing.T) {
 			t.Fatalf("input %d: %v, of %d bytes", i, ok, len(in.Value.Data))
 		}
 		c.Finish(in, Result{Value: value(i)})
-		for r, err := range c.Results(t.Context(), from) {
+		for r, err := range c.Results(t.Context(), from, nil) {
 			if err != nil || r.Index != i || r.Value.Data[0] != byte(i) {
 				t.Fatal(i, r.Index, err)
 			}
@@ -380,7 +380,7 @@ func TestDisk(t *testing.T) {
 		t.Errorf("%d bytes on disk, want %d at most", took, most)
 	}
 	again := 0
-	for r, err := range c.Results(t.Context(), 2*count-10) {
+	for r, err := range c.Results(t.Context(), 2*count-10, nil) {
 		if err != nil || r.Value.Data[size-1] != byte(r.Index) {
 			t.Fatal(r.Index, err)
 		}
@@ -392,7 +392,7 @@ func TestDisk(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
-	for _, err := range c.Results(t.Context(), 2*count-1) {
+	for _, err := range c.Results(t.Context(), 2*count-1, nil) {
 		if !errors.Is(err, ErrGone) {
 			t.Error("after the call was forgotten:", err)
 		}
@@ -414,7 +414,7 @@ func TestNoRoom(t *testing.T) {
 		t.Error("an input without room:", next, err)
 	}
 	in, _ := c.Take()
-	if c.Yield(t.Context(), in, Value{Data: make([]byte, 5)}) {
+	if c.Yield(t.Context(), in, Value{Data: make([]byte, 5)}, nil) {
 		t.Error("a value without room was kept")
 	}
 	if _, err := c.Put(t.Context(), 1, []Value{number(1)}, true); err != nil {
@@ -423,7 +423,7 @@ func TestNoRoom(t *testing.T) {
 	in, _ = c.Take()
 	c.Finish(in, Result{Value: Value{Data: make([]byte, 5)}})
 	count := 0
-	for r, err := range c.Results(t.Context(), 0) {
+	for r, err := range c.Results(t.Context(), 0, nil) {
 		if err != nil || r.Failure == nil || !errors.Is(r.Failure.Err, ErrStore) {
 			t.Error(r, err)
 		}
@@ -441,7 +441,7 @@ func TestEmpty(t *testing.T) {
 	if _, err := c.Put(t.Context(), 0, nil, true); err != nil {
 		t.Fatal(err)
 	}
-	for r, err := range c.Results(t.Context(), 0) {
+	for r, err := range c.Results(t.Context(), 0, nil) {
 		t.Error(r, err)
 	}
 	if err := c.Wait(t.Context()); err != nil {

@@ -3,7 +3,7 @@
 // Invariants, which the model test holds:
 //
 //	T1  When a turn is given, what is in use of each thing it claims, its own share included, is at most its claim's limit.
-//	T2  Of two that wait for the same thing, the one with the higher priority goes first, then the one that came first. So a large
+//	T2  Of two that wait for the same thing, the one with the higher rank goes first, then the one that came first. So a large
 //	    share is not starved by small ones, nor a low limit by high ones. What somebody claims and does not wait for, for
 //	    there is room, goes to others while he waits for something else.
 //	T3  Nobody waits without a reason: a thing without room, or one that somebody ahead waits for.
@@ -23,6 +23,26 @@ type Claim struct {
 	Share, Limit int
 }
 
+// Rank says who goes first: by priority; in one priority who had a turn already and goes on, then what is deeper in calls of
+// calls. So what was begun ends before more is begun: a tree of calls is walked, and not held whole.
+type Rank struct {
+	Priority int
+	Again    bool
+	Depth    int
+}
+
+// compare is negative when r goes before other.
+func (r Rank) compare(other Rank) int {
+	again := 0
+	if r.Again != other.Again {
+		again = 1
+		if r.Again {
+			again = -1
+		}
+	}
+	return cmp.Or(cmp.Compare(other.Priority, r.Priority), again, cmp.Compare(other.Depth, r.Depth))
+}
+
 // Turns hands out turns. Safe for concurrent use.
 type Turns struct {
 	mu      sync.Mutex
@@ -31,20 +51,20 @@ type Turns struct {
 }
 
 type waiter struct {
-	priority int
-	claims   []Claim
-	given    chan struct{} // closed with the turn
+	rank   Rank
+	claims []Claim
+	given  chan struct{} // closed with the turn
 }
 
 // New returns turns of which none is taken.
 func New() *Turns { return &Turns{used: map[string]int{}} }
 
 // Take waits for a turn and returns what gives it back.
-func (t *Turns) Take(ctx context.Context, priority int, claims ...Claim) (done func(), err error) {
-	w := &waiter{priority: priority, claims: claims, given: make(chan struct{})}
+func (t *Turns) Take(ctx context.Context, rank Rank, claims ...Claim) (done func(), err error) {
+	w := &waiter{rank: rank, claims: claims, given: make(chan struct{})}
 	t.mu.Lock()
-	at, _ := slices.BinarySearchFunc(t.waiting, priority, func(w *waiter, priority int) int {
-		return cmp.Or(cmp.Compare(priority, w.priority), -1) // behind its equals
+	at, _ := slices.BinarySearchFunc(t.waiting, rank, func(w *waiter, rank Rank) int {
+		return cmp.Or(w.rank.compare(rank), -1) // behind its equals
 	})
 	t.waiting = slices.Insert(t.waiting, at, w)
 	t.give()

@@ -12,11 +12,12 @@ import (
 
 // one is somebody who wants a turn.
 type one struct {
-	number, priority int
-	claims           []Claim
-	leave            context.CancelFunc
-	got              chan func()
-	done             func()
+	number int
+	rank   Rank
+	claims []Claim
+	leave  context.CancelFunc
+	got    chan func()
+	done   func()
 }
 
 // TestModel has some come, go and give up, and holds after each step that who has a turn may, and who waits must.
@@ -25,6 +26,17 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		synctest.Test(t, func(*testing.T) { model(rt) })
 	})
+}
+
+// before is the order of ranks, said another way.
+func before(a, b Rank) bool {
+	if a.Priority != b.Priority {
+		return a.Priority > b.Priority
+	}
+	if a.Again != b.Again {
+		return a.Again
+	}
+	return a.Depth > b.Depth
 }
 
 func model(t *rapid.T) {
@@ -79,7 +91,8 @@ func model(t *rapid.T) {
 	}
 	t.Repeat(map[string]func(*rapid.T){
 		"come": func(t *rapid.T) {
-			o := &one{number: came, priority: rapid.IntRange(-1, 1).Draw(t, "priority"), got: make(chan func(), 1)}
+			rank := Rank{Priority: rapid.IntRange(-1, 1).Draw(t, "priority"), Again: rapid.Bool().Draw(t, "again"), Depth: rapid.IntRange(0, 2).Draw(t, "depth")}
+			o := &one{number: came, rank: rank, got: make(chan func(), 1)}
 			came++
 			for _, of := range []string{"cores", "a", "b"} {
 				if rapid.Bool().Draw(t, of) {
@@ -90,12 +103,12 @@ func model(t *rapid.T) {
 			ctx, leave := context.WithCancel(context.Background())
 			o.leave = leave
 			at := len(waiting)
-			for at > 0 && waiting[at-1].priority < o.priority {
+			for at > 0 && before(o.rank, waiting[at-1].rank) {
 				at--
 			}
 			waiting = slices.Insert(waiting, at, o)
 			go func() {
-				if done, err := turns.Take(ctx, o.priority, o.claims...); err == nil {
+				if done, err := turns.Take(ctx, o.rank, o.claims...); err == nil {
 					o.got <- done
 				} else if !errors.Is(err, context.Canceled) {
 					panic(err)

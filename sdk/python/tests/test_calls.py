@@ -190,8 +190,38 @@ def forks_and_yields(n):
     yield n, child
 
 @tarn.function
-def nested():
-    return add.remote(1)
+def nested(spawned):
+    assert spawned.get() == 3 # one of ours
+    return add.spawn(2, 3), list(add.map(count.remote(3))), isinstance(turned.remote(Pair(1, 2)), Pair)
+
+@tarn.function
+def begins():
+    return nested.remote(add.spawn(1, 2))
+
+@tarn.function
+def nested_error(n):
+    try:
+        return picky.remote(n)
+    except Bad as error:
+        raise Bad(error.n, "again") from error
+
+@tarn.function
+async def nested_aio(n):
+    import asyncio
+    found = await asyncio.gather(*(later.remote.aio(i) for i in range(n)))
+    call = await add.spawn.aio(n)
+    return found, [i async for i in add.map.aio(found)], [i async for i in count.remote.aio(n)], await call.get.aio()
+
+@tarn.function
+def nested_assets():
+    try:
+        summed.remote(times=1)
+    except TypeError as error:
+        return pictures.__name__, str(error)
+
+@tarn.asset(env=tarn.Env(packages=["pyarrow"]))
+def calling_asset():
+    return [{"n": add.remote(1)}]
 
 @tarn.asset(env=tarn.Env(packages=["pyarrow"]))
 def table():
@@ -318,10 +348,25 @@ def test_a_worker_that_reads_no_more_inputs(jobs: Any) -> None:
     assert jobs.turns_deaf.remote(False) is False
 
 
-def test_a_call_from_inside_is_refused(jobs: Any) -> None:
-    with pytest.raises(tarn.Error, match="inside of its sandbox") as caught:
-        jobs.nested.remote()
-    assert caught.value.reason == "call.nested"
+def test_calls_from_inside(jobs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(os.path.dirname(jobs.__file__))
+    call, mapped, is_pair = jobs.begins.remote()
+    assert (call.get(), mapped, is_pair) == (5, [1, 2, 3], True)
+    assert jobs.nested_aio.remote(3) == ([0, 2, 4], [1, 3, 5], [0, 1, 2], 4)
+    with pytest.raises(jobs.Bad, match="3: again") as caught:
+        jobs.nested_error.remote(3)
+    said = str(caught.value.__cause__)
+    assert "in picky" in said and "in nested_error" in said and "direct cause" in said
+    with pytest.raises(tarn.errors.NotFoundError):  # nobody's below this root
+        jobs.nested.remote(jobs.add.spawn(1, 2))
+    assert "reaches no tables from its sandbox" in jobs.nested_assets.remote()[1]
+
+
+def test_a_call_in_a_run_is_refused(jobs: Any) -> None:
+    assert jobs.calling_asset.remote() == [{"n": 2}]  # nothing is published
+    folder = os.path.dirname(jobs.__file__)
+    with pytest.raises(tarn.RunFailed, match="what a result is made from is in its key"):
+        tarn.Client(folder=folder).run(folder, select="calling_asset").wait()
 
 
 def test_an_endless_producer_is_held_back(jobs: Any) -> None:

@@ -207,7 +207,9 @@ type Call struct {
 	// Isolation: process, userns or full.
 	Level string `protobuf:"bytes,11,opt,name=level,proto3" json:"level,omitempty"`
 	// Version of the function's Python, such as 3.12.
-	Python        string `protobuf:"bytes,12,opt,name=python,proto3" json:"python,omitempty"`
+	Python string `protobuf:"bytes,12,opt,name=python,proto3" json:"python,omitempty"`
+	// The call in whose sandbox it was begun, if one was.
+	Parent        string `protobuf:"bytes,13,opt,name=parent,proto3" json:"parent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -322,6 +324,13 @@ func (x *Call) GetLevel() string {
 func (x *Call) GetPython() string {
 	if x != nil {
 		return x.Python
+	}
+	return ""
+}
+
+func (x *Call) GetParent() string {
+	if x != nil {
+		return x.Parent
 	}
 	return ""
 }
@@ -1616,7 +1625,7 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\x06source\x18\n" +
 	" \x01(\tR\x06source\"6\n" +
 	"\x11StartCallResponse\x12!\n" +
-	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call\"\xd4\x02\n" +
+	"\x04call\x18\x01 \x01(\v2\r.tarn.v1.CallR\x04call\"\xec\x02\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aproject\x18\x02 \x01(\tR\aproject\x12\x1a\n" +
@@ -1630,7 +1639,8 @@ const file_tarn_v1_call_proto_rawDesc = "" +
 	"\x06author\x18\n" +
 	" \x01(\tR\x06author\x12\x14\n" +
 	"\x05level\x18\v \x01(\tR\x05level\x12\x16\n" +
-	"\x06python\x18\f \x01(\tR\x06python\"\xfc\x01\n" +
+	"\x06python\x18\f \x01(\tR\x06python\x12\x16\n" +
+	"\x06parent\x18\r \x01(\tR\x06parent\"\xfc\x01\n" +
 	"\x10PutInputsRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04call\x18\x02 \x01(\tR\x04call\x12\x14\n" +

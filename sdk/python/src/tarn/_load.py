@@ -55,6 +55,8 @@ def remote_inputs(decl: Any, names: List[str], ref: Optional[str]) -> Dict[str, 
         if p.name not in names or isinstance(p.marker, Secret) or p.kind == "context":
             continue
         if isinstance(p.marker, Table):
+            if os.environ.get("TARN_MESSAGES_FD"):
+                raise TypeError(f"{decl.name}.remote() needs {p.name!r}: a function reaches no tables from its sandbox. Pass {p.noun}.")
             table = client.table(p.marker.name or p.name, ref=p.marker.ref, columns=p.marker.columns, where=p.marker.where)
             found[p.name] = Loaded(table._result()._rows().read(), p.format)
         elif isinstance(p.marker, Local):  # the sandbox has the project's folder

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import json
 import os
 import threading
 import time
 from typing import Any, AsyncIterator, Callable, Coroutine, Dict, Generic, Iterable, Iterator, List, Optional, Set, Tuple, TypeVar, Union, cast, overload
 
-from tarn import _calls, _load, _ops, _wire, errors
+from tarn import _calls, _home, _load, _ops, _wire, errors
 from tarn._aio import AsyncClient
 from tarn._calls import Calling, Result, Target
 from tarn._client import Client
@@ -28,7 +30,7 @@ _clients: Dict[Tuple[Any, ...], Tuple[Client, AsyncClient]] = {}
 def _at(folder: Optional[str]) -> Tuple[Client, AsyncClient]:
     """The clients of a project folder; finding the server once is enough."""
     if os.environ.get("TARN_MESSAGES_FD"):
-        raise errors.PreconditionError("a function cannot reach the server from inside of its sandbox. Call the other one as it is, without .remote or .map.", reason="call.nested")
+        return _inside(os.environ.get("TARN_CONTEXT", ""))
     key = (folder or os.getcwd(), *map(os.environ.get, _PLACE))
     if key not in _clients:
         _clients[key] = Client(folder=folder), AsyncClient(folder=folder)
@@ -50,6 +52,32 @@ def _said_when_slow(t: Target) -> Iterator[None]:
         _ready.add(t)
     finally:
         timer.cancel()
+
+
+@functools.lru_cache(maxsize=1)
+def _inside(context: str) -> Tuple[Client, AsyncClient]:
+    """The clients of a worker of calls, whose sandbox has a socket for its own. A run's steps have none."""
+    said: Dict[str, Any] = {}
+    if context:
+        with open(context, encoding="utf-8") as f:
+            said = json.load(f)
+    if "calls" not in said:
+        text = "in a run a function cannot call others by .remote or .map: what a result is made from is in its key, and a call would not be. Call the function as it is."
+        raise errors.PreconditionError(text, reason="call.nested")
+    found = said["calls"]
+    place = _home.Place(_wire.Address("http://tarn", _short(found["socket"]), None), found["project"], "main")
+    clients = Client(place.project, url=place.address.url), AsyncClient(place.project, url=place.address.url)
+    for client in clients:
+        client._found = place
+    return clients
+
+
+def _short(path: str) -> str:
+    """A socket's path that fits into an address. Where sandboxes have no root of their own it is that of the host."""
+    if len(os.fsencode(path)) < 100:
+        return path
+    folder, name = os.path.split(path)
+    return f"/proc/self/fd/{os.open(folder, os.O_PATH | os.O_DIRECTORY)}/{name}"
 
 
 class _Job:
@@ -611,6 +639,10 @@ class FunctionCall(Generic[R]):
 
     def _clients(self) -> Tuple[Client, AsyncClient]:
         return _at(self._target.folder if self._target else None)
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        """Another process finds the call by its id: this one's folder says nothing there."""
+        return FunctionCall, (self.id,)
 
     def __repr__(self) -> str:
         return f"<tarn call {self.id}>"
