@@ -78,6 +78,13 @@ def hidden():
     raise Local("from inside")
 
 @tarn.function
+def mute():
+    class Mute(Exception):
+        def __str__(self): return self.never_set
+        def __reduce__(self): raise RuntimeError("not I")
+    raise Mute()
+
+@tarn.function
 def unpicklable():
     return threading.Lock()
 
@@ -287,6 +294,9 @@ def test_exceptions(jobs: Any) -> None:
     with pytest.raises(tarn.RemoteError, match="from inside") as hidden:
         jobs.hidden.remote()
     assert "Local" in hidden.value.details["class"]
+    with pytest.raises(tarn.RemoteError, match=r"^Mute: its text is not to be had, for str\(\) raised AttributeError$") as mute:
+        jobs.mute.remote()
+    assert "in mute" in str(mute.value.__cause__)
 
 
 def test_what_cannot_cross(jobs: Any) -> None:

@@ -284,10 +284,10 @@ class Runner:
             self._debug(error)
         self.watching = False
         if self._is_verdict(error):
-            self._verdict(False, clip(str(error)) or "assertion failed", None, {}, self.context, messages)
+            self._verdict(False, clip(_said(error)) or "assertion failed", None, {}, self.context, messages)
             return
         reason, not_found = None, None
-        kind, message = type(error).__name__, str(error)
+        kind, message = type(error).__name__, _said(error)
         if isinstance(error, _frames.ResultError):
             reason, kind = "runner.return_type", "TypeError"
         elif isinstance(error, _placeholder.Missing):
@@ -442,6 +442,13 @@ def _needed(value: Any, what: str) -> Any:
     if value is None:
         raise RuntimeError(f"the context has no {what}")
     return value
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as other:  # the user's class cannot say it, which is no reason to lose what was raised
+        return f"its text is not to be had, for str() raised {type(other).__name__}"
 
 
 def _pickled(error: BaseException) -> Optional[str]:
