@@ -118,7 +118,7 @@ func (s *Store) lookAt(spec Spec, o *ownPackage, minor string) (err error) {
 			return err
 		}
 		o.file = filepath.Join(laid, filepath.FromSlash(o.path))
-		if o.content, err = hashFile(o.file); err != nil {
+		if o.content, err = s.hashOnce(o.file, spec.Folder.Digest(o.path)); err != nil {
 			return err
 		}
 	} else {
@@ -138,6 +138,18 @@ func (s *Store) lookAt(spec Spec, o *ownPackage, minor string) (err error) {
 		return ErrRequirement.Errorf("%s: \"./%s\" is not a wheel for Python %s on %s", spec.label(), o.path, minor, s.platform)
 	}
 	return nil
+}
+
+// hashOnce is hashFile for a file whose content has that digest: each call of a function asks, and a wheel may have a gigabyte.
+func (s *Store) hashOnce(file, digest string) (string, error) {
+	if sum, ok := s.sums.Get(digest); ok {
+		return sum, nil
+	}
+	sum, err := hashFile(file)
+	if err == nil {
+		s.sums.Add(digest, sum)
+	}
+	return sum, err
 }
 
 // current is an entry as the project's folder is now: its packages of that folder have the content that they have. ok is false

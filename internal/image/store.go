@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/runtime"
@@ -38,6 +39,8 @@ type Store struct {
 	background sync.WaitGroup
 	trimErr    atomic.Pointer[error] // of the last time
 
+	sums *lru.Cache[string, string] // SHA-256 of wheels of projects, by their digest there
+
 	interpreters sync.Mutex // serializes looking for them, and guards seen
 	seen         seen
 
@@ -61,7 +64,11 @@ func Open(cacheDir string, env []string, boxes runtime.Runtime) (*Store, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, env: newEnviron(env), platform: platform, runtime: boxes}, nil
+	sums, err := lru.New[string, string](256)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{sums: sums, dir: dir, env: newEnviron(env), platform: platform, runtime: boxes}, nil
 }
 
 // hostPlatform names what wheels with compiled code must fit.
