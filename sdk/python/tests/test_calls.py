@@ -665,6 +665,19 @@ def test_ctrl_c_cancels(jobs: Any) -> None:
     assert child.returncode != 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_cancels(jobs: Any, number: signal.Signals) -> None:
+    folder = Path(jobs.__file__).parent
+    child = subprocess.Popen([BINARY, "run", "sdk_jobs.py::forever", "--n", "1"], cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "waits\n"
+    child.send_signal(number)
+    child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    listed = subprocess.run([BINARY, "runs", "--json"], cwd=folder, check=True, capture_output=True, text=True)
+    assert json.loads(listed.stdout)["calls"][0]["state"] == "canceled"  # at once
+
+
 @pytest.mark.parametrize("how", ["sdk_jobs.forever.for_each([1])", "import asyncio; asyncio.run(sdk_jobs.forever.remote.aio(1))"])
 def test_a_server_that_is_killed_is_named(jobs: Any, how: str) -> None:
     folder = Path(jobs.__file__).parent

@@ -11,6 +11,7 @@ import collections.abc
 import datetime
 import inspect
 import os
+import signal
 import sys
 import typing
 from pathlib import Path
@@ -27,6 +28,9 @@ _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 def main(argv: Sequence[str]) -> int:
     """Load the file, read the arguments, call the function."""
     root, file, name, *words = argv
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
+            signal.signal(number, _ended)
     _packages.keep()
     _packages.activate()
     _packages.add_programs()
@@ -50,6 +54,11 @@ def main(argv: Sequence[str]) -> int:
     if decl.kind == "function" and result is not None:
         print(result)
     return 0
+
+
+def _ended(number: int, _: Any) -> NoReturn:
+    """A terminal that is closed cancels calls, as Ctrl-C does: without it they keep their cores until the server misses the caller."""
+    raise SystemExit(128 + number)
 
 
 def _find(module: Any, name: str, file: str) -> Any:
