@@ -81,6 +81,9 @@ func (a *app) showCall(ctx context.Context, t target, id string) error {
 		a.out.Printf("function %s\n", ui.Clean(c.GetFunction()))
 		a.out.Printf("state    %s\n", a.runState(c.GetState()))
 		a.out.Printf("author   %s\n", ui.Clean(c.GetAuthor()))
+		if c.GetParent() != "" {
+			a.out.Printf("begun by %s\n", a.out.ID(c.GetParent()))
+		}
 		a.out.Printf("started  %s, took %s\n", a.out.Time(c.GetCreated().AsTime()), lasted(c.GetCreated(), c.GetEnded()))
 		a.out.Printf("inputs   %s\n", callInputs(c))
 		a.out.Printf("python   %s\n", ui.Clean(c.GetPython()))

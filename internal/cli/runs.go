@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,9 @@ func (a *app) runsCommand() *cobra.Command {
 				return err
 			}
 			calls := known.GetCalls()
+			if !a.json { // one may have begun thousands
+				calls = slices.DeleteFunc(calls, func(c *tarnv1.Call) bool { return c.GetParent() != "" })
+			}
 			calls = calls[:min(len(calls), int(limit))]
 			a.print(map[string]any{"runs": docs, "calls": callDocuments(calls)}, func() {
 				var rows [][]string

@@ -91,6 +91,9 @@ func (c *Call) NewValue() (*ValueWriter, error) {
 
 // Write implements io.Writer.
 func (w *ValueWriter) Write(piece []byte) (int, error) {
+	if err := call.Room(w.c.folder); err != nil {
+		return 0, w.c.valueError(err)
+	}
 	w.sum.Write(piece) // a hash takes everything
 	n, err := w.file.Write(piece)
 	w.size += int64(n)

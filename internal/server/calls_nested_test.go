@@ -301,3 +301,37 @@ def says(n):
 		t.Errorf("a new root: %q %v", r.GetValue(), r.GetError())
 	}
 }
+
+// What a caller got of secrets is hidden in the calls that it makes, which may get it as an argument.
+func TestCallsOfCallsHideSecrets(t *testing.T) {
+	t.Parallel()
+	c := newCaller(t)
+	c.write("functions.py", `
+import os, tarn
+
+@tarn.function(secrets=["TOKEN"])
+def knows(n):
+    return tells.remote(os.environ["TOKEN"])
+
+@tarn.function
+def tells(what):
+    print("told", what, os.environ.get("TOKEN"))
+    return len(what)
+`)
+	const token = "correct horse battery"
+	if _, err := c.open().Secrets.Set(soon(t), &tarnv1.SetSecretsRequest{RequestId: "s", Project: "p", Values: map[string]string{"TOKEN": token}}); err != nil {
+		t.Fatal(err)
+	}
+	if r := c.value("knows", 0); !bytes.Equal(r.GetValue(), number(byte(len(token)))) {
+		t.Fatalf("%q %v", r.GetValue(), r.GetError())
+	}
+	got, err := c.List(soon(t), &tarnv1.ListCallsRequest{Project: "p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range got.GetCalls() {
+		if printed := c.read(call.GetId(), 0, nil).printed; printed != "told *** None\n" {
+			t.Errorf("%s printed %q", call.GetFunction(), printed)
+		}
+	}
+}

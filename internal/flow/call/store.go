@@ -110,6 +110,25 @@ func (r Result) load() (Result, error) {
 	return r, nil
 }
 
+// Room is an error when the disk of a folder is so full that values may not fill it further: what is left is for others. A
+// program in a sandbox may send values without end.
+func Room(folder string) error {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(folder, &disk); err != nil {
+		return err
+	}
+	if disk.Bavail*uint64(disk.Bsize) < min(spareBytes, disk.Blocks*uint64(disk.Bsize)/spareShare) {
+		return syscall.ENOSPC
+	}
+	return nil
+}
+
+// Values leave 1 GiB free, or a twentieth of a small disk.
+const (
+	spareBytes = 1 << 30
+	spareShare = 20
+)
+
 func (s *store) write(k *kept, data []byte) error {
 	if s.file == nil {
 		if err := os.MkdirAll(s.dir, 0o700); err != nil {
@@ -123,6 +142,9 @@ func (s *store) write(k *kept, data []byte) error {
 		if err := os.Remove(file.Name()); err != nil {
 			return err
 		}
+	}
+	if err := Room(s.dir); err != nil {
+		return err
 	}
 	if _, err := s.file.WriteAt(data, s.end); err != nil {
 		return err
