@@ -149,7 +149,7 @@ func (c *Call) settle(in call.Input, r call.Result, classes []string) {
 		return
 	}
 	delay := backoff(*retry, fmt.Sprintf("%s/%d", c.info.ID, in.Index), in.Attempt)
-	c.print(CallOutput{Index: in.Index, Stream: "stderr", Text: fmt.Sprintf("attempt %d failed, again in %s: %s\n", in.Attempt, delay, r.Failure.Err)})
+	c.print(CallOutput{Index: in.Index, Stream: "stderr", Text: fmt.Sprintf("%s: attempt %d failed, again in %s: %s\n", c.fn.fn.Name, in.Attempt, delay.Round(time.Millisecond), r.Failure.Err)})
 	time.AfterFunc(delay, func() {
 		if !c.Again(in) {
 			c.finish(in, r)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import sys
+import traceback
 
 import pytest
 
@@ -54,6 +56,8 @@ def test_errors_have_their_class() -> None:
     error = _wire.error_of({"code": "not_found", "message": "transport", "details": [{"type": "tarn.v1.ErrorDetail", "value": value}]})
     assert type(error) is errors.NotFoundError
     assert (error.reason, str(error), error.details, error.next) == ("lake.ref_not_found", "no é" + "x" * 200, {"ref": "dev"}, ("tarn branch ls", "other"))
+    if sys.version_info >= (3, 11):
+        assert traceback.format_exception(error)[-2:] == ["  try: tarn branch ls\n", "  try: other\n"]
 
 
 @pytest.mark.parametrize(

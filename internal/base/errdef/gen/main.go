@@ -78,7 +78,8 @@ if TYPE_CHECKING:
 class Error(Exception):
     """Base of every error that Tarn raises.
 
-    code and reason are stable; the message is for people and may change. next lists what to do.
+    code and reason are stable; the message is for people and may change. next lists what to do,
+    which tracebacks show from Python 3.11 on.
     """
 
     code: str = "internal"
@@ -99,6 +100,8 @@ class Error(Exception):
         self.message: str = message
         self.details: dict[str, Any] = dict(details or {})
         self.next: tuple[str, ...] = tuple(next)
+        if self.next:
+            self.__notes__ = [f"  try: {one}" for one in self.next]
 `)
 	for _, r := range errdef.Table {
 		fmt.Fprintf(&b, "\n\nclass %s(Error):\n    \"\"\"%s.\"\"\"\n\n    code = %q\n", r.Python, sentence(r.Text), r.Name)
