@@ -3,6 +3,7 @@ package server_test
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -333,5 +334,35 @@ def tells(what):
 		if printed := c.read(call.GetId(), 0, nil).printed; printed != "told *** None\n" {
 			t.Errorf("%s printed %q", call.GetFunction(), printed)
 		}
+	}
+}
+
+// A tree of calls is walked: it has about as many workers as there are cores, for each of its levels.
+func TestCallTreeIsWalked(t *testing.T) {
+	t.Parallel()
+	c := newCaller(t)
+	c.write("functions.py", `
+import os, tarn
+
+worker = os.urandom(8).hex()
+
+@tarn.function
+def tree(n):
+    print(worker)
+    return 1 if n == 0 else sum(tree.map([n - 1, n - 1]))
+`)
+	const levels = 7
+	id := c.begin("tree", true, 1)
+	c.put(id, 0, true, levels-1)
+	got := c.read(id, 0, nil)
+	if r := got.results[0]; !bytes.Equal(r.GetValue(), number(1<<(levels-1))) {
+		t.Fatalf("%q %v", r.GetValue(), r.GetError())
+	}
+	workers := map[string]int{}
+	for line := range strings.Lines(got.printed) {
+		workers[line]++
+	}
+	if most := 2 * runtime.NumCPU() * levels; len(workers) > most {
+		t.Errorf("%d workers, want %d at most", len(workers), most)
 	}
 }
