@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -298,7 +299,7 @@ func TestSocketTaken(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(h.Socket) }) //nolint:errcheck // not of the test's own folder, so tried at least
 	q := &place{t: t, home: h, dir: t.TempDir(), log: &journal{changed: make(chan struct{})}}
-	_, err = system.Open(t.Context(), system.Config{Home: h, Build: build.Current()})
+	_, err = system.Open(t.Context(), system.Config{Home: h, Build: build.Current(), Log: slog.New(slog.DiscardHandler)})
 	if e := errdef.As(err); e.Reason != "system.socket" {
 		t.Fatalf("a folder where the socket should be: %v", err)
 	}
