@@ -1,7 +1,9 @@
 package flow_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -105,7 +107,8 @@ func TestProgressOfItems(t *testing.T) {
 		}
 		if seen = append(seen, fmt.Sprintf("%d/%d", e.Done, e.Total)); len(seen) == 2 { // two interpreters: two and one
 			for _, box := range p.boxes() {
-				if err := os.WriteFile(filepath.Join(box, "go"), nil, 0o600); err != nil {
+				// The interpreter of the single item ends on its own.
+				if err := os.WriteFile(filepath.Join(box, "go"), nil, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					t.Error(err)
 				}
 			}
