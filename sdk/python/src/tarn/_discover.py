@@ -8,6 +8,7 @@ cannot be imported is an error of that file alone.
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import linecache
 import os
@@ -271,19 +272,31 @@ def _partitions(p: Optional[_declare.Partitions]) -> Optional[Dict[str, Any]]:
 
 
 def _tree(file: str) -> ast.AST:
+    return _parsed("".join(linecache.getlines(file)))
+
+
+@functools.lru_cache(maxsize=64)  # each function of a file asks for it
+def _parsed(source: str) -> ast.AST:
     try:
-        return ast.parse("".join(linecache.getlines(file)))
+        return ast.parse(source)
     except SyntaxError:
         return ast.Module([], [])
 
 
+@functools.lru_cache(maxsize=64)
+def _definitions(tree: ast.AST) -> Dict[Tuple[str, int], Any]:
+    """Functions by name and by each line that may be their first: that of a decorator, or of the `def`."""
+    found: Dict[Tuple[str, int], Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for line in (node.lineno, *(d.lineno for d in node.decorator_list)):
+                found.setdefault((node.name, line), node)
+    return found
+
+
 def _node(file: str, fn: Any) -> Any:
     """The definition of a function in its file."""
-    for node in ast.walk(_tree(file)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == fn.__code__.co_name:
-            if fn.__code__.co_firstlineno in (node.lineno, *(d.lineno for d in node.decorator_list)):
-                return node
-    return None
+    return _definitions(_tree(file)).get((fn.__code__.co_name, fn.__code__.co_firstlineno))
 
 
 def _param_line(root: str, file: str, decl: Any, param: Optional[str]) -> Optional[int]:
