@@ -54,7 +54,7 @@ var pythonName = regexp.MustCompile(`^python(3(\.[0-9]+)?)?$`)
 func (s *Store) Interpreters(ctx context.Context) ([]Interpreter, error) {
 	s.interpreters.Lock()
 	defer s.interpreters.Unlock()
-	seen, err := s.probe(ctx)
+	seen, err := s.survey(ctx)
 	return seen.all, err
 }
 
@@ -75,7 +75,7 @@ func (s *Store) recent(ctx context.Context) (seen, error) {
 	if time.Since(s.seen.at) < lookAgain {
 		return s.seen, nil
 	}
-	found, err := s.probe(ctx)
+	found, err := s.survey(ctx)
 	if err == nil {
 		found.at = time.Now()
 		s.seen = found
@@ -83,8 +83,8 @@ func (s *Store) recent(ctx context.Context) (seen, error) {
 	return found, err
 }
 
-// probe looks for them; s.interpreters is held.
-func (s *Store) probe(ctx context.Context) (seen, error) {
+// survey looks for them; s.interpreters is held.
+func (s *Store) survey(ctx context.Context) (seen, error) {
 	path := filepath.Join(s.dir, "interpreters.json")
 	known := map[string]probed{}
 	if b, err := os.ReadFile(path); err == nil {

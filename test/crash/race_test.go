@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,14 +16,20 @@ import (
 // paused starts a run that stops right before it publishes; release lets it go on.
 func paused(h *house, args ...string) (r *running, release func()) {
 	h.t.Helper()
+	return pausedAt(h, "run.publish.before", args...)
+}
+
+// pausedAt starts a run that stops where it first comes to a fault point.
+func pausedAt(h *house, point string, args ...string) (r *running, release func()) {
+	h.t.Helper()
 	if h.server() != 0 {
 		h.stop()
 	}
 	dir := h.t.TempDir()
 	h.env = append(h.env, "TARN_FAULT_DIR="+dir)
-	mark := filepath.Join(dir, "run.publish.before")
-	r = h.start("run.publish.before=1*pause", append([]string{"run", "--json"}, args...)...)
-	h.await("the run to publish", func() bool { _, err := os.Stat(mark); return err == nil })
+	mark := filepath.Join(dir, point)
+	r = h.start(point+"=1*pause", append([]string{"run", "--json"}, args...)...)
+	h.await("the run to come to "+point, func() bool { _, err := os.Stat(mark); return err == nil })
 	return r, func() {
 		if err := os.Remove(mark); err != nil {
 			h.t.Fatal(err)
@@ -150,6 +157,53 @@ func TestFiftyPublishers(t *testing.T) {
 	h.document(&history, "log", "--ref", "main", "--limit", "0")
 	if len(history.Commits) != publishers+1 {
 		t.Errorf("%d commits", len(history.Commits))
+	}
+	h.clean()
+}
+
+// writesTable is where a step's table is nearly written, and its rows are durable.
+const writesTable = "catalog.metadata.before_put"
+
+// A step does not wait until the table that it reads is written.
+func TestStepBesideTheWriteOfItsInput(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.write("a.sql", "SELECT 20 AS n")
+	h.write("b.sql", "SELECT n + 1 AS n FROM a")
+	r, release := pausedAt(h, writesTable)
+	h.await("the step behind it", func() bool {
+		return strings.Contains(r.stdout.String(), `"never ran here","state":"running","step":"b"`)
+	})
+	release()
+	if got := r.end(); got.code != 0 {
+		t.Fatal(got)
+	}
+	if out := h.run("query", "SELECT n FROM b"); !strings.Contains(out, "21") {
+		t.Error(out)
+	}
+	h.clean()
+}
+
+// When it cannot be written nothing is published, and what was computed counts.
+func TestInputThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.write("a.sql", "SELECT 20 AS n")
+	h.write("b.sql", "SELECT n + 1 AS n FROM a")
+	before := h.state()
+	h.stop()
+	if f := h.try(writesTable+"=1*error(disk on fire)", "run", "--json").failure(t); !strings.Contains(f.Message, "disk on fire") {
+		t.Errorf("%+v", f)
+	}
+	if diff := cmp.Diff(before, h.state()); diff != "" {
+		t.Errorf("main (-want +got):\n%s", diff)
+	}
+	h.clean()
+	if states := ended(t, h.run("run", "--json")); states["a"] != "cached" {
+		t.Errorf("the next run: %v", states)
+	}
+	if out := h.run("query", "SELECT n FROM b"); !strings.Contains(out, "21") {
+		t.Error(out)
 	}
 	h.clean()
 }
