@@ -37,14 +37,15 @@ print(pa.Table.from_pandas(pd.DataFrame({"version": [pd.__version__]})).to_pydic
 
 // packages is the time from another version of pandas in a project to the end of the next run, against a new
 // virtual environment by uv and a run in it. Both sides have all other packages in a cache of their own;
-// whether they also have the wheel of the new pandas is told apart.
+// whether they also have the wheel of the new pandas is told apart. Without it uv compiles to byte code, as Tarn
+// does: of all packages, because it keeps none between environments.
 func packages(ctx context.Context, b *bench) error {
 	uv, err := exec.LookPath("uv")
 	if err != nil {
 		return fmt.Errorf("the peer is uv: %w", err)
 	}
 	for _, wheel := range []string{"present", "absent"} {
-		x := &packageBench{bench: b, uv: uv, base: filepath.Join(b.dir, wheel)}
+		x := &packageBench{bench: b, uv: uv, base: filepath.Join(b.dir, wheel), compile: wheel == "absent"}
 		var ours, theirs []time.Duration
 		if err := x.prepare(ctx, wheel == "present"); err != nil {
 			return err
@@ -59,8 +60,11 @@ func packages(ctx context.Context, b *bench) error {
 		slices.Sort(ours)
 		slices.Sort(theirs)
 		mine, other := ours[len(ours)/2], theirs[len(theirs)/2]
-		peer := fmt.Sprintf("uv venv + uv pip install + python (%s ms)", number(milliseconds(other)))
+		peer := fmt.Sprintf("uv venv + uv pip install%s + python (%s ms)", x.compiling(), number(milliseconds(other)))
 		row{"pandas 1.5.3 -> 2.2.3 and run, wheel " + wheel, milliseconds(mine), "ms", nil, peer, float64(mine) / float64(other)}.print()
+		if x.compile {
+			row{"  times uv", float64(mine) / float64(other), "x", atMost(1.1), "", 0}.print()
+		}
 		row{"  slowest", milliseconds(ours[len(ours)-1]), "ms", nil, "its slowest", float64(ours[len(ours)-1]) / float64(theirs[len(theirs)-1])}.print()
 	}
 	return nil
@@ -70,6 +74,7 @@ func packages(ctx context.Context, b *bench) error {
 type packageBench struct {
 	*bench
 	uv, base string
+	compile  bool   // uv makes byte code too
 	pyarrow  string // the requirement that Tarn adds for a function of tables
 }
 
@@ -138,11 +143,20 @@ func (x *packageBench) venv(ctx context.Context, dir string, set ...string) erro
 		return err
 	}
 	python := filepath.Join(dir, "bin", "python")
-	if _, err := x.command(ctx, x.dir, x.uv, slices.Concat([]string{"pip", "install", "--quiet", "--python", python, x.pyarrow}, set)...); err != nil {
+	install := append(strings.Fields("pip install --quiet"+x.compiling()), "--python", python, x.pyarrow)
+	if _, err := x.command(ctx, x.dir, x.uv, append(install, set...)...); err != nil {
 		return err
 	}
 	_, err := x.command(ctx, x.dir, python, "-c", packagesPeer)
 	return err
+}
+
+// compiling is the option that has uv make byte code, where it does.
+func (x *packageBench) compiling() string {
+	if x.compile {
+		return " --compile-bytecode"
+	}
+	return ""
 }
 
 // round runs a project with the old pandas, then measures the next run with the new one, and the same by uv.
