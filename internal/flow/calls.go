@@ -127,7 +127,7 @@ func (f *Flow) startCall(ctx context.Context, r CallRequest, by *Caller, ready f
 	}
 	id := ids.Call()
 	c := &Call{
-		Call: call.New(r.Ordered, f.CallMemory, f.scratch("calls")), fn: fn, limit: atOnce(r.Concurrency, fn.fn.Options.Concurrency, f.Cores), more: make(chan struct{}), waits: r.Waits,
+		Call: call.New(r.Ordered, f.CallMemory, f.scratch("calls")), fn: fn, limit: atOnce(r.Concurrency, fn.fn.Options.Concurrency, f.Host.cores), more: make(chan struct{}), waits: r.Waits,
 		folder: f.scratch("calls", id), given: map[string]int64{}, fetches: map[string]*fetched{},
 		info: CallInfo{
 			ID: id, Project: f.name, Function: fn.fn.Name, Author: r.Author, Created: now(), Level: string(f.Runtime.Level()),

@@ -32,13 +32,12 @@ func atOnce(asked, allowed, cores int) int {
 	return limit
 }
 
-// wholeCore is divided among inputs.
-const wholeCore = 1 << 20
-
-// claims are what one input of the call takes.
-func (c *Call) claims(cores int) []turn.Claim {
-	all := wholeCore * max(cores, 1)
-	return append(limitClaims(c.fn.fn), turn.Claim{Of: "calls", Share: min(wholeCore, max(all/c.limit, 1)), Limit: all})
+// claims are what one input of the call takes. Where more are asked for at a time than there are cores, they share those.
+func (c *Call) claims(f *Flow) []turn.Claim {
+	claims := f.Host.claims(c.fn.limits, ofCalls)
+	cores := &claims[0]
+	cores.Share = min(cores.Share, max(cores.Limit/c.limit, 1))
+	return append(claims, f.limitClaims(c.fn.fn)...)
 }
 
 // dispatch keeps as many workers busy as there are inputs for, until the call has ended.
@@ -99,7 +98,7 @@ func (c *Call) lateStart() error {
 
 // work does one input in its turn. It is false when there is none.
 func (c *Call) work(ctx context.Context, f *Flow) bool {
-	mine, err := f.turns.Lend(ctx, turn.Rank{Priority: c.fn.fn.Options.Priority, Depth: c.depth}, c.claims(f.Cores)...)
+	mine, err := f.Host.turns.Lend(ctx, turn.Rank{Priority: c.fn.fn.Options.Priority, Depth: c.depth}, c.claims(f)...)
 	if err != nil { // the call has ended
 		return false
 	}
@@ -201,8 +200,7 @@ func (c *Call) sayWaiting(ctx context.Context) {
 			return
 		}
 		if since, ok := c.Next(); ok && c.Progress().Waiting && time.Since(since) >= waitSaid {
-			c.print(CallOutput{Stream: "stderr", Text: fmt.Sprintf(
-				"%s waits for its turn: other calls have the cores, or all that a limit allows. tarn runs lists them, tarn cancel ends one.\n", c.fn.fn.Name)})
+			c.print(CallOutput{Stream: "stderr", Text: c.fn.f.Host.waits(c.fn.fn.Name, c.claims(c.fn.f)) + "\n"})
 			return
 		}
 	}

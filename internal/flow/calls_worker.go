@@ -359,9 +359,12 @@ func (w *callWorker) died() error {
 	case w.err != nil:
 		return w.err
 	case w.exit.Reason == runtime.OutOfMemory:
-		return errMemory.Errorf("%s used %s, its limit. resources=tarn.Resources(memory=\"%s\").", name, bytesText(w.exit.Usage.PeakMemoryBytes), roomFor(w.exit.Usage.PeakMemoryBytes))
+		return errMemory.Errorf("%s used %s, its limit. %s.", name, bytesText(w.exit.Usage.PeakMemoryBytes), asks(w.fn.fn, "memory", w.exit.Usage.PeakMemoryBytes))
 	case w.exit.Reason == runtime.DiskFull:
-		return errDisk.Errorf("%s wrote more than its limit. resources=tarn.Resources(disk=...)", name)
+		wrote := w.exit.Usage.DiskBytes
+		return errDisk.Errorf("%s wrote %s, more than its limit. %s.", name, bytesText(wrote), asks(w.fn.fn, "disk", wrote))
+	case w.exit.Reason == runtime.NoRoom:
+		return noRoom(w.fn.fn, w.exit.Usage.DiskBytes, "")
 	case w.exit.Reason == runtime.TooManyProcesses:
 		return errStorm.Errorf("%s ran more than %d processes and threads at once", name, runtime.DefaultPIDs)
 	case w.exit.Reason == runtime.Signaled:

@@ -490,7 +490,7 @@ const chunk = 64
 
 // tryItems makes one attempt at each item and returns the failed ones.
 func (lv *live) tryItems(ctx context.Context, p *plan, wk *work, items []*invocation, try int) ([]outcome, error) {
-	workers := max(lv.f.Cores, 1)
+	workers := lv.f.Host.cores
 	if c := wk.node.Options.Concurrency; c > 0 {
 		workers = min(workers, c)
 	}
@@ -563,7 +563,9 @@ func (lv *live) tryChunk(ctx context.Context, p *plan, wk *work, part []*invocat
 	if len(mine) == 0 {
 		return out
 	}
-	done, err := f.stepTurn(ctx, wk.node.Function)
+	done, err := f.stepTurn(ctx, wk.node.Function, func(message string) {
+		lv.emit(Event{Type: "log", Step: wk.node.Name, Stream: "stderr", Message: message})
+	})
 	if err != nil {
 		return append(out, failAll(mine, err)...)
 	}

@@ -29,7 +29,6 @@ import (
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/flow/project"
 	"tarn.dev/tarn/internal/flow/secret"
-	"tarn.dev/tarn/internal/flow/turn"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
@@ -53,7 +52,7 @@ type Config struct {
 	SDK        string // folder that holds the Python package tarn
 	SDKID      string // its content hash
 	Scratch    string // emptied at start
-	Cores      int
+	Host       *Host
 	CallMemory *call.Budget   // of all projects' calls
 	Session    *lease.Session // of this server; runs of another one are dead
 	Log        *slog.Logger
@@ -75,7 +74,6 @@ type Flow struct {
 	secrets *secret.Store
 	flights flights
 	once    onces
-	turns   *turn.Turns // on cores, and within the limits of functions
 	calls   calls
 
 	objects *lru.Cache[lake.Hash, []byte] // definitions
@@ -102,7 +100,6 @@ func New(c Config, name string, l *lake.Lake, blobs blob.Store, rows meta.Store,
 	return &Flow{
 		Config: c, name: name, lake: l, blobs: blobs, rows: rows, prefix: prefix, tables: tables,
 		memo: memo.Open(rows, prefix), runs: runStore{rows: rows, prefix: prefix}, secrets: c.Secrets.Project(name),
-		turns:   turn.New(),
 		objects: objects, stored: stored,
 		folders: map[string]*project.Folder{}, manifests: map[string]*manifest.Manifest{}, live: map[string]*live{},
 	}

@@ -199,11 +199,6 @@ func limitsOf(fn *manifest.Function) (runtime.Limits, error) {
 	return l, nil
 }
 
-func memoryOf(fn *manifest.Function) (int64, error) {
-	l, err := limitsOf(fn)
-	return l.MemoryBytes, err
-}
-
 func size(fn *manifest.Function, what, text string) (int64, error) {
 	if text == "" {
 		return 0, nil

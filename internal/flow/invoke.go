@@ -183,7 +183,8 @@ func (f *Flow) selectJob(ctx context.Context, file, sql string, wk *work) (query
 	if err != nil {
 		return query.Job{}, err
 	}
-	plan.Job.MemoryBytes, err = memoryOf(wk.node.Function)
+	limits, err := limitsOf(wk.node.Function)
+	plan.Job.MemoryBytes, plan.Job.DiskBytes = limits.MemoryBytes, limits.DiskBytes
 	return plan.Job, err
 }
 

@@ -218,13 +218,16 @@ func (a *attempt) whyEnded(exit runtime.Exit, item string, closed bool) error {
 	switch exit.Reason {
 	case runtime.OutOfMemory:
 		peak := exit.Usage.PeakMemoryBytes
-		return errMemory.Errorf("%s used %s, its limit%s. resources=tarn.Resources(memory=\"%s\")%s.", fn.Name, bytesText(peak), at, roomFor(peak), batchHint(fn))
+		return errMemory.Errorf("%s used %s, its limit%s. %s%s.", fn.Name, bytesText(peak), at, asks(fn, "memory", peak), batchHint(fn))
 	case runtime.TimedOut:
 		return errTimeout.Errorf("%s ran longer than %s%s. timeout=... allows more.", fn.Name, seconds(fn.Options.Timeout), at)
 	case runtime.TooManyProcesses:
 		return errStorm.Errorf("%s ran more than %d processes and threads at once%s.", fn.Name, runtime.DefaultPIDs, at)
 	case runtime.DiskFull:
-		return errDisk.Errorf("%s wrote more than its limit%s. resources=tarn.Resources(disk=...)", fn.Name, at)
+		wrote := exit.Usage.DiskBytes
+		return errDisk.Errorf("%s wrote %s, more than its limit%s. %s.", fn.Name, bytesText(wrote), at, asks(fn, "disk", wrote))
+	case runtime.NoRoom:
+		return noRoom(fn, exit.Usage.DiskBytes, at)
 	case runtime.Signaled:
 		return errKilled.Errorf("%s was killed by signal %d%s", fn.Name, exit.Signal, at)
 	case runtime.Canceled:
@@ -242,7 +245,21 @@ func (a *attempt) whyEnded(exit runtime.Exit, item string, closed bool) error {
 	}
 }
 
-// roomFor is a memory limit as people write one, half as much again as peak or more.
+// noRoom is for who wrote most when the disk was nearly full.
+func noRoom(fn *manifest.Function, wrote int64, at string) error {
+	return errDisk.Errorf("%s was ended%s: the disk is nearly full, and of all that runs it had written most, %s.", fn.Name, at, bytesText(wrote)).
+		WithNext("free some of the disk; "+asks(fn, "disk", wrote)+" has it wait until others leave as much")
+}
+
+// asks is how a function asks for half as much again of a resource as it had, or more.
+func asks(fn *manifest.Function, resource string, had int64) string {
+	if fn.Language == manifest.Python {
+		return fmt.Sprintf("resources=tarn.Resources(%s=%q)", resource, roomFor(had))
+	}
+	return fmt.Sprintf("tarn: %s = %q", resource, roomFor(had))
+}
+
+// roomFor is a limit of memory or disk as people write one, half as much again as peak or more.
 func roomFor(peak int64) string {
 	limit := int64(64 << 20)
 	for limit < peak+peak/2 {

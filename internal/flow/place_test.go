@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/room"
 	"tarn.dev/tarn/internal/blob/fsblob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow"
@@ -159,7 +160,7 @@ func (p *place) open() {
 	check(err)
 	config := flow.Config{
 		Runtime: boxes, Images: images, Engine: sql, Secrets: secret.Open(rows, filepath.Join(p.home, "secrets.key")), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(scratch, "projects"),
-		Cores: max(2, runtime.NumCPU()), CallMemory: call.NewBudget(1 << 20), Session: session, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Hold: func() func() { return func() {} },
+		Host: flow.NewHost(max(2, runtime.NumCPU()), room.Memory(), t.TempDir()), CallMemory: call.NewBudget(1 << 20), Session: session, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Hold: func() func() { return func() {} },
 	}
 	p.lake, p.rows = l, rows
 	p.Flow = flow.New(config, "p", l, blobs, rows, "p/p/flow/", catalog.Open(blobs, rows, "p/p/catalog/").WithScratch(scratch))

@@ -205,7 +205,7 @@ func (lv *live) judge(ctx context.Context, p *plan, t *task) {
 		t.err = err
 		return
 	}
-	done, err := lv.f.stepTurn(ctx, &manifest.Function{})
+	done, err := lv.f.stepTurn(ctx, &manifest.Function{Name: "a check of " + t.rule.table}, func(string) {})
 	if err != nil { // the run has ended
 		return
 	}

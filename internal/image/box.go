@@ -70,7 +70,7 @@ func (s *Store) box(ctx context.Context, spec boxSpec) (*box, error) {
 		if err := os.MkdirAll(s.uvCache(), 0o755); err != nil { // somebody may have made room
 			return nil, classify(err)
 		}
-		mounts = append(mounts, runtime.Mount{Name: cacheMount, Source: s.uvCache(), Writable: true})
+		mounts = append(mounts, runtime.Mount{Name: cacheMount, Source: s.uvCache(), Writable: true, Uncounted: true})
 	}
 	for i, path := range append(settings, localIndexes(spec.indexes)...) {
 		mounts = append(mounts, runtime.Mount{Name: fmt.Sprint("setting-", i), Source: path, InPlace: true})
@@ -180,6 +180,8 @@ func ended(exit runtime.Exit) string {
 		return fmt.Sprintf("more than %d GiB of memory", buildLimits.MemoryBytes>>30)
 	case runtime.DiskFull:
 		return fmt.Sprintf("more than %d GiB of files", buildLimits.DiskBytes>>30)
+	case runtime.NoRoom:
+		return "the disk is nearly full"
 	case runtime.TooManyProcesses:
 		return fmt.Sprintf("more than %d processes", buildLimits.PIDs)
 	case runtime.TimedOut:

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/runtime"
 )
@@ -184,6 +186,10 @@ func (c *child) crash(err error) error {
 	switch {
 	case c.exit.Reason == runtime.OutOfMemory:
 		return ErrOutOfMemory.Errorf("the query needs more memory than its sandbox may have")
+	case c.exit.Reason == runtime.DiskFull:
+		return ErrDiskFull.Errorf("the query wrote %s, more than its limit", humanize.IBytes(uint64(max(c.exit.Usage.DiskBytes, 0))))
+	case c.exit.Reason == runtime.NoRoom:
+		return ErrDiskFull.Errorf("the query was ended: the disk is nearly full, and of all that runs it had written most")
 	case strings.Contains(said, "out of memory") || strings.Contains(said, "std::bad_alloc"):
 		return ErrOutOfMemory.Errorf("the query engine ran out of memory (%s)", status).WithDetail("stderr", said)
 	}

@@ -119,7 +119,7 @@ func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, er
 
 // sandboxLimits hold an engine that does not keep to the limits of its job.
 func sandboxLimits(job Job) tarnruntime.Limits {
-	return tarnruntime.Limits{MemoryBytes: 2*job.MemoryBytes + 256<<20, PIDs: 256 + 4*job.Threads}
+	return tarnruntime.Limits{MemoryBytes: 2*job.MemoryBytes + 256<<20, DiskBytes: job.DiskBytes, PIDs: 256 + 4*job.Threads}
 }
 
 // limited fills in the limits.

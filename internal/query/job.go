@@ -50,6 +50,7 @@ type Job struct {
 	Threads     int    `json:",omitempty"`
 	TempDir     string `json:",omitempty"` // where it may spill: set by Run
 	TempBytes   int64  `json:",omitempty"` // bound of what it spills
+	DiskBytes   int64  `json:",omitempty"` // bound of what it writes, what it spills included
 }
 
 // Name is the name of a table as SQL says it. Ref is the part after "@", or of AT (VERSION => ...).

@@ -33,6 +33,8 @@ type Mount struct {
 	Name     string // unique within the Spec, [a-z0-9-]+
 	Source   string // absolute path on the host
 	Writable bool
+	// Uncounted has Limits.DiskBytes not count what is in it: a cache is full of what others wrote.
+	Uncounted bool
 	// InPlace shows it under Source itself, for programs that know where they were installed. Otherwise the
 	// level decides where.
 	InPlace bool
@@ -63,7 +65,7 @@ type Limits struct {
 	MemoryBytes int64         // resident memory of the whole process tree
 	CPUs        float64       // cores
 	PIDs        int           // processes and threads
-	DiskBytes   int64         // what is written to the sandbox's own folder
+	DiskBytes   int64         // what is in the sandbox's own folder, and in mounts that it may write
 	Time        time.Duration // wall clock of one Run
 }
 
@@ -127,6 +129,8 @@ const (
 	TimedOut    Reason = "timed_out"     // Limits.Time
 	OutOfMemory Reason = "out_of_memory" // Limits.MemoryBytes
 	DiskFull    Reason = "disk_full"     // Limits.DiskBytes
+	// NoRoom is a disk on which all sandboxes together left too little for others. The one that had written most is ended.
+	NoRoom Reason = "no_room"
 	// TooManyProcesses is Limits.PIDs where a level cannot make fork fail instead.
 	TooManyProcesses Reason = "too_many_processes"
 	Canceled         Reason = "canceled" // the context of Run ended
@@ -136,6 +140,7 @@ const (
 type Usage struct {
 	Wall, CPU       time.Duration
 	PeakMemoryBytes int64
+	DiskBytes       int64 // what Limits.DiskBytes counts, as last seen; 0 of a short command
 }
 
 // Exit is how a command ended. A command that failed is an Exit, not an error.

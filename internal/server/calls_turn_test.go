@@ -7,10 +7,12 @@ import (
 	"testing"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/base/room"
 )
 
 // turning are functions that limit each other.
-const turning = `
+var turning = fmt.Sprintf(`
+MOST = %q # of the memory
 import os, threading
 import tarn
 
@@ -54,6 +56,14 @@ def in_time(n):
 def cached(n):
     return n
 
+@tarn.function(resources=tarn.Resources(memory=MOST))
+def hungry(n):
+    block._fn(n)
+
+@tarn.function(resources=tarn.Resources(memory=MOST))
+def hungry_too(n):
+    return n
+
 @tarn.asset(cache=True)
 def asset():
     return [{"n": 1}]
@@ -61,7 +71,7 @@ def asset():
 @tarn.function(resources=tarn.Resources(gpu="H100"))
 def graphic(n):
     return n
-`
+`, fmt.Sprint(room.Memory()/3*2))
 
 func (c *caller) cancel(id string) {
 	c.t.Helper()
@@ -159,7 +169,7 @@ func TestCallLimits(t *testing.T) {
 	t.Parallel()
 	c := newCaller(t)
 	c.write("functions.py", turning)
-	for _, functions := range [][2]string{{"asks", "asks_too"}, {"alone", "alone"}} {
+	for _, functions := range [][2]string{{"asks", "asks_too"}, {"alone", "alone"}, {"hungry", "hungry_too"}} {
 		first := c.begin(functions[0], false, 8)
 		c.put(first, 0, true, 0)
 		c.read(first, 0, blocked)

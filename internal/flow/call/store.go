@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/room"
 )
 
 // ErrStore is a value that could not be kept, or not be read again.
@@ -113,21 +114,12 @@ func (r Result) load() (Result, error) {
 // Room is an error when the disk of a folder is so full that values may not fill it further: what is left is for others. A
 // program in a sandbox may send values without end.
 func Room(folder string) error {
-	var disk syscall.Statfs_t
-	if err := syscall.Statfs(folder, &disk); err != nil {
-		return err
+	disk, err := room.Of(folder)
+	if err == nil && disk.Left() == 0 {
+		err = syscall.ENOSPC
 	}
-	if disk.Bavail*uint64(disk.Bsize) < min(spareBytes, disk.Blocks*uint64(disk.Bsize)/spareShare) {
-		return syscall.ENOSPC
-	}
-	return nil
+	return err
 }
-
-// Values leave 1 GiB free, or a twentieth of a small disk.
-const (
-	spareBytes = 1 << 30
-	spareShare = 20
-)
 
 func (s *store) write(k *kept, data []byte) error {
 	if s.file == nil {

@@ -40,13 +40,14 @@ type header struct {
 	Cache      *bool             `toml:"cache"`
 	Secrets    []string          `toml:"secrets"`
 	Memory     string            `toml:"memory"`
+	Disk       string            `toml:"disk"`
 	CPU        float64           `toml:"cpu"`
 	Concurrent int               `toml:"concurrency"`
 }
 
 var headerKeys = []string{
 	"mode", "key", "checks", "warn", "params", "check", "severity", "inputs", "outputs", "env", "tags",
-	"owners", "timeout", "retry", "network", "fresh", "cache", "secrets", "memory", "cpu", "concurrency",
+	"owners", "timeout", "retry", "network", "fresh", "cache", "secrets", "memory", "disk", "cpu", "concurrency",
 }
 
 // byteOrderMark begins text files of some editors.
@@ -135,8 +136,8 @@ func (h header) function(file, description string, line int) (manifest.Function,
 	if h.Retry > 0 {
 		f.Options.Retry = &manifest.Retry{Times: h.Retry}
 	}
-	if h.Memory != "" || h.CPU != 0 {
-		f.Options.Resources = &manifest.Resources{Memory: h.Memory, CPU: h.CPU}
+	if h.Memory != "" || h.Disk != "" || h.CPU != 0 {
+		f.Options.Resources = &manifest.Resources{Memory: h.Memory, Disk: h.Disk, CPU: h.CPU}
 	}
 	for _, d := range []struct {
 		name, text string

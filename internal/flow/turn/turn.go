@@ -1,8 +1,10 @@
-// Package turn says who goes on where only so many may at a time: the cores of a machine, and limits that functions name.
+// Package turn says who goes on where only so many may at a time: the cores, memory and disk of a machine, and limits that
+// functions name.
 //
 // Invariants, which the model test holds:
 //
-//	T1  When a turn is given, what is in use of each thing it claims, its own share included, is at most its claim's limit.
+//	T1  When a turn is given, what is in use of each thing it claims, its own share included, is at most its claim's limit then,
+//	    or nobody else has any of it: who asks for more than there is goes on alone.
 //	T2  Of two that wait for the same thing, the one with the higher rank goes first, then the one that came first. So a large
 //	    share is not starved by small ones, nor a low limit by high ones. What somebody claims and does not wait for, for
 //	    there is room, goes to others while he waits for something else.
@@ -21,6 +23,16 @@ import (
 type Claim struct {
 	Of           string
 	Share, Limit int
+	Now          func() int // the limit, where that changes; it must not block
+}
+
+// fits says whether the share is there beside what is in use.
+func (c Claim) fits(used int) bool {
+	limit := c.Limit
+	if c.Now != nil {
+		limit = c.Now()
+	}
+	return used == 0 || used <= limit-c.Share
 }
 
 // Rank says who goes first: by priority; in one priority who had a turn already and goes on, then what is deeper in calls of
@@ -90,6 +102,18 @@ func (t *Turns) Take(ctx context.Context, rank Rank, claims ...Claim) (done func
 	}), nil
 }
 
+// Lacking are those of the claims for which there is no room now, and what is in use of each.
+func (t *Turns) Lacking(claims ...Claim) (lacking []Claim, used []int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range claims {
+		if has := t.used[c.Of]; !c.fits(has) {
+			lacking, used = append(lacking, c), append(used, has)
+		}
+	}
+	return lacking, used
+}
+
 func (t *Turns) back(claims []Claim) {
 	for _, c := range claims {
 		if t.used[c.Of] -= c.Share; t.used[c.Of] == 0 {
@@ -104,7 +128,7 @@ func (t *Turns) give() {
 	t.waiting = slices.DeleteFunc(t.waiting, func(w *waiter) bool {
 		fits := true
 		for _, c := range w.claims {
-			if held[c.Of] || t.used[c.Of]+c.Share > c.Limit {
+			if held[c.Of] || !c.fits(t.used[c.Of]) {
 				fits, held[c.Of] = false, true
 			}
 		}

@@ -42,7 +42,7 @@ func before(a, b Rank) bool {
 func model(t *rapid.T) {
 	turns := New()
 	var waiting, inside []*one // waiting: in the order of T2
-	came := 0
+	came, left := 0, 4
 	used := func(of string) (n int) {
 		for _, o := range inside {
 			for _, c := range o.claims {
@@ -61,7 +61,11 @@ func model(t *rapid.T) {
 		for _, o := range waiting {
 			fits := true
 			for _, c := range o.claims {
-				if held[c.Of] || used(c.Of)+c.Share > c.Limit {
+				limit := c.Limit
+				if c.Now != nil {
+					limit = left
+				}
+				if n := used(c.Of); held[c.Of] || n > 0 && n+c.Share > limit {
 					fits, held[c.Of] = false, true
 				}
 			}
@@ -94,10 +98,14 @@ func model(t *rapid.T) {
 			rank := Rank{Priority: rapid.IntRange(-1, 1).Draw(t, "priority"), Again: rapid.Bool().Draw(t, "again"), Depth: rapid.IntRange(0, 2).Draw(t, "depth")}
 			o := &one{number: came, rank: rank, got: make(chan func(), 1)}
 			came++
-			for _, of := range []string{"cores", "a", "b"} {
+			left = rapid.IntRange(0, 4).Draw(t, "left")
+			for _, of := range []string{"cores", "a", "b", "disk"} {
 				if rapid.Bool().Draw(t, of) {
-					limit := rapid.IntRange(1, 4).Draw(t, "limit")
-					o.claims = append(o.claims, Claim{Of: of, Share: rapid.IntRange(1, limit).Draw(t, "share"), Limit: limit})
+					c := Claim{Of: of, Share: rapid.IntRange(1, 5).Draw(t, "share"), Limit: rapid.IntRange(1, 4).Draw(t, "limit")}
+					if of == "disk" {
+						c.Now = func() int { return left }
+					}
+					o.claims = append(o.claims, c)
 				}
 			}
 			ctx, leave := context.WithCancel(context.Background())

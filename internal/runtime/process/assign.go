@@ -22,6 +22,7 @@ type order struct {
 	Withdraw [][]byte // what is not shown any more
 	Root     root
 	Limits   runtime.Limits
+	Own      [][]byte // as that of a job, beside those of the job
 }
 
 // live is the command of a Run under way.
@@ -31,6 +32,7 @@ type live struct {
 	sup     *supervisor
 	turn    chan struct{} // one order at a time
 	answers chan shown
+	wrote   func(bytes int64)
 }
 
 func newLive() *live {
@@ -70,7 +72,7 @@ func (s *sandbox) Assign(ctx context.Context, limits runtime.Limits, mounts ...r
 	if running == nil {
 		return nil
 	}
-	o := order{Limits: limits}
+	o := order{Limits: limits, Own: s.counted(mounts)}
 	var binds []bind
 	if s.runtime.level != runtime.Process {
 		for _, m := range slices.Backward(before) {
@@ -169,7 +171,7 @@ func (w *watch) heedServer() {
 		if err := errors.Join(withdraw(o.Withdraw), o.Root.bind(w.outside, mounts, w.attachLate)); err != nil {
 			answer.Failure = err.Error()
 		}
-		w.limit(o.Limits)
+		w.limit(o.Limits, slices.Concat(w.job.Own, o.Own))
 		_ = w.reports.Encode(report{Shown: &answer}) // failing means that the server is gone
 	}
 }
@@ -185,11 +187,11 @@ func withdraw(targets [][]byte) error {
 	return nil
 }
 
-// limit replaces the limits.
-func (w *watch) limit(l runtime.Limits) {
+// limit replaces the limits, and the folders that count.
+func (w *watch) limit(l runtime.Limits, own [][]byte) {
 	w.mu.Lock()
 	before := w.limits
-	w.limits = l
+	w.limits, w.own = l, own
 	w.mu.Unlock()
 	if before.DiskBytes == 0 && l.DiskBytes > 0 {
 		go w.sampleDisk()

@@ -292,6 +292,7 @@ func (w *watch) reapFork(exit *os.File, start time.Time) (*ended, error) {
 	if e.Peak = w.peak; e.Peak == 0 {
 		e.Peak = end.Peak // it ended before the first sample
 	}
+	e.Wrote = w.wrote
 	return e, nil
 }
 

@@ -135,7 +135,7 @@ func (w *watch) superviseCommand() (*ended, error) {
 }
 
 func (w *watch) watchLimits() {
-	w.limit(w.job.Limits)
+	w.limit(w.job.Limits, w.job.Own)
 	go w.look()
 }
 
@@ -222,6 +222,8 @@ type watch struct {
 
 	mu      sync.Mutex
 	limits  runtime.Limits
+	own     [][]byte       // folders that count for the disk limit
+	wrote   int64          // what they held last
 	reason  runtime.Reason // why the tree is being killed; "" if it is not
 	over    bool           // the command itself has ended
 	killing bool
@@ -340,6 +342,7 @@ func (w *watch) reap(pid int, start time.Time) (*ended, error) {
 			if e.Peak = w.peak; e.Peak == 0 {
 				e.Peak = ru.Maxrss << 10 // it ended before the first sample
 			}
+			e.Wrote = w.wrote
 			return e, nil
 		case err != nil:
 			return nil, fmt.Errorf("wait: %w", err)
@@ -484,17 +487,32 @@ func (w *watch) sample() {
 	}
 }
 
-// sampleDisk watches the sandbox's own folder. It takes at most a tenth of a core.
+// tellEvery is how many bytes are written, or removed, before the server is told.
+const tellEvery = 4 << 20
+
+// sampleDisk watches the folders that count, and tells the server when much has been written, which looks at the disk then. It
+// takes at most a tenth of a core.
 func (w *watch) sampleDisk() {
+	told := int64(0)
 	for {
 		began := time.Now()
+		w.mu.Lock()
+		own, most := w.own, w.limits.DiskBytes
+		w.mu.Unlock()
 		var used int64
-		for _, dir := range w.job.Own {
+		for _, dir := range own {
 			used += diskUsage(string(dir))
 		}
-		if most := w.limitsNow().DiskBytes; most > 0 && used > most {
+		w.mu.Lock()
+		w.wrote = used
+		w.mu.Unlock()
+		if most > 0 && used > most {
 			w.kill(runtime.DiskFull)
 			return
+		}
+		if !w.template && max(used-told, told-used) >= tellEvery {
+			told = used
+			_ = w.reports.Encode(report{Wrote: &used}) // failing means that the server is gone
 		}
 		select {
 		case <-w.gone:

@@ -34,6 +34,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/room"
 	"tarn.dev/tarn/internal/runtime"
 )
 
@@ -61,6 +62,7 @@ type Runtime struct {
 	spare spares
 
 	templates templates
+	disk      disk
 
 	mu     sync.Mutex
 	open   map[*sandbox]struct{}
@@ -88,31 +90,22 @@ func New(place Place, level runtime.Level) (runtime.Runtime, error) {
 	}
 	// Not the file's name: an upgrade may have replaced it, and both sides must be the same program.
 	r := &Runtime{dir: dir, init: cmp.Or(place.Init, "/proc/self/exe"), level: level, open: map[*sandbox]struct{}{}}
+	r.disk = disk{room: func() (room.Room, error) { return room.Of(dir) }, wrote: map[*sandbox]int64{}}
 	r.spare = spares{size: 1, start: func() (*supervisor, error) { return r.startSupervisor(partCommand) }}
-	r.templates = templates{runtime: r, budget: hostMemory() / 4, byKey: map[string]*template{}, stop: make(chan struct{})}
+	r.templates = templates{runtime: r, budget: room.Memory() / 4, byKey: map[string]*template{}, stop: make(chan struct{})}
 	return r, nil
 }
 
 // bounded has limits where there are none, so that one sandbox cannot take the host along.
 func (r *Runtime) bounded(l runtime.Limits) runtime.Limits {
 	l.PIDs = cmp.Or(l.PIDs, runtime.DefaultPIDs)
-	l.MemoryBytes = cmp.Or(l.MemoryBytes, hostMemory()/10*9)
+	l.MemoryBytes = cmp.Or(l.MemoryBytes, room.Memory())
 	if l.DiskBytes == 0 {
-		var disk unix.Statfs_t
-		if unix.Statfs(r.dir, &disk) == nil {
-			l.DiskBytes = max(1, int64(disk.Bavail)*disk.Frsize/10*9) //nolint:gosec // no disk is that large
+		if left, err := r.disk.room(); err == nil {
+			l.DiskBytes = max(1, left.Free/10*9)
 		}
 	}
 	return l
-}
-
-// hostMemory is that of the whole host.
-func hostMemory() int64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return 4 << 30
-	}
-	return int64(info.Totalram) * int64(info.Unit) //nolint:gosec // no host has that much
 }
 
 // Templates implements runtime.Runtime.
@@ -287,10 +280,8 @@ func (s *sandbox) Close() error {
 	s.closing.Do(func() {
 		s.mu.Lock()
 		s.closed = true
-		if s.cancel != nil {
-			s.cancel(ErrClosed)
-		}
 		s.mu.Unlock()
+		s.stop(ErrClosed)
 		s.running.Wait()
 		s.letGo()
 		if s.err = removeAll(s.dir); s.err != nil {
@@ -323,12 +314,14 @@ func (s *sandbox) begin(ctx context.Context) (context.Context, *live, func(), er
 	ctx, s.cancel = context.WithCancelCause(ctx)
 	s.running.Add(1)
 	running := newLive()
+	running.wrote = func(bytes int64) { s.runtime.disk.grew(s, bytes) }
 	s.live = running
 	return ctx, running, func() {
 		s.mu.Lock()
 		s.cancel(nil)
 		s.cancel, s.live = nil, nil
 		s.mu.Unlock()
+		s.runtime.disk.ended(s)
 		close(running.over)
 		s.running.Done()
 	}, nil

@@ -111,6 +111,7 @@ type report struct {
 	// Unforked is why no fork of a template is there. The command itself may be sound.
 	Unforked string `json:",omitempty"`
 	Shown    *shown `json:",omitempty"`
+	Wrote    *int64 `json:",omitempty"` // bytes in the job's own folders, when they have become many more or less
 	Ended    *ended `json:",omitempty"`
 }
 
@@ -123,4 +124,5 @@ type ended struct {
 	Signal    int
 	Wall, CPU time.Duration
 	Peak      int64
+	Wrote     int64
 }

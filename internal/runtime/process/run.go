@@ -20,6 +20,9 @@ import (
 // killPatience is how long a supervisor may take to kill its tree before the server does it.
 const killPatience = 500 * time.Millisecond
 
+// errNoRoom is the cause of a context that ended because the disk is nearly full.
+var errNoRoom = errors.New("no room on the disk")
+
 // errTimeLimit is the cause of a context that ended by Limits.Time.
 var errTimeLimit = errors.New("time limit")
 
@@ -43,6 +46,7 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Exit, e
 		}
 		j.Own = append(j.Own, []byte("/tmp"))
 	}
+	j.Own = append(j.Own, s.counted(s.now().Mounts)...)
 	if s.forks() {
 		t := s.runtime.templates.get(s.now())
 		sup, err := t.take(ctx)
@@ -123,8 +127,11 @@ func supervised(ctx context.Context, sup *supervisor, running *live, j job, stdi
 			if dec.Decode(&last) != nil {
 				return
 			}
-			if last.Shown != nil {
+			switch {
+			case last.Shown != nil:
 				running.answer(*last.Shown)
+			case last.Wrote != nil:
+				running.wrote(*last.Wrote)
 			}
 		}
 	}()
@@ -169,7 +176,7 @@ func supervised(ctx context.Context, sup *supervisor, running *live, j job, stdi
 	e := last.Ended
 	exit := runtime.Exit{
 		Reason: e.Reason, Code: e.Code, Signal: e.Signal,
-		Usage: runtime.Usage{Wall: e.Wall, CPU: e.CPU, PeakMemoryBytes: e.Peak},
+		Usage: runtime.Usage{Wall: e.Wall, CPU: e.CPU, PeakMemoryBytes: e.Peak, DiskBytes: e.Wrote},
 	}
 	if exit.Reason == runtime.Canceled {
 		exit.Reason = whyEnded(ctx)
@@ -178,8 +185,11 @@ func supervised(ctx context.Context, sup *supervisor, running *live, j job, stdi
 }
 
 func whyEnded(ctx context.Context) runtime.Reason {
-	if errors.Is(context.Cause(ctx), errTimeLimit) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errTimeLimit):
 		return runtime.TimedOut
+	case errors.Is(cause, errNoRoom):
+		return runtime.NoRoom
 	}
 	return runtime.Canceled
 }

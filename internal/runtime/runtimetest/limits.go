@@ -86,6 +86,37 @@ func (s *suite) diskLimit() {
 	if !exit.OK() {
 		s.t.Errorf("below the limit: %+v %s", exit, errs)
 	}
+	// What may be written counts where it is, unless it is said to be full of other things.
+	out, cache := s.t.TempDir(), s.t.TempDir()
+	s.must(os.WriteFile(filepath.Join(cache, "big"), make([]byte, 20<<20), 0o600))
+	third := s.create(runtime.Spec{Limits: runtime.Limits{DiskBytes: 8 << 20}, Mounts: []runtime.Mount{
+		{Name: "out", Source: out, Writable: true}, {Name: "cache", Source: cache, Writable: true, Uncounted: true},
+	}})
+	exit, _, errs = s.sh(third, "head -c 6000000 /dev/zero > "+third.Path("out")+"/f; sleep 0.3")
+	if !exit.OK() || exit.Usage.DiskBytes < 6000000 {
+		s.t.Errorf("below the limit: %+v %s", exit, errs)
+	}
+	exit, _, _ = s.sh(third, "head -c 64000000 /dev/zero > "+third.Path("out")+"/g; sleep 1000")
+	if exit.Reason != runtime.DiskFull || exit.Usage.DiskBytes <= 8<<20 {
+		s.t.Errorf("%+v", exit)
+	}
+	// Also what is shown to a command that runs.
+	given := s.t.TempDir()
+	fourth := s.create(runtime.Spec{})
+	l := s.life(fourth.HostHome(), fourth.Home())
+	cmd := shell(`exec 9>"$1"; echo x >&9; until [ -d "$2" ]; do sleep 0.005; done; head -c 64000000 /dev/zero > "$2/f"; sleep 1000`)
+	cmd.Argv = append(cmd.Argv, "-", l.path, given)
+	done := make(chan runtime.Exit, 1)
+	go func() {
+		exit, err := fourth.Run(s.t.Context(), cmd)
+		if err != nil {
+			s.t.Error(err)
+		}
+		done <- exit
+	}()
+	l.begun()
+	s.must(fourth.Assign(s.t.Context(), runtime.Limits{DiskBytes: 8 << 20}, runtime.Mount{Name: "given", Source: given, InPlace: true, Writable: true}))
+	s.equal((<-done).Reason, runtime.DiskFull)
 }
 
 func (s *suite) collect(sb runtime.Sandbox, cmd runtime.Command) (runtime.Exit, []string) {

@@ -70,7 +70,11 @@ class Env:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a function needs: `tarn.Resources(cpu=2, memory="2GiB", gpu="H100:2", disk="10GiB")`."""
+    """What a function may use, and has kept for it while it runs: `tarn.Resources(cpu=2, memory="2GiB", gpu="H100:2", disk="10GiB")`.
+
+    `memory` and `disk` are bytes, or a text with a unit; `disk` counts its results and whatever else it writes. A step, or an input of a
+    call, begins when the machine has as much left beside what others asked for; one that asks for more than there is runs alone.
+    """
 
     cpu: Optional[float] = None
     memory: Union[str, int, None] = None
