@@ -248,7 +248,7 @@ func (a *attempt) whyEnded(exit runtime.Exit, item string, closed bool) error {
 // noRoom is for who wrote most when the disk was nearly full.
 func noRoom(fn *manifest.Function, wrote int64, at string) error {
 	return errDisk.Errorf("%s was ended%s: the disk is nearly full, and of all that runs it had written most, %s.", fn.Name, at, bytesText(wrote)).
-		WithNext("free some of the disk; "+asks(fn, "disk", wrote)+" has it wait until others leave as much")
+		WithNext("free some of the disk; " + asks(fn, "disk", wrote) + " has it wait until others leave as much")
 }
 
 // asks is how a function asks for half as much again of a resource as it had, or more.
