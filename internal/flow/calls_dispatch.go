@@ -191,7 +191,7 @@ const waitSaid = 3 * time.Second
 
 // sayWaiting tells whoever waits for the call, once, that it waits for its turn.
 func (c *Call) sayWaiting(ctx context.Context) {
-	tick := time.NewTicker(waitSaid)
+	tick := time.NewTicker(waitSaid / 4)
 	defer tick.Stop()
 	for {
 		select {
