@@ -19,7 +19,6 @@ import (
 	"strings"
 
 	"github.com/apache/arrow-go/v18/arrow"
-	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
 	"github.com/zeebo/blake3"
 
@@ -110,7 +109,7 @@ func Key(e lake.Entry) ([]string, error) {
 
 // state is what an entry of a table means.
 type state struct {
-	meta   table.Metadata
+	meta   *metadata
 	uuid   uuid.UUID
 	schema *arrow.Schema // as declared, with the schema's own metadata
 	ids    []datafile.ID
@@ -125,11 +124,11 @@ func (c *Catalog) load(ctx context.Context, e lake.Entry) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read table metadata: %w", err)
 	}
-	m, err := table.ParseMetadataBytes(data)
+	m, err := parseMetadata(data)
 	if err != nil {
 		return nil, ErrCorrupt.Errorf("read table metadata %s: %w", e.Location.Table, err)
 	}
-	s := &state{meta: m, uuid: m.TableUUID(), ids: idsOf(m.CurrentSchema().Fields())}
+	s := &state{meta: m, uuid: m.TableUUID, ids: idsOf(m.schema().Fields())}
 	s.schema, err = arrowSchema(m)
 	return s, err
 }
@@ -166,7 +165,7 @@ func (c *Catalog) Layout(ctx context.Context, name string, prev *lake.Entry, ext
 		return l, err
 	}
 	l.IDs, l.UUID = s.ids, s.uuid.String()
-	l.First, l.Limit, err = c.reserve(ctx, s.uuid, s.meta.LastColumnID()+1)
+	l.First, l.Limit, err = c.reserve(ctx, s.uuid, s.meta.LastColumnID+1)
 	return l, err
 }
 
@@ -180,7 +179,7 @@ func (c *Catalog) Create(ctx context.Context, name string, w Written, properties
 	if err != nil {
 		return lake.Entry{}, err
 	}
-	t := &draft{name: name, uuid: id, schema: schema, ids: w.IDs, lastID: w.Next - 1, generation: uuid.NewString(), op: table.OpAppend}
+	t := &draft{name: name, uuid: id, schema: schema, ids: w.IDs, lastID: w.Next - 1, generation: uuid.NewString(), op: opAppend}
 	if t.add, err = c.stage(ctx, t, w); err != nil {
 		return lake.Entry{}, err
 	}
@@ -205,7 +204,7 @@ func (c *Catalog) Replace(ctx context.Context, name string, prev *lake.Entry, w 
 		return lake.Entry{}, err
 	}
 	t := draftOf(name, s)
-	t.schema, t.ids, t.generation, t.op = schema, w.IDs, uuid.NewString(), table.OpOverwrite
+	t.schema, t.ids, t.generation, t.op = schema, w.IDs, uuid.NewString(), opOverwrite
 	t.lastID = max(t.lastID, w.Next-1)
 	if t.add, err = c.stage(ctx, t, w); err != nil {
 		return lake.Entry{}, err
@@ -325,14 +324,10 @@ func readBlob(ctx context.Context, blobs blob.Store, name string) (_ []byte, err
 	return io.ReadAll(r)
 }
 
-func arrowSchema(m table.Metadata) (*arrow.Schema, error) {
-	text, ok := m.Properties()[schemaProperty]
+func arrowSchema(m *metadata) (*arrow.Schema, error) {
+	text, ok := m.Properties[schemaProperty]
 	if !ok {
-		s, err := table.SchemaToArrowSchema(m.CurrentSchema(), nil, false, false)
-		if err != nil {
-			return nil, ErrCorrupt.Errorf("read columns: %w", err)
-		}
-		return s, nil
+		return nil, ErrCorrupt.Errorf("property %s is missing", schemaProperty)
 	}
 	data, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
@@ -343,7 +338,7 @@ func arrowSchema(m table.Metadata) (*arrow.Schema, error) {
 		return nil, err
 	}
 	names := make([]string, 0, s.NumFields())
-	for _, f := range m.CurrentSchema().Fields() {
+	for _, f := range m.schema().Fields() {
 		names = append(names, f.Name)
 	}
 	for i, f := range s.Fields() {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/iceberg-go"
-	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
 
 	"tarn.dev/tarn/internal/base/fault"
@@ -36,9 +35,9 @@ type draft struct {
 	lastSeq    int64
 	lastMillis int64
 	generation string
-	properties iceberg.Properties // those that are not ours
-	parent     *table.Snapshot
-	op         table.Operation
+	properties map[string]string // those that are not ours
+	parent     *snapshot
+	op         string // opAppend or opOverwrite
 
 	keep  []iceberg.ManifestFile  // manifests adopted as they are
 	exist []iceberg.ManifestEntry // surviving entries of manifests that are rewritten
@@ -53,9 +52,9 @@ type draft struct {
 func draftOf(name string, s *state) *draft {
 	t := &draft{
 		name: name, uuid: s.uuid, schema: s.schema, ids: s.ids,
-		lastID: s.meta.LastColumnID(), lastSeq: s.meta.LastSequenceNumber(), lastMillis: s.meta.LastUpdatedMillis(),
-		generation: s.meta.Properties()[generationProperty], properties: maps.Clone(s.meta.Properties()),
-		parent: s.meta.CurrentSnapshot(), op: table.OpAppend, rowsKnown: true,
+		lastID: s.meta.LastColumnID, lastSeq: s.meta.LastSequence, lastMillis: s.meta.LastUpdated,
+		generation: s.meta.Properties[generationProperty], properties: s.meta.Properties,
+		parent: s.meta.snapshot(), op: opAppend, rowsKnown: true,
 	}
 	return t
 }
@@ -115,10 +114,6 @@ func uniteIDs(path string, have, add []datafile.ID) ([]datafile.ID, error) {
 
 // stage copies the files of w into the store and passes each through the gate.
 func (c *Catalog) stage(ctx context.Context, t *draft, w Written) ([]iceberg.DataFile, error) {
-	schema, err := t.icebergSchema()
-	if err != nil {
-		return nil, err
-	}
 	written, err := datafile.DecodeSchema(w.Schema)
 	if err != nil {
 		return nil, err
@@ -129,7 +124,7 @@ func (c *Catalog) stage(ctx context.Context, t *draft, w Written) ([]iceberg.Dat
 	}
 	out := make([]iceberg.DataFile, 0, len(w.Files))
 	for _, f := range w.Files {
-		df, err := c.stageFile(ctx, t, schema, stored, w.Dir, f)
+		df, err := c.stageFile(ctx, t, stored, w.Dir, f)
 		if err != nil {
 			return nil, fmt.Errorf("add rows to %s: %w", t.name, err)
 		}
@@ -138,7 +133,7 @@ func (c *Catalog) stage(ctx context.Context, t *draft, w Written) ([]iceberg.Dat
 	return out, fault.Point("catalog.data.after_put")
 }
 
-func (c *Catalog) stageFile(ctx context.Context, t *draft, schema *iceberg.Schema, stored *arrow.Schema, dir string, f datafile.File) (_ iceberg.DataFile, err error) {
+func (c *Catalog) stageFile(ctx context.Context, t *draft, stored *arrow.Schema, dir string, f datafile.File) (_ iceberg.DataFile, err error) {
 	if sum, ok := datafile.SumOf(f.Name, f.Rows); !ok || sum != f.Sum || filepath.Base(f.Name) != f.Name {
 		return nil, ErrRefused.Errorf("%q is no name of a data file with data version %s", f.Name, f.Sum)
 	}
@@ -162,10 +157,7 @@ func (c *Catalog) stageFile(ctx context.Context, t *draft, schema *iceberg.Schem
 		return nil, err
 	}
 	name := dataName(t.uuid, f.Name)
-	df, err := table.DataFileFromMetadata(table.DataFileArgs{
-		Schema: schema, Spec: *iceberg.UnpartitionedSpec, Format: iceberg.ParquetFile, Metadata: footer,
-		FilePath: c.blobs.URI(name), FileSize: info.Size(), Content: iceberg.EntryContentData, FormatVersion: 2,
-	})
+	stats, err := datafile.StatsOf(footer)
 	if err != nil {
 		return nil, ErrRefused.Errorf("%s: %w", f.Name, err)
 	}
@@ -175,7 +167,17 @@ func (c *Catalog) stageFile(ctx context.Context, t *draft, schema *iceberg.Schem
 	if err := c.blobs.Put(ctx, name, src); err != nil && !errors.Is(err, blob.ErrExists) {
 		return nil, err // one that exists was put by an earlier attempt of this write: names are random
 	}
-	return df, nil
+	return describe(c.blobs.URI(name), f.Rows, info.Size(), stats)
+}
+
+// describe makes the entry of a data file in a manifest.
+func describe(uri string, rows, size int64, s datafile.Stats) (iceberg.DataFile, error) {
+	b, err := iceberg.NewDataFileBuilder(*iceberg.UnpartitionedSpec, iceberg.EntryContentData, uri, iceberg.ParquetFile, nil, nil, nil, rows, size)
+	if err != nil {
+		return nil, fmt.Errorf("describe data file: %w", err)
+	}
+	b.ColumnSizes(s.Bytes).ValueCounts(s.Values).NullValueCounts(s.Nulls)
+	return b.LowerBoundValues(s.Lower).UpperBoundValues(s.Upper).SplitOffsets(s.Groups).Build(), nil
 }
 
 func (t *draft) icebergSchema() (*iceberg.Schema, error) {
@@ -197,10 +199,10 @@ func (c *Catalog) commit(ctx context.Context, t *draft, prev lake.Entry) (lake.E
 	if err != nil {
 		return lake.Entry{}, err
 	}
-	var snapshot *table.Snapshot
+	var snap *snapshot
 	list := t.keep
 	if len(t.add)+len(t.exist)+len(t.keep) > 0 {
-		if snapshot, list, err = c.writeSnapshot(ctx, t, schema); err != nil {
+		if snap, list, err = c.writeSnapshot(ctx, t, schema); err != nil {
 			return lake.Entry{}, fmt.Errorf("write table %s: %w", t.name, err)
 		}
 	}
@@ -214,37 +216,13 @@ func (c *Catalog) commit(ctx context.Context, t *draft, prev lake.Entry) (lake.E
 	if e.Version, e.Location.Rows, err = c.version(ctx, t, list); err != nil {
 		return lake.Entry{}, err
 	}
-	if e.Location.Table, err = c.writeMetadata(ctx, t, schema, snapshot); err != nil {
+	if e.Location.Table, err = c.writeMetadata(ctx, t, schema, snap); err != nil {
 		return lake.Entry{}, fmt.Errorf("write table %s: %w", t.name, err)
 	}
 	return e, nil
 }
 
-// metadataFile is the metadata of an Iceberg v2 table with one snapshot at most. It is written by us,
-// not through iceberg-go's builder, which would keep logs and number field ids by itself.
-type metadataFile struct {
-	FormatVersion   int               `json:"format-version"`
-	TableUUID       string            `json:"table-uuid"`
-	Location        string            `json:"location"`
-	LastSequence    int64             `json:"last-sequence-number"`
-	LastUpdated     int64             `json:"last-updated-ms"`
-	LastColumnID    int               `json:"last-column-id"`
-	CurrentSchema   int               `json:"current-schema-id"`
-	Schemas         []*iceberg.Schema `json:"schemas"`
-	DefaultSpec     int               `json:"default-spec-id"`
-	Specs           []json.RawMessage `json:"partition-specs"`
-	LastPartition   int               `json:"last-partition-id"`
-	DefaultSort     int               `json:"default-sort-order-id"`
-	SortOrders      []json.RawMessage `json:"sort-orders"`
-	Properties      map[string]string `json:"properties"`
-	CurrentSnapshot *int64            `json:"current-snapshot-id,omitempty"`
-	Snapshots       []*table.Snapshot `json:"snapshots,omitempty"`
-	Refs            map[string]any    `json:"refs,omitempty"`
-	SnapshotLog     []map[string]any  `json:"snapshot-log"`
-	MetadataLog     []map[string]any  `json:"metadata-log"`
-}
-
-func (c *Catalog) writeMetadata(ctx context.Context, t *draft, schema *iceberg.Schema, snapshot *table.Snapshot) (string, error) {
+func (c *Catalog) writeMetadata(ctx context.Context, t *draft, schema *iceberg.Schema, snap *snapshot) (string, error) {
 	arrowBytes, err := datafile.EncodeSchema(t.schema)
 	if err != nil {
 		return "", err
@@ -257,8 +235,8 @@ func (c *Catalog) writeMetadata(ctx context.Context, t *draft, schema *iceberg.S
 		schemaProperty:             base64.StdEncoding.EncodeToString(arrowBytes),
 		generationProperty:         t.generation,
 	})
-	m := metadataFile{
-		FormatVersion: 2, TableUUID: t.uuid.String(), Location: c.blobs.URI(tableDir(t.uuid)),
+	m := metadata{
+		FormatVersion: 2, TableUUID: t.uuid, Location: c.blobs.URI(tableDir(t.uuid)),
 		LastSequence: t.lastSeq, LastUpdated: max(time.Now().UnixMilli(), t.lastMillis), LastColumnID: t.lastID,
 		Schemas: []*iceberg.Schema{schema}, Properties: props,
 		Specs:         []json.RawMessage{json.RawMessage(`{"spec-id":0,"fields":[]}`)},
@@ -266,18 +244,15 @@ func (c *Catalog) writeMetadata(ctx context.Context, t *draft, schema *iceberg.S
 		SortOrders:    []json.RawMessage{json.RawMessage(`{"order-id":0,"fields":[]}`)},
 		SnapshotLog:   []map[string]any{}, MetadataLog: []map[string]any{},
 	}
-	if snapshot != nil {
-		m.LastSequence, m.CurrentSnapshot = snapshot.SequenceNumber, &snapshot.SnapshotID
-		m.LastUpdated = max(m.LastUpdated, snapshot.TimestampMs)
-		m.Snapshots = []*table.Snapshot{snapshot}
-		m.Refs = map[string]any{"main": map[string]any{"snapshot-id": snapshot.SnapshotID, "type": "branch"}}
+	if snap != nil {
+		m.LastSequence, m.CurrentSnapshot = snap.Sequence, &snap.ID
+		m.LastUpdated = max(m.LastUpdated, snap.Millis)
+		m.Snapshots = []*snapshot{snap}
+		m.Refs = map[string]any{"main": map[string]any{"snapshot-id": snap.ID, "type": "branch"}}
 	}
 	data, err := json.Marshal(m)
 	if err != nil {
 		return "", err
-	}
-	if _, err := table.ParseMetadataBytes(data); err != nil {
-		return "", fmt.Errorf("check own metadata: %w", err)
 	}
 	if err := fault.Point("catalog.metadata.before_put"); err != nil {
 		return "", err
@@ -290,7 +265,7 @@ func (c *Catalog) writeMetadata(ctx context.Context, t *draft, schema *iceberg.S
 }
 
 // writeSnapshot writes the manifests of t and the list of them.
-func (c *Catalog) writeSnapshot(ctx context.Context, t *draft, schema *iceberg.Schema) (*table.Snapshot, []iceberg.ManifestFile, error) {
+func (c *Catalog) writeSnapshot(ctx context.Context, t *draft, schema *iceberg.Schema) (*snapshot, []iceberg.ManifestFile, error) {
 	id := newSnapshotID()
 	seq := t.lastSeq + 1
 	list := slices.Clone(t.keep)
@@ -307,7 +282,7 @@ func (c *Catalog) writeSnapshot(ctx context.Context, t *draft, schema *iceberg.S
 	}
 	var parent *int64
 	if t.parent != nil {
-		parent = &t.parent.SnapshotID
+		parent = &t.parent.ID
 	}
 	var buf bytes.Buffer
 	if err := iceberg.WriteManifestList(2, &buf, id, parent, &seq, 0, list); err != nil {
@@ -320,13 +295,10 @@ func (c *Catalog) writeSnapshot(ctx context.Context, t *draft, schema *iceberg.S
 	if err := fault.Point("catalog.manifest_list.after_put"); err != nil {
 		return nil, nil, err
 	}
-	schemaID := schema.ID
-	s := &table.Snapshot{
-		SnapshotID: id, SequenceNumber: seq, // no parent: its file is another metadata file's
-		TimestampMs: max(time.Now().UnixMilli(), t.lastMillis), ManifestList: c.blobs.URI(name), SchemaID: &schemaID,
-		Summary: &table.Summary{Operation: t.op, Properties: t.summary(list)},
-	}
-	return s, list, nil
+	return &snapshot{
+		ID: id, Sequence: seq, Millis: max(time.Now().UnixMilli(), t.lastMillis), ManifestList: c.blobs.URI(name),
+		SchemaID: schema.ID, Summary: t.summary(list),
+	}, list, nil
 }
 
 func newSnapshotID() int64 {
@@ -339,7 +311,7 @@ func newSnapshotID() int64 {
 }
 
 // summary holds the totals from which other engines derive those of their next snapshot.
-func (t *draft) summary(list []iceberg.ManifestFile) iceberg.Properties {
+func (t *draft) summary(list []iceberg.ManifestFile) map[string]string {
 	var files, deletes, rows int64
 	for _, m := range list {
 		if n := int64(m.AddedDataFiles() + m.ExistingDataFiles()); m.ManifestContent() == iceberg.ManifestContentData {
@@ -354,7 +326,8 @@ func (t *draft) summary(list []iceberg.ManifestFile) iceberg.Properties {
 		addedRows += f.Count()
 	}
 	num := func(n int64) string { return strconv.FormatInt(n, 10) }
-	return iceberg.Properties{
+	return map[string]string{
+		"operation":        t.op,
 		"added-data-files": num(int64(len(t.add))), "added-records": num(addedRows), "added-files-size": num(added),
 		"total-data-files": num(files), "total-delete-files": num(deletes), "total-records": num(rows),
 		"total-files-size": num(size + added), "total-position-deletes": "0", "total-equality-deletes": "0",
@@ -460,12 +433,16 @@ func (c *Catalog) fold(ctx context.Context, t *draft, list []iceberg.ManifestFil
 
 // manifests lists the manifests of s.
 func (c *Catalog) manifests(ctx context.Context, s *state) ([]iceberg.ManifestFile, error) {
-	snap := s.meta.CurrentSnapshot()
+	snap := s.meta.snapshot()
 	if snap == nil {
 		return nil, nil
 	}
-	list, err := snap.Manifests(fileIO{ctx, c.blobs})
+	f, err := fileIO{ctx, c.blobs}.Open(snap.ManifestList)
 	if err != nil {
+		return nil, err
+	}
+	list, err := iceberg.ReadManifestList(f)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, ErrCorrupt.Errorf("read manifest list %s: %w", snap.ManifestList, err)
 	}
 	return list, nil

@@ -9,7 +9,6 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/iceberg-go"
-	"github.com/apache/iceberg-go/table"
 
 	"tarn.dev/tarn/internal/catalog/datafile"
 	"tarn.dev/tarn/internal/lake"
@@ -242,15 +241,15 @@ func (m *merging) columns() error {
 	m.t = draftOf(m.name, t)
 	m.t.schema = merged
 	m.t.ids, _ = preferIDs(t.ids, s.ids)
-	m.t.lastID = max(m.t.lastID, s.meta.LastColumnID())
-	m.t.lastSeq = max(m.t.lastSeq, s.meta.LastSequenceNumber())
-	m.t.lastMillis = max(m.t.lastMillis, s.meta.LastUpdatedMillis())
+	m.t.lastID = max(m.t.lastID, s.meta.LastColumnID)
+	m.t.lastSeq = max(m.t.lastSeq, s.meta.LastSequence)
+	m.t.lastMillis = max(m.t.lastMillis, s.meta.LastUpdated)
 	m.t.sum, m.t.rowsKnown = sumOfEntry(m.target.entry)
 	if _, ok := sumOfEntry(m.source.entry); !ok {
 		m.t.rowsKnown = false
 	}
 	m.t.size = m.target.entry.Location.Size
-	m.t.op = table.OpOverwrite
+	m.t.op = opOverwrite
 	return nil
 }
 
@@ -276,7 +275,7 @@ func preferIDs(have, add []datafile.ID) (out []datafile.ID, clash bool) {
 // replaced reports whether all rows of base were replaced on a side: by us, who mark it, or by another
 // engine, which does not.
 func (m *merging) replaced(s side) bool {
-	if s.state.meta.Properties()[generationProperty] != m.base.state.meta.Properties()[generationProperty] {
+	if s.state.meta.Properties[generationProperty] != m.base.state.meta.Properties[generationProperty] {
 		return true
 	}
 	_, ours := sumOfEntry(s.entry)
@@ -291,7 +290,7 @@ func (m *merging) byFile(ctx context.Context) error {
 		}
 	}
 	if len(m.source.removed) == 0 && len(m.target.removed) == 0 {
-		m.t.op = table.OpAppend
+		m.t.op = opAppend
 	}
 	if err := m.c.drop(ctx, m.t, m.target.list, m.source.removed); err != nil {
 		return err

@@ -13,7 +13,6 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/compute"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/apache/iceberg-go"
-	"github.com/apache/iceberg-go/table"
 	"github.com/google/uuid"
 
 	"tarn.dev/tarn/internal/catalog/datafile"
@@ -242,7 +241,7 @@ func (c *Catalog) Rewrite(ctx context.Context, name string, prev lake.Entry, rem
 	if err := c.drop(ctx, t, list, gone); err != nil {
 		return lake.Entry{}, err
 	}
-	t.op = table.OpOverwrite
+	t.op = opOverwrite
 	if t.add, err = c.stage(ctx, t, w); err != nil {
 		return lake.Entry{}, err
 	}
@@ -299,7 +298,7 @@ func (c *Catalog) MergeByKey(ctx context.Context, name string, prev lake.Entry, 
 		rw.abandon()
 		return lake.Entry{}, err
 	}
-	t.op = table.OpOverwrite
+	t.op = opOverwrite
 	if t.add, err = c.stage(ctx, t, w); err != nil {
 		rw.abandon()
 		return lake.Entry{}, err

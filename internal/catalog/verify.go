@@ -18,7 +18,7 @@ func (c *Catalog) Blobs(ctx context.Context, e lake.Entry) ([]string, error) {
 	}
 	names := []string{e.Location.Table}
 	uris := []string{}
-	if snap := s.meta.CurrentSnapshot(); snap != nil {
+	if snap := s.meta.snapshot(); snap != nil {
 		uris = append(uris, snap.ManifestList)
 	}
 	list, err := c.manifests(ctx, s)

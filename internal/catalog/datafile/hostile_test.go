@@ -1,6 +1,7 @@
 package datafile_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -247,5 +248,8 @@ func TestDamagedFiles(t *testing.T) {
 		bad := append([]byte(nil), whole...)
 		bad[i] ^= 0x41
 		_, _ = read(bad)
+		if footer, err := datafile.Footer(bytes.NewReader(bad)); err == nil {
+			_, _ = datafile.StatsOf(footer)
+		}
 	}
 }

@@ -95,7 +95,10 @@ type sealed struct {
 	Age []byte    `json:"age"`
 }
 
-var namePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,199}$`)
+// maxName is not part of namePattern: to compile a repetition of 200 takes 0.5 ms of each start.
+const maxName = 200
+
+var namePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // taken are variables that every function has, or that decide how its program starts.
 var taken = regexp.MustCompile(`^(TARN_.*|PYTHON.*|LD_.*|PATH|HOME|TMPDIR|TZ|LC_ALL|(OMP|OPENBLAS|MKL)_NUM_THREADS)$`)
@@ -103,8 +106,8 @@ var taken = regexp.MustCompile(`^(TARN_.*|PYTHON.*|LD_.*|PATH|HOME|TMPDIR|TZ|LC_
 // CheckName refuses what cannot be the variable of a secret.
 func CheckName(name string) error {
 	switch {
-	case !namePattern.MatchString(name):
-		return ErrName.Errorf("%.80q cannot name a secret: it is the name of a variable, such as OPENAI_API_KEY, of at most 200 letters, digits and _", name)
+	case len(name) > maxName || !namePattern.MatchString(name):
+		return ErrName.Errorf("%.80q cannot name a secret: it is the name of a variable, such as OPENAI_API_KEY, of at most %d letters, digits and _", name, maxName)
 	case taken.MatchString(name):
 		return ErrName.Errorf("%s cannot name a secret: Tarn sets that variable itself", name)
 	}
