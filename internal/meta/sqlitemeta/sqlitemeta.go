@@ -1,9 +1,9 @@
 // Package sqlitemeta keeps rows in one SQLite database (docs/formats/meta.md).
 //
-// One goroutine writes. It takes whatever transactions wait, up to maxBatch, evaluates the conditions
-// of each in turn on what those before it wrote, and commits all with one sync of the disk: fifty
-// concurrent writers cost about as many syncs as two. Each transaction keeps its own number and
-// succeeds or fails by itself; only a failing disk fails all that share a commit.
+// One goroutine writes. It takes whatever transactions wait (package serial), evaluates the conditions
+// of each in turn on what those before it wrote, and commits all with one sync of the disk. Each
+// transaction keeps its own number and succeeds or fails by itself; only a failing disk fails all that
+// share a commit.
 //
 // Readers have connections of their own and see the snapshot at which they started (WAL). A watcher is
 // woken by the writer. Writes of other processes would not wake it: a home has one server, which holds
@@ -26,6 +26,7 @@ import (
 	_ "modernc.org/sqlite" // the driver
 
 	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/serial"
 )
 
 //go:embed schema.sql
@@ -52,8 +53,8 @@ type Store struct {
 	last    atomic.Int64 // number of the newest visible transaction
 	horizon atomic.Int64 // deletions up to here may be forgotten
 
-	mu       sync.Mutex
-	watchers map[*watcher]struct{}
+	queue    *serial.Queue
+	watchers serial.Watchers
 
 	ending  context.Context //nolint:containedctx // ends with the store; Watch and Txn wait on it
 	end     context.CancelCauseFunc
@@ -71,7 +72,7 @@ func open(path string, rememberDeletions int64) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open metadata %s: %w", path, err)
 	}
-	s := &Store{path: path, rememberDeletions: rememberDeletions, watchers: map[*watcher]struct{}{}}
+	s := &Store{path: path, rememberDeletions: rememberDeletions}
 	s.ending, s.end = context.WithCancelCause(context.Background())
 	if err := s.open(); err != nil {
 		s.end(err)
@@ -83,7 +84,11 @@ func open(path string, rememberDeletions int64) (*Store, error) {
 		}
 		return nil, s.classify(err, "open metadata")
 	}
-	go s.writer.run()
+	s.queue = serial.NewQueue(s.ending)
+	go func() {
+		defer close(s.writer.stopped)
+		s.queue.Run(s.writer.commit)
+	}()
 	return s, nil
 }
 
@@ -190,8 +195,7 @@ func (s *Store) Scan(ctx context.Context, r meta.Range) iter.Seq2[meta.Row, erro
 }
 
 // Txn implements meta.Store. A transaction that writes nothing gets the number of the newest one.
-// When ctx ends before the transaction was taken up, nothing happens; afterwards Txn waits for the
-// outcome, so that an error of ctx always means "not applied".
+// An error of ctx always means "not applied".
 func (s *Store) Txn(ctx context.Context, conditions []meta.Condition, writes []meta.Write) (int64, error) {
 	if err := s.usable(ctx); err != nil {
 		return 0, err
@@ -199,23 +203,8 @@ func (s *Store) Txn(ctx context.Context, conditions []meta.Condition, writes []m
 	if err := meta.CheckTxn(conditions, writes); err != nil {
 		return 0, err
 	}
-	r := &request{conditions: conditions, writes: writes, done: make(chan struct{})}
-	select {
-	case s.writer.queue <- r:
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
-	case <-s.ending.Done():
-		return 0, context.Cause(s.ending)
-	}
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		if r.taken.CompareAndSwap(false, true) {
-			return 0, context.Cause(ctx)
-		}
-		<-r.done
-	}
-	return r.number, s.classify(r.err, "write metadata")
+	number, err := s.queue.Do(ctx, conditions, writes)
+	return number, s.classify(err, "write metadata")
 }
 
 // Close implements meta.Store. Transactions that were taken up finish; the others get ErrClosed.

@@ -3,7 +3,6 @@ package sqlitemeta
 import (
 	"context"
 	"iter"
-	"strings"
 
 	"tarn.dev/tarn/internal/meta"
 )
@@ -19,27 +18,14 @@ SELECT key, x'', version, 1 FROM gone
 	AND NOT EXISTS (SELECT 1 FROM row WHERE row.key = gone.key)
 ORDER BY 3, 1`
 
-// watcher is one Watch that waits for keys under prefix.
-type watcher struct {
-	prefix string
-	signal chan struct{} // buffered: one pending wake-up is enough
-}
-
 // Watch implements meta.Store. "Now" is the call of Watch, not the first step of the iteration.
 func (s *Store) Watch(ctx context.Context, prefix string, cursor int64) iter.Seq2[meta.Event, error] {
 	if cursor < 0 {
 		cursor = s.last.Load()
 	}
 	return func(yield func(meta.Event, error) bool) {
-		w := &watcher{prefix, make(chan struct{}, 1)}
-		s.mu.Lock()
-		s.watchers[w] = struct{}{}
-		s.mu.Unlock()
-		defer func() {
-			s.mu.Lock()
-			delete(s.watchers, w)
-			s.mu.Unlock()
-		}()
+		w := s.watchers.Add(prefix)
+		defer s.watchers.Remove(w)
 		cursor := cursor // the sequence may be ranged over again
 		for {
 			if err := s.usable(ctx); err != nil {
@@ -67,7 +53,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, cursor int64) iter.Seq
 			}
 			cursor = upTo
 			select {
-			case <-w.signal:
+			case <-w.Signal:
 			case <-ctx.Done():
 			case <-s.ending.Done():
 			}
@@ -103,32 +89,4 @@ func (s *Store) changed(ctx context.Context, prefix string, after, upTo int64) (
 		events = append(events, e)
 	}
 	return events, s.classify(rows.Err(), "watch")
-}
-
-// wake tells every watcher that has a key of the batch under its prefix.
-func (s *Store) wake(batch []*request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for w := range s.watchers {
-		if concerns(batch, w.prefix) {
-			select {
-			case w.signal <- struct{}{}:
-			default:
-			}
-		}
-	}
-}
-
-func concerns(batch []*request, prefix string) bool {
-	for _, r := range batch {
-		if r.err != nil {
-			continue
-		}
-		for _, wr := range r.writes {
-			if strings.HasPrefix(wr.Key, prefix) {
-				return true
-			}
-		}
-	}
-	return false
 }

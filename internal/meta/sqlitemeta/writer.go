@@ -5,24 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync/atomic"
 
 	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/serial"
 )
-
-// maxBatch is how many transactions share a commit at most. It bounds the time until the first returns.
-const maxBatch = 256
-
-// request is one Txn on its way through the writer.
-type request struct {
-	conditions []meta.Condition
-	writes     []meta.Write
-	taken      atomic.Bool // by the writer, or by its caller who gave up
-	number     int64
-	err        error
-	done       chan struct{}
-}
 
 type writer struct {
 	s       *Store
@@ -33,13 +20,12 @@ type writer struct {
 	unset   *sql.Stmt
 	bury    *sql.Stmt
 	count   *sql.Stmt
-	queue   chan *request
 	stopped chan struct{}
 }
 
 // newWriter opens the one writing connection, and makes or checks the schema.
 func newWriter(s *Store) (*writer, error) {
-	w := &writer{s: s, queue: make(chan *request), stopped: make(chan struct{})}
+	w := &writer{s: s, stopped: make(chan struct{})}
 	var err error
 	if w.db, err = sql.Open("sqlite", s.dsn("_pragma=journal_mode(WAL)")); err != nil {
 		return nil, err
@@ -122,65 +108,24 @@ func (w *writer) migrate(ctx context.Context) error {
 	return nil
 }
 
-// run serves requests until the store ends.
-func (w *writer) run() {
-	defer close(w.stopped)
-	batch := make([]*request, 0, maxBatch)
-	for {
-		select {
-		case r := <-w.queue:
-			batch = w.collect(append(batch[:0], r))
-		case <-w.s.ending.Done():
-			return
-		}
-		if len(batch) > 0 {
-			w.commit(batch)
-		}
-	}
-}
-
-// collect takes up first and everything else that waits right now. While a batch is on its way to the
-// disk the next one gathers, so no timer is needed to fill it.
-func (w *writer) collect(batch []*request) []*request {
-	taken := batch[:0]
-	for _, r := range batch {
-		if r.taken.CompareAndSwap(false, true) {
-			taken = append(taken, r)
-		}
-	}
-	for len(taken) < maxBatch {
-		select {
-		case r := <-w.queue:
-			if r.taken.CompareAndSwap(false, true) {
-				taken = append(taken, r)
-			}
-		default:
-			return taken
-		}
-	}
-	return taken
-}
-
-// commit applies a batch with one sync and answers every request.
-func (w *writer) commit(batch []*request) {
+// commit applies a batch with one sync.
+func (w *writer) commit(batch []*serial.Request) {
 	before := w.s.last.Load()
 	last, err := w.apply(batch, before)
-	if err == nil && last > before {
-		w.s.last.Store(last)
-	}
-	for _, r := range batch {
-		if err != nil {
-			r.number, r.err = 0, err
+	if err != nil {
+		for _, r := range batch {
+			r.Number, r.Err = 0, err
 		}
-		close(r.done)
+		return
 	}
-	if err == nil && last > before {
-		w.s.wake(batch)
+	if last > before {
+		w.s.last.Store(last)
+		w.s.watchers.Wake(written(batch))
 		w.forget(before, last)
 	}
 }
 
-func (w *writer) apply(batch []*request, last int64) (_ int64, err error) {
+func (w *writer) apply(batch []*serial.Request, last int64) (_ int64, err error) {
 	ctx := context.Background()
 	if _, err := w.conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
 		return 0, err
@@ -193,19 +138,19 @@ func (w *writer) apply(batch []*request, last int64) (_ int64, err error) {
 	}()
 	before := last
 	for _, r := range batch {
-		if r.err, err = w.check(ctx, r.conditions); err != nil {
+		if r.Err, err = w.check(ctx, r.Conditions); err != nil {
 			return 0, err
 		}
-		if r.err != nil {
+		if r.Err != nil {
 			continue
 		}
-		if len(r.writes) > 0 {
+		if len(r.Writes) > 0 {
 			last++
-			if err := w.write(ctx, r.writes, last); err != nil {
+			if err := w.write(ctx, r.Writes, last); err != nil {
 				return 0, err
 			}
 		}
-		r.number = last
+		r.Number = last
 	}
 	if last > before {
 		if _, err := w.count.ExecContext(ctx, last); err != nil {
@@ -265,6 +210,19 @@ func (w *writer) write(ctx context.Context, writes []meta.Write, number int64) e
 		}
 	}
 	return nil
+}
+
+// written are the keys that a committed batch wrote.
+func written(batch []*serial.Request) (keys []string) {
+	for _, r := range batch {
+		if r.Err != nil {
+			continue
+		}
+		for _, wr := range r.Writes {
+			keys = append(keys, wr.Key)
+		}
+	}
+	return keys
 }
 
 // forget removes old deletions now and then. When it fails, the next time makes up for it.
