@@ -1,7 +1,7 @@
 // Package meta is the port to small, ordered, transactional metadata: refs, runs, leases, memo rows.
 //
 // Keys are strings ordered bytewise; parts are joined with "/" and escaped by Key. Indexes are keys
-// that the same transaction writes. Implementations are children (sqlitemeta, later pgmeta); every one
+// that the same transaction writes. Implementations are children (sqlitemeta, pgmeta); every one
 // passes metatest.
 package meta
 
