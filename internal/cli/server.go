@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -25,14 +26,19 @@ func (a *app) serverCommand() *cobra.Command {
 }
 
 func (a *app) serverStartCommand() *cobra.Command {
-	return codes(&cobra.Command{
+	var rows string
+	c := codes(&cobra.Command{
 		Use:   "start",
 		Short: "Run the server in the foreground",
 		Long: `Run the server in the foreground until Ctrl-C, with its log in TARN_HOME/logs.
 
 There is no need to: a command that finds no server starts one in the background, which
-ends by itself after 30 idle minutes (TARN_IDLE=2h, or 0 for never).`,
-		Example: "  tarn server start\n  TARN_IDLE=0 tarn server start     # stay up",
+ends by itself after 30 idle minutes (TARN_IDLE=2h, or 0 for never).
+
+With --meta, or TARN_META for servers in the background, history and runs are kept in a Postgres
+database, which servers of other homes may share. What the address leaves out, as the password,
+is taken from the PG* variables, ~/.pg_service.conf and ~/.pgpass.`,
+		Example: "  tarn server start\n  TARN_IDLE=0 tarn server start     # stay up\n  tarn server start --meta postgres://tarn@db.example.com/tarn",
 		Args:    args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if os.Getenv("TARN_URL") != "" {
@@ -47,7 +53,7 @@ ends by itself after 30 idle minutes (TARN_IDLE=2h, or 0 for never).`,
 			} else if !errors.Is(err, client.ErrNoServer) {
 				return err
 			}
-			err = system.Main(c.Context(), h, func() {
+			err = system.Main(c.Context(), h, cmp.Or(rows, os.Getenv("TARN_META")), func() {
 				a.print(map[string]any{"pid": os.Getpid(), "home": h.Dir, "socket": h.Socket, "log": h.Log()}, func() {
 					a.note("serving %s on %s, log in %s; Ctrl-C stops", h.Dir, h.Socket, h.Log())
 				})
@@ -58,6 +64,8 @@ ends by itself after 30 idle minutes (TARN_IDLE=2h, or 0 for never).`,
 			return err
 		},
 	}, errdef.AlreadyExists, errdef.FailedPrecondition)
+	c.Flags().StringVar(&rows, "meta", "", "`address` of the Postgres database for history and runs")
+	return c
 }
 
 func (a *app) serverStopCommand() *cobra.Command {

@@ -54,7 +54,7 @@ type Config struct {
 	Scratch    string // emptied at start
 	Host       *Host
 	CallMemory *call.Budget   // of all projects' calls
-	Session    *lease.Session // of this server; runs of another one are dead
+	Session    *lease.Session // of this server; runs of a session that is over are dead
 	Log        *slog.Logger
 	Hold       func() (release func())    // keeps the server up while a run executes
 	CallsOf    func(*Caller) http.Handler // the call service, as an input of a call may use it

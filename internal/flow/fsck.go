@@ -322,7 +322,11 @@ func (k *fsck) oneRun(ctx context.Context, run *Run) error {
 	if _, moves := runMoves[run.State]; !moves && !slices.Contains([]RunState{RunSucceeded, RunFailed, RunCanceled}, run.State) {
 		k.problem("fsck.run", where, "%q is no state of a run", run.State)
 	}
-	if !run.State.Final() && run.Session != k.Session.Key() {
+	executes, err := k.executes(ctx, run)
+	if err != nil {
+		return err
+	}
+	if !run.State.Final() && !executes {
 		k.problem("fsck.run", where, "it is %s, but the server that executed it is gone", run.State)
 	}
 	if _, err := k.rows.Get(ctx, k.runs.timeKey(run)); err != nil {

@@ -127,42 +127,78 @@ func (f *Flow) Stop() {
 	f.wg.Wait()
 }
 
-// Recover ends the runs that a server which is gone left unfinished.
+// Recover ends the runs that servers which are gone left unfinished: those whose session is over. A server
+// that is only slow keeps its session, and with it its runs, until somebody fences it.
 func (f *Flow) Recover(ctx context.Context) error {
 	for run, err := range f.runs.list(ctx, 0) {
 		if err != nil {
 			return err
 		}
-		if run.State.Final() || run.Session == f.Session.Key() {
+		if run.State.Final() {
 			continue
 		}
-		msg, err := f.settleDead(ctx, run)
-		if err != nil {
-			return err
-		}
-		lv := f.newLive(run, nil)
-		steps, err := f.runs.steps(ctx, run.ID)
-		if err != nil {
-			return err
-		}
-		for _, st := range steps {
-			if !st.State.Final() {
-				st.State, st.Ended = StepCanceled, run.Ended
-			}
-			lv.steps[st.Name] = st
-		}
-		for e, err := range f.runs.events(ctx, run.ID, 0) {
-			if err != nil {
-				return err
-			}
-			lv.seq = e.Seq
-		}
-		lv.emit(Event{Type: "run", State: string(run.State), Message: msg})
-		if err := errors.Join(lv.saveLocked(ctx, nil), lv.journal.end()); err != nil {
+		if err := f.recoverRun(ctx, run.ID); err != nil {
 			return err
 		}
 	}
 	return f.prune(ctx, now())
+}
+
+func (f *Flow) recoverRun(ctx context.Context, id string) error {
+	row, err := f.rows.Get(ctx, f.runs.runKey(id))
+	if err != nil {
+		return fmt.Errorf("read run %s: %w", id, err)
+	}
+	run, err := decodeRun(row)
+	if err != nil {
+		return err
+	}
+	executes, err := f.executes(ctx, run)
+	if err != nil || executes || run.State.Final() {
+		return err
+	}
+	msg, err := f.settleDead(ctx, run)
+	if err != nil {
+		return err
+	}
+	lv := f.newLive(run, nil)
+	steps, err := f.runs.steps(ctx, run.ID)
+	if err != nil {
+		return err
+	}
+	for _, st := range steps {
+		if !st.State.Final() {
+			st.State, st.Ended = StepCanceled, run.Ended
+		}
+		lv.steps[st.Name] = st
+	}
+	for e, err := range f.runs.events(ctx, run.ID, 0) {
+		if err != nil {
+			return err
+		}
+		lv.seq = e.Seq
+	}
+	lv.emit(Event{Type: "run", State: string(run.State), Message: msg})
+	err = lv.saveLocked(ctx, []meta.Condition{meta.At(row.Key, row.Version)})
+	if errors.Is(err, meta.ErrConditionFailed) && f.Session.Alive() {
+		err = nil // another server has ended it
+	}
+	return errors.Join(err, lv.journal.end())
+}
+
+// executes reports whether a server that lives works on the run: this one, or another one with its rows.
+func (f *Flow) executes(ctx context.Context, run *Run) (bool, error) {
+	if run.State.Final() {
+		return false, nil
+	}
+	if run.Session == f.Session.Key() || run.Session == "" {
+		return run.Session != "", nil
+	}
+	_, err := f.rows.Get(ctx, run.Session)
+	if errors.Is(err, meta.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // settleDead ends a run whose server was killed: as succeeded, if its commit became visible before.
@@ -267,6 +303,9 @@ func (f *Flow) Runs(ctx context.Context, limit int) iter.Seq2[*Run, error] {
 	return f.runs.list(ctx, limit)
 }
 
+// ErrElsewhere is returned for what only the server can do that executes a run.
+var ErrElsewhere = errdef.New(errdef.FailedPrecondition, "run.elsewhere", "the run executes on another server")
+
 // Cancel ends a run that executes and waits until it has freed everything. A run that ended before is
 // left as it is.
 func (f *Flow) Cancel(ctx context.Context, id string) (*Run, error) {
@@ -276,7 +315,11 @@ func (f *Flow) Cancel(ctx context.Context, id string) (*Run, error) {
 	}
 	lv := f.liveRun(run.ID)
 	if lv == nil {
-		return run, nil
+		executes, err := f.executes(ctx, run)
+		if err == nil && executes && run.Session != f.Session.Key() {
+			err = ErrElsewhere.Errorf("run %s executes on another server", run.ID).WithNext("cancel it on the server that started it")
+		}
+		return run, err
 	}
 	lv.cancel(ErrCanceled)
 	select {

@@ -146,8 +146,13 @@ func survived(t *testing.T, dir, acknowledged string) {
 		}
 	})
 	// The dead child's session is over at once: it is known to be dead, nobody needs to wait for it.
-	if _, err := lease.FenceAll(t.Context(), rows, "s"); err != nil {
-		t.Fatal(err)
+	for dead, err := range lease.Sessions(t.Context(), rows, "s") {
+		if err == nil {
+			err = lease.FenceGone(t.Context(), rows, dead.Key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	l := laketest.OpenOn(t, blobs, rows, lake.Options{})
 	laketest.Fsck(t.Context(), t, l)

@@ -37,7 +37,7 @@ func BackgroundMain() int {
 	}
 	h, err := home.Find()
 	if err == nil {
-		err = Main(context.Background(), h, func() { ready(home.Report{}) })
+		err = Main(context.Background(), h, os.Getenv("TARN_META"), func() { ready(home.Report{}) })
 	}
 	if err != nil {
 		ready(home.Report{Error: errdef.As(err)})
@@ -47,7 +47,8 @@ func BackgroundMain() int {
 }
 
 // Main runs the server of a home until a signal, a client or idleness ends it, and logs to the home's log.
-func Main(ctx context.Context, h home.Home, ready func()) error {
+// Rows is the address of the database with its rows, or "".
+func Main(ctx context.Context, h home.Home, rows string, ready func()) error {
 	idle, err := idleFromEnv()
 	if err != nil {
 		return err
@@ -64,7 +65,7 @@ func Main(ctx context.Context, h home.Home, ready func()) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
-	c := Config{Home: h, Build: build.Current(), Idle: idle, Log: log.With(slog.Int("pid", os.Getpid()))}
+	c := Config{Home: h, Meta: rows, Build: build.Current(), Idle: idle, Log: log.With(slog.Int("pid", os.Getpid()))}
 	err = serve(ctx, c, ready)
 	if err != nil {
 		c.Log.Error("server ended", "error", err.Error())

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -30,9 +29,6 @@ import (
 	"tarn.dev/tarn/sdk/python"
 )
 
-// sessionTTL is how long a server that hangs keeps its turns and runs.
-const sessionTTL = 30 * time.Second
-
 // callMemory is for inputs and results of calls; more of them is on disk.
 const callMemory = 256 << 20
 
@@ -45,8 +41,7 @@ type parts struct {
 	flow    flow.Config
 }
 
-// openParts ends the sessions of servers that are gone (we hold the home's lock, so all are) and makes
-// what runs need.
+// openParts begins the server's session and makes what runs need.
 func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logger, hold func() func()) (_ *parts, err error) {
 	p := &parts{}
 	defer func() {
@@ -54,10 +49,7 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 			err = errors.Join(err, p.close(context.WithoutCancel(ctx)))
 		}
 	}()
-	if _, err := lease.FenceAll(ctx, rows, "s"); err != nil {
-		return nil, err
-	}
-	if p.session, err = lease.Begin(ctx, rows, "s", sessionTTL, "server"); err != nil {
+	if p.session, err = beginSession(ctx, h, rows); err != nil {
 		return nil, err
 	}
 	sdkDir, err := unpackSDK(filepath.Join(h.Cache, "sdk"))

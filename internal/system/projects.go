@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -53,6 +55,25 @@ func (p *projects) close() error {
 		}
 	}
 	clear(p.open)
+	return errors.Join(errs...)
+}
+
+// recover ends the runs of servers that are gone, in the projects that are open; the others do it when
+// they are opened.
+func (p *projects) recover(ctx context.Context) error {
+	p.mu.Lock()
+	open := slices.Collect(maps.Values(p.open))
+	p.mu.Unlock()
+	var errs []error
+	for _, o := range open {
+		select {
+		case <-o.done:
+			if o.project != nil {
+				errs = append(errs, o.project.Flow.Recover(ctx))
+			}
+		default: // it does so itself, or the next look does
+		}
+	}
 	return errors.Join(errs...)
 }
 

@@ -17,14 +17,15 @@ import (
 	"tarn.dev/tarn/internal/base/idle"
 	"tarn.dev/tarn/internal/base/service"
 	"tarn.dev/tarn/internal/meta"
-	"tarn.dev/tarn/internal/meta/sqlitemeta"
 	"tarn.dev/tarn/internal/server"
 	"tarn.dev/tarn/internal/system/home"
 )
 
 // Config is everything that can be chosen about a system.
 type Config struct {
-	Home  home.Home
+	Home home.Home
+	// Meta is the address of the Postgres database that holds the rows; "" keeps them in the home.
+	Meta  string
 	Build build.Info
 	// Idle ends the system when nothing has used it for so long; zero is never.
 	Idle time.Duration
@@ -70,12 +71,10 @@ func Open(ctx context.Context, c Config) (_ *System, err error) {
 	if err := emptyScratch(c.Home.Scratch()); err != nil {
 		return nil, err
 	}
-	rows, err := sqlitemeta.Open(c.Home.Meta())
-	if err != nil {
+	if s.meta, err = openRows(ctx, c.Home, c.Meta); err != nil {
 		return nil, err
 	}
-	s.meta = rows
-	if s.parts, err = openParts(ctx, c.Home, rows, c.Log, s.Hold); err != nil {
+	if s.parts, err = openParts(ctx, c.Home, s.meta, c.Log, s.Hold); err != nil {
 		return nil, err
 	}
 	s.projects = newProjects(c.Home, s.meta, s.parts)
@@ -87,7 +86,7 @@ func Open(ctx context.Context, c Config) (_ *System, err error) {
 		return nil, errdef.Newf(errdef.FailedPrecondition, "system.socket", "listen on %s: %w", c.Home.Socket, err)
 	}
 	s.idle = idle.New(c.Idle)
-	s.services = service.Group("tarn", s.edge())
+	s.services = service.Group("tarn", s.watch(), s.edge())
 	return s, nil
 }
 

@@ -246,23 +246,39 @@ func Fence(ctx context.Context, store meta.Store, i Info) (bool, error) {
 	return i.fence(ctx, store)
 }
 
-// FenceAll ends every session under prefix, expired or not, and returns how many there were. Only a
-// process that knows that no other one runs may call it: the server that has just locked its home.
-func FenceAll(ctx context.Context, store meta.Store, prefix string) (int, error) {
-	n := 0
+// FenceExpired ends the sessions under prefix that have expired, and returns the keys of the others.
+func FenceExpired(ctx context.Context, store meta.Store, prefix string) (alive []string, err error) {
 	for info, err := range Sessions(ctx, store, prefix) {
 		if err != nil {
-			return n, fmt.Errorf("fence sessions: %w", err)
+			return nil, fmt.Errorf("fence sessions: %w", err)
 		}
-		gone, err := info.fence(ctx, store)
+		gone, err := Fence(ctx, store, info)
 		if err != nil {
-			return n, err
+			return nil, err
 		}
-		if gone {
-			n++
+		if !gone {
+			alive = append(alive, info.Key)
 		}
 	}
-	return n, nil
+	return alive, nil
+}
+
+// FenceGone ends the session with a key, expired or not. Only who knows that its process is gone may call
+// it: the server that has locked the home in which that process left the key.
+func FenceGone(ctx context.Context, store meta.Store, key string) error {
+	for {
+		info, err := load(ctx, store, key)
+		if errors.Is(err, meta.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		// A last heart-beat may still be under way from a process that is gone.
+		if gone, err := info.fence(ctx, store); gone || err != nil {
+			return err
+		}
+	}
 }
 
 func (i Info) fence(ctx context.Context, store meta.Store, also ...meta.Write) (bool, error) {

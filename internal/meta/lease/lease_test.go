@@ -80,8 +80,10 @@ func TestSilentSessionIsFenced(t *testing.T) {
 		if !info.Expired() || info.Epoch != s.Epoch() {
 			t.Errorf("info = %+v", info)
 		}
-		if gone, err := lease.Fence(t.Context(), store.Store, info); !gone || err != nil {
-			t.Errorf("fence: %v, %v", gone, err)
+		alive, err := lease.FenceExpired(t.Context(), store.Store, "s")
+		must(t, err)
+		if diff := cmp.Diff([]string{other.Key()}, alive); diff != "" {
+			t.Error(diff)
 		}
 		wantErr(t, guarded(t, store, s), meta.ErrConditionFailed)
 		must(t, guarded(t, store, other))
@@ -95,10 +97,8 @@ func TestFencedSessionLearnsOfIt(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, store *flaky) {
 		s := begin(t, store, "x")
-		n, err := lease.FenceAll(t.Context(), store.Store, "s")
-		if n != 1 || err != nil {
-			t.Fatalf("FenceAll = %d, %v", n, err)
-		}
+		must(t, lease.FenceGone(t.Context(), store.Store, s.Key()))
+		must(t, lease.FenceGone(t.Context(), store.Store, s.Key()))
 		<-s.Done()
 		wantErr(t, s.Err(), lease.ErrLost)
 		must(t, s.End(t.Context()))

@@ -45,6 +45,8 @@ type Home struct {
 func (h Home) FormatFile() string { return filepath.Join(h.Dir, "format") }
 func (h Home) LockFile() string   { return filepath.Join(h.Dir, "lock") }
 func (h Home) Meta() string       { return filepath.Join(h.Dir, "meta.db") }
+func (h Home) Session() string    { return filepath.Join(h.Dir, "session") }
+func (h Home) Rows() string       { return filepath.Join(h.Dir, "rows") }
 func (h Home) SecretKey() string  { return filepath.Join(h.Dir, "secrets.key") }
 func (h Home) Scratch() string    { return filepath.Join(h.Dir, "scratch") }
 func (h Home) Log() string        { return filepath.Join(h.Dir, "logs", "server.log") }

@@ -1,0 +1,150 @@
+//go:build fault
+
+package crash
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"tarn.dev/tarn/internal/meta/pgmeta/pgtest"
+)
+
+// pair are two homes whose servers work at once: their rows are in one Postgres database, and their bulk
+// data is in one folder.
+func pair(t *testing.T) [2]*house {
+	t.Helper()
+	rows := "TARN_META=" + pgtest.Start(t).Database(t)
+	a, b := newHouse(t), newHouse(t)
+	for _, h := range []*house{a, b} {
+		h.env = append(h.env, rows)
+	}
+	a.run("log")
+	b.run("doctor") // makes the home, but no project in it
+	b.stop()
+	if err := os.RemoveAll(filepath.Join(b.home, "projects")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(a.home, "projects"), filepath.Join(b.home, "projects")); err != nil {
+		t.Fatal(err)
+	}
+	return [2]*house{a, b}
+}
+
+// Two servers commit to one branch; each is killed in turn, and starts again with the next command. What
+// either has acknowledged is there in the end.
+func TestTwoServersOneBranch(t *testing.T) {
+	t.Parallel()
+	houses := pair(t)
+	const writers, rounds = 2, 3
+	for round := range rounds {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var acknowledged []string
+		done, enough := make(chan struct{}), make(chan struct{}, 2*writers*10)
+		for i, h := range houses {
+			for w := range writers {
+				wg.Go(func() {
+					for n := 0; ; n++ {
+						select {
+						case <-done:
+							return
+						default:
+						}
+						name := fmt.Sprintf("round%d/%d/%d/%d", round, i, w, n)
+						if r := h.try("", "file", "put", "tarn.toml", name); r.code == 0 {
+							mu.Lock()
+							acknowledged = append(acknowledged, name)
+							mu.Unlock()
+							select {
+							case enough <- struct{}{}:
+							default:
+							}
+						}
+					}
+				})
+			}
+		}
+		for range 6 {
+			<-enough
+		}
+		houses[round%2].kill(houses[round%2].server())
+		for range 6 {
+			<-enough
+		}
+		close(done)
+		wg.Wait()
+		for _, h := range houses {
+			state := h.state()
+			for _, name := range acknowledged {
+				if state["file/"+name] == "" {
+					t.Errorf("%s was acknowledged and is not there", name)
+				}
+			}
+			h.clean()
+		}
+	}
+}
+
+// A server that starts leaves the runs of another one alone while that lives.
+func TestServerBesideARun(t *testing.T) {
+	t.Parallel()
+	houses := pair(t)
+	a, b := houses[0], houses[1]
+	items(a)
+	a.close()
+	r := a.start("", "run", "--json")
+	a.await("the step", func() bool { return ran(r.stdout.String()) > 0 })
+	b.clean() // which opens the project, and says nothing against a run that executes
+	id, state := b.newest()
+	if state == "failed" { // the rows are written at its larger steps, so it may be any of those before the end
+		t.Errorf("the run is %s", state)
+	}
+	if got := b.try("", "cancel", id, "--json"); got.failure(t).Reason != "run.elsewhere" {
+		t.Errorf("%v", got)
+	}
+	a.open()
+	if got := r.end(); got.code != 0 {
+		t.Fatal(got)
+	}
+	if _, state := b.newest(); state != "succeeded" {
+		t.Errorf("the run is %s", state)
+	}
+	if got, want := b.run("file", "cat", "upper/1"), "TEXT 1"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	b.clean()
+}
+
+// The run of a server that was killed and does not come back is ended by another one, when the session of
+// the dead one has expired. Until then its turn on the branch is its own, and then it is free.
+func TestServerThatStaysAway(t *testing.T) {
+	t.Parallel()
+	houses := pair(t)
+	a, b := houses[0], houses[1]
+	b.run("log") // its server has the project open
+	items(a)
+	a.close()
+	r := a.start("", "run", "--json")
+	a.await("the step", func() bool { return ran(r.stdout.String()) > 0 })
+	a.kill(a.server())
+	r.end()
+	b.await("the end of the run", func() bool { _, state := b.newest(); return state == "failed" })
+	b.run("file", "put", "tarn.toml", "after")
+	b.clean()
+	a.open()
+	a.finishes()
+}
+
+// newest is the newest run that the server of this house knows.
+func (h *house) newest() (id, state string) {
+	h.t.Helper()
+	var list struct{ Runs []struct{ ID, State string } }
+	h.document(&list, "runs")
+	if len(list.Runs) == 0 {
+		h.t.Fatal("there is no run")
+	}
+	return list.Runs[0].ID, list.Runs[0].State
+}
