@@ -230,7 +230,7 @@ def ipc_stream(file: str) -> Iterator[bytes]:
         return
     import pyarrow as pa
 
-    reader = pa.ipc.open_file(pa.memory_map(file))
+    reader = _frames.opened(file)
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, reader.schema) as writer:
         for i in range(reader.num_record_batches):
