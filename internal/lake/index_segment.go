@@ -11,6 +11,7 @@ import (
 	"io"
 	"iter"
 	"math/bits"
+	"strings"
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
@@ -451,3 +452,9 @@ func (l *Lake) openSegments(ctx context.Context, rows map[string]segmentRow) ([]
 	}
 	return opened, unusable, nil
 }
+
+// IndexRow and IndexBlob tell what holds a lake's index, which is made anew from the packs: a row by its key below the lake's prefix.
+func IndexRow(key string) bool { return strings.HasPrefix(key, "packs/s/") }
+
+// IndexBlob tells it of a blob.
+func IndexBlob(name string) bool { return strings.HasPrefix(name, segmentPrefix) }

@@ -52,6 +52,8 @@ type Control interface {
 	// Shutdown asks the system to stop after this call and reports whether it will.
 	Shutdown(ctx context.Context, ifIdle bool) bool
 	Doctor(ctx context.Context) []Finding
+	// Backup copies everything to a folder of the host.
+	Backup(ctx context.Context, to string, progress func(*tarnv1.BackupProgress)) (*tarnv1.Backup, error)
 }
 
 type systemService struct {
@@ -119,4 +121,22 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 			"fragments": upper.Fragments, "provenance": upper.Provenance, "runs": upper.Runs,
 		},
 	}}})
+}
+
+// backupProgress is how often a client is told how far a backup is.
+const backupProgress = 100 * time.Millisecond
+
+func (s *systemService) Backup(ctx context.Context, req *tarnv1.BackupRequest, out *connect.ServerStream[tarnv1.BackupResponse]) error {
+	var sendErr error
+	var said time.Time
+	done, err := s.control.Backup(ctx, req.GetTo(), func(p *tarnv1.BackupProgress) {
+		if sendErr == nil && time.Since(said) >= backupProgress {
+			said = time.Now()
+			sendErr = out.Send(&tarnv1.BackupResponse{Event: &tarnv1.BackupResponse_Progress{Progress: p}})
+		}
+	})
+	if err = errors.Join(err, sendErr); err != nil {
+		return err
+	}
+	return out.Send(&tarnv1.BackupResponse{Event: &tarnv1.BackupResponse_Done{Done: done}})
 }

@@ -105,6 +105,8 @@ var elsewhere = map[string]string{
 	"lake.index.before_delete":      "lake.TestDieAtEveryPoint",
 	"lake.branch.create.before_txn": "lake.TestDieAtEveryPoint",
 	"lake.branch.create.after_txn":  "lake.TestDieAtEveryPoint",
+	"home.restored.before_format":   "TestKilledRestore",
+	"home.restored.after_format":    "TestKilledRestore",
 	"lease.after_renew":             "lease tests: only after seconds",
 	"image.view.after_install":      "image.TestCrash: the cache is shared",
 	"image.package.before_rename":   "image's own tests: the cache is shared",

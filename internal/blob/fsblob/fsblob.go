@@ -65,6 +65,26 @@ func Open(dir string) (blob.Store, error) {
 	return s, nil
 }
 
+// OpenReading returns the store in dir, which may be on a disk that cannot be written: nothing is made there, Put and Delete fail.
+func OpenReading(dir string) (blob.Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		_, err = os.ReadDir(dir)
+	}
+	if err != nil {
+		return nil, classify(err, "open blob folder "+dir, reading)
+	}
+	return &store{dir: dir}, nil
+}
+
+// writable fails where the store was opened for reading.
+func (s *store) writable(doing, name string) error {
+	if s.tmp == nil {
+		return ErrPermission.Errorf("%s %s: the folder %s was opened for reading", doing, name, s.dir)
+	}
+	return nil
+}
+
 // claimTmp removes the folders of stores that are gone and makes a locked one for this store.
 func claimTmp(root string) (*os.File, error) {
 	gate, err := os.Open(root)
@@ -129,6 +149,9 @@ func (s *store) Put(ctx context.Context, name string, r io.Reader) error {
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if err := s.writable("put blob", name); err != nil {
+		return err
 	}
 	path := s.path(name)
 	if _, err := os.Lstat(path); err == nil { // spares the copy; the link below decides
@@ -288,6 +311,9 @@ func (s *store) Stat(ctx context.Context, name string) (blob.Info, error) {
 // Delete implements blob.Store. Folders stay, so that it never races with a Put into them.
 func (s *store) Delete(ctx context.Context, name string) error {
 	if _, err := s.Stat(ctx, name); err != nil {
+		return err
+	}
+	if err := s.writable("delete blob", name); err != nil {
 		return err
 	}
 	if err := os.Remove(s.path(name)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"tarn.dev/tarn/internal/blob"
@@ -66,5 +67,33 @@ func TestGivenFileIsKeptWithoutACopy(t *testing.T) {
 	}
 	if err := s.Put(t.Context(), "a/b", blob.Given{File: f}); !errors.Is(err, blob.ErrExists) {
 		t.Errorf("second put: %v, want ErrExists", err)
+	}
+}
+
+// A folder that is read only is left as it is.
+func TestOpenReading(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a"), []byte("content"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	s, err := fsblob.OpenReading(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := s.Stat(t.Context(), "a"); err != nil || info.Size != 7 {
+		t.Errorf("%+v %v", info, err)
+	}
+	if err := s.Put(t.Context(), "b", strings.NewReader("x")); !errors.Is(err, fsblob.ErrPermission) {
+		t.Error(err)
+	}
+	if err := s.Delete(t.Context(), "a"); !errors.Is(err, fsblob.ErrPermission) {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("%v %v", left, err)
+	}
+	if _, err := fsblob.OpenReading(filepath.Join(dir, "none")); err == nil {
+		t.Error("a folder that is not there was opened")
 	}
 }

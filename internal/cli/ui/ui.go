@@ -189,6 +189,13 @@ func (b *Bar) Add(n int) {
 	}
 }
 
+// Set says how much is done by now.
+func (b *Bar) Set(n int64) {
+	if b.bar != nil {
+		b.bar.Set64(n) //nolint:errcheck // a picture
+	}
+}
+
 // Done takes the bar away.
 func (b *Bar) Done() {
 	if b.bar != nil {

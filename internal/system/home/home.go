@@ -19,6 +19,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/fault"
 )
 
 // Format is the newest home format that this binary reads and the one that it writes.
@@ -31,6 +32,10 @@ var (
 	ErrNotAHome = errdef.New(errdef.FailedPrecondition, "home.not_a_home", "not a Tarn home")
 	ErrNewer    = errdef.New(errdef.FailedPrecondition, "home.format_newer", "the home is newer than this binary").
 			WithNext("install the newer tarn, or set TARN_HOME to another folder")
+	ErrNotEmpty = errdef.New(errdef.FailedPrecondition, "home.not_empty", "the home has something in it").
+			WithNext("TARN_HOME=/a/new/folder tarn restore ...")
+	ErrRestoring = errdef.New(errdef.FailedPrecondition, "home.restoring", "the home is being restored").
+			WithNext("tarn restore, with the same arguments, goes on", "remove the folder, to give it up")
 	ErrLocked = errdef.New(errdef.FailedPrecondition, "home.locked", "the home is in use")
 )
 
@@ -49,6 +54,7 @@ func (h Home) Session() string    { return filepath.Join(h.Dir, "session") }
 func (h Home) Rows() string       { return filepath.Join(h.Dir, "rows") }
 func (h Home) SecretKey() string  { return filepath.Join(h.Dir, "secrets.key") }
 func (h Home) Scratch() string    { return filepath.Join(h.Dir, "scratch") }
+func (h Home) restoring() string  { return filepath.Join(h.Dir, "restoring") }
 func (h Home) Log() string        { return filepath.Join(h.Dir, "logs", "server.log") }
 
 // Project is the root of one project's bulk storage.
@@ -161,6 +167,9 @@ func ownerOf(path string) (int, error) {
 
 // prepare checks the format of a home, or makes a fresh home. The caller holds the lock.
 func (h Home) prepare() error {
+	if _, err := os.Lstat(h.restoring()); err == nil {
+		return ErrRestoring.Errorf("the home %s is filled from a backup, and that did not end", h.Dir)
+	}
 	b, err := os.ReadFile(h.FormatFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return h.create()
@@ -181,16 +190,72 @@ func (h Home) prepare() error {
 }
 
 func (h Home) create() error {
+	if name, err := h.unknown(); err != nil {
+		return err
+	} else if name != "" {
+		return ErrNotAHome.Errorf("%s is not a Tarn home and not empty: it holds %s", h.Dir, name).
+			WithNext("export TARN_HOME=/a/new/folder")
+	}
+	return h.writeFormat()
+}
+
+// unknown is a name in the home that it does not have before it has a format.
+func (h Home) unknown() (string, error) {
 	entries, err := os.ReadDir(h.Dir)
 	if err != nil {
-		return errdef.Newf(errdef.FailedPrecondition, "home.make", "read the home: %w", err)
+		return "", errdef.Newf(errdef.FailedPrecondition, "home.make", "read the home: %w", err)
 	}
 	for _, e := range entries {
 		if !known[e.Name()] {
-			return ErrNotAHome.Errorf("%s is not a Tarn home and not empty: it holds %s", h.Dir, e.Name()).
-				WithNext("export TARN_HOME=/a/new/folder")
+			return e.Name(), nil
 		}
 	}
+	return "", nil
+}
+
+// beginRestore marks a fresh home as one that is restored.
+func (h Home) beginRestore() error {
+	if _, err := os.Lstat(h.restoring()); err == nil {
+		return nil
+	}
+	if name, err := h.unknown(); err != nil {
+		return err
+	} else if name != "" {
+		return ErrNotEmpty.Errorf("%s is not empty: it holds %s. A backup is restored into a new home", h.Dir, name)
+	}
+	if err := errors.Join(writeSynced(h.restoring(), nil), syncDir(h.Dir)); err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home: %w", err)
+	}
+	return nil
+}
+
+// Restored makes a home of what LockForRestore has locked, and everything durable that is in it.
+func (h Home) Restored() error {
+	err := fault.Point("home.restored.before_format")
+	if err == nil {
+		err = h.writeFormat()
+	}
+	if err == nil {
+		err = errors.Join(syncDir(h.Dir), fault.Point("home.restored.after_format"))
+	}
+	if err == nil {
+		err = errors.Join(os.Remove(h.restoring()), syncDir(h.Dir))
+	}
+	if err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home: %w", err)
+	}
+	return nil
+}
+
+func syncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (h Home) writeFormat() error {
 	next := h.FormatFile() + ".new"
 	if err := writeSynced(next, fmt.Appendf(nil, "tarn-home %d\n", Format)); err != nil {
 		return errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home: %w", err)

@@ -25,6 +25,16 @@ type Holder struct {
 // or creates the home's format. If somebody else holds it, Lock waits until ctx ends: a server that is
 // going away frees it within moments.
 func (h Home) Lock(ctx context.Context, version string) (release func() error, err error) {
+	return h.lock(ctx, version, h.prepare)
+}
+
+// LockForRestore is Lock for who fills the home from a backup: it has nothing yet, or what an earlier try left. Until Restored it
+// cannot be used otherwise.
+func (h Home) LockForRestore(ctx context.Context, version string) (release func() error, err error) {
+	return h.lock(ctx, version, h.beginRestore)
+}
+
+func (h Home) lock(ctx context.Context, version string, prepare func() error) (release func() error, err error) {
 	f, err := flock(ctx, h.LockFile())
 	if err != nil {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -36,7 +46,7 @@ func (h Home) Lock(ctx context.Context, version string) (release func() error, e
 			WithNext("tarn server stop", fmt.Sprintf("kill %d", holder.PID)).
 			WithDetail("pid", holder.PID)
 	}
-	if err := h.prepare(); err != nil {
+	if err := prepare(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	b, err := json.Marshal(Holder{PID: os.Getpid(), Start: time.Now().UTC().Truncate(time.Second), Version: version, Socket: h.Socket})

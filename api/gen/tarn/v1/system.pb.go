@@ -735,6 +735,306 @@ func (x *FsckStats) GetProblems() int64 {
 	return 0
 }
 
+type BackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An absolute path on the server's host.
+	To            string `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_tarn_v1_system_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BackupRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+// BackupResponse is how far it is, or, as the last message, the backup.
+type BackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*BackupResponse_Progress
+	//	*BackupResponse_Done
+	Event         isBackupResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_tarn_v1_system_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *BackupResponse) GetEvent() isBackupResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetProgress() *BackupProgress {
+	if x != nil {
+		if x, ok := x.Event.(*BackupResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetDone() *Backup {
+	if x != nil {
+		if x, ok := x.Event.(*BackupResponse_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+type isBackupResponse_Event interface {
+	isBackupResponse_Event()
+}
+
+type BackupResponse_Progress struct {
+	Progress *BackupProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type BackupResponse_Done struct {
+	Done *Backup `protobuf:"bytes,2,opt,name=done,proto3,oneof"`
+}
+
+func (*BackupResponse_Progress) isBackupResponse_Event() {}
+
+func (*BackupResponse_Done) isBackupResponse_Event() {}
+
+type BackupProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What has been looked at, and what of it was copied; total is what is to be copied, 0 until that is known.
+	Blobs         int64 `protobuf:"varint,1,opt,name=blobs,proto3" json:"blobs,omitempty"`
+	CopiedBytes   int64 `protobuf:"varint,2,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	TotalBytes    int64 `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupProgress) Reset() {
+	*x = BackupProgress{}
+	mi := &file_tarn_v1_system_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupProgress) ProtoMessage() {}
+
+func (x *BackupProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupProgress.ProtoReflect.Descriptor instead.
+func (*BackupProgress) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *BackupProgress) GetBlobs() int64 {
+	if x != nil {
+		return x.Blobs
+	}
+	return 0
+}
+
+func (x *BackupProgress) GetCopiedBytes() int64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+func (x *BackupProgress) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+type Backup struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Created *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created,proto3" json:"created,omitempty"`
+	// Of the tarn that made it.
+	Version  string   `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Projects []string `protobuf:"bytes,4,rep,name=projects,proto3" json:"projects,omitempty"`
+	Rows     int64    `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
+	Blobs    int64    `protobuf:"varint,6,opt,name=blobs,proto3" json:"blobs,omitempty"`
+	Bytes    int64    `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Of bytes, what was not there from an earlier one.
+	CopiedBytes int64 `protobuf:"varint,8,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	// It has secrets, which nobody can read without the key of the home. That is not in it.
+	Secrets       bool `protobuf:"varint,9,opt,name=secrets,proto3" json:"secrets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backup) Reset() {
+	*x = Backup{}
+	mi := &file_tarn_v1_system_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backup) ProtoMessage() {}
+
+func (x *Backup) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backup.ProtoReflect.Descriptor instead.
+func (*Backup) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Backup) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Backup) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Backup) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Backup) GetProjects() []string {
+	if x != nil {
+		return x.Projects
+	}
+	return nil
+}
+
+func (x *Backup) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Backup) GetBlobs() int64 {
+	if x != nil {
+		return x.Blobs
+	}
+	return 0
+}
+
+func (x *Backup) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Backup) GetCopiedBytes() int64 {
+	if x != nil {
+		return x.CopiedBytes
+	}
+	return 0
+}
+
+func (x *Backup) GetSecrets() bool {
+	if x != nil {
+		return x.Secrets
+	}
+	return false
+}
+
 var File_tarn_v1_system_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_system_proto_rawDesc = "" +
@@ -791,12 +1091,34 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\bproblems\x18\x02 \x01(\x03R\bproblems\x1a:\n" +
 	"\fCheckedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x012\xfd\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x1f\n" +
+	"\rBackupRequest\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\tR\x02to\"w\n" +
+	"\x0eBackupResponse\x125\n" +
+	"\bprogress\x18\x01 \x01(\v2\x17.tarn.v1.BackupProgressH\x00R\bprogress\x12%\n" +
+	"\x04done\x18\x02 \x01(\v2\x0f.tarn.v1.BackupH\x00R\x04doneB\a\n" +
+	"\x05event\"j\n" +
+	"\x0eBackupProgress\x12\x14\n" +
+	"\x05blobs\x18\x01 \x01(\x03R\x05blobs\x12!\n" +
+	"\fcopied_bytes\x18\x02 \x01(\x03R\vcopiedBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x03 \x01(\x03R\n" +
+	"totalBytes\"\x81\x02\n" +
+	"\x06Backup\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
+	"\acreated\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1a\n" +
+	"\bprojects\x18\x04 \x03(\tR\bprojects\x12\x12\n" +
+	"\x04rows\x18\x05 \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05blobs\x18\x06 \x01(\x03R\x05blobs\x12\x14\n" +
+	"\x05bytes\x18\a \x01(\x03R\x05bytes\x12!\n" +
+	"\fcopied_bytes\x18\b \x01(\x03R\vcopiedBytes\x12\x18\n" +
+	"\asecrets\x18\t \x01(\bR\asecrets2\xba\x02\n" +
 	"\rSystemService\x129\n" +
 	"\x06Status\x12\x16.tarn.v1.StatusRequest\x1a\x17.tarn.v1.StatusResponse\x12?\n" +
 	"\bShutdown\x12\x18.tarn.v1.ShutdownRequest\x1a\x19.tarn.v1.ShutdownResponse\x129\n" +
 	"\x06Doctor\x12\x16.tarn.v1.DoctorRequest\x1a\x17.tarn.v1.DoctorResponse\x125\n" +
-	"\x04Fsck\x12\x14.tarn.v1.FsckRequest\x1a\x15.tarn.v1.FsckResponse0\x01B&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
+	"\x04Fsck\x12\x14.tarn.v1.FsckRequest\x1a\x15.tarn.v1.FsckResponse0\x01\x12;\n" +
+	"\x06Backup\x12\x16.tarn.v1.BackupRequest\x1a\x17.tarn.v1.BackupResponse0\x01B&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
 var (
 	file_tarn_v1_system_proto_rawDescOnce sync.Once
@@ -811,7 +1133,7 @@ func file_tarn_v1_system_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_tarn_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_tarn_v1_system_proto_goTypes = []any{
 	(Finding_Level)(0),            // 0: tarn.v1.Finding.Level
 	(*StatusRequest)(nil),         // 1: tarn.v1.StatusRequest
@@ -825,30 +1147,39 @@ var file_tarn_v1_system_proto_goTypes = []any{
 	(*FsckResponse)(nil),          // 9: tarn.v1.FsckResponse
 	(*FsckProblem)(nil),           // 10: tarn.v1.FsckProblem
 	(*FsckStats)(nil),             // 11: tarn.v1.FsckStats
-	nil,                           // 12: tarn.v1.FsckStats.CheckedEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*BackupRequest)(nil),         // 12: tarn.v1.BackupRequest
+	(*BackupResponse)(nil),        // 13: tarn.v1.BackupResponse
+	(*BackupProgress)(nil),        // 14: tarn.v1.BackupProgress
+	(*Backup)(nil),                // 15: tarn.v1.Backup
+	nil,                           // 16: tarn.v1.FsckStats.CheckedEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_tarn_v1_system_proto_depIdxs = []int32{
-	13, // 0: tarn.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	13, // 1: tarn.v1.StatusResponse.built:type_name -> google.protobuf.Timestamp
+	17, // 0: tarn.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	17, // 1: tarn.v1.StatusResponse.built:type_name -> google.protobuf.Timestamp
 	7,  // 2: tarn.v1.DoctorResponse.findings:type_name -> tarn.v1.Finding
 	0,  // 3: tarn.v1.Finding.level:type_name -> tarn.v1.Finding.Level
 	10, // 4: tarn.v1.FsckResponse.problem:type_name -> tarn.v1.FsckProblem
 	11, // 5: tarn.v1.FsckResponse.stats:type_name -> tarn.v1.FsckStats
-	12, // 6: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
-	1,  // 7: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
-	3,  // 8: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
-	5,  // 9: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
-	8,  // 10: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
-	2,  // 11: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
-	4,  // 12: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
-	6,  // 13: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
-	9,  // 14: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	16, // 6: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
+	14, // 7: tarn.v1.BackupResponse.progress:type_name -> tarn.v1.BackupProgress
+	15, // 8: tarn.v1.BackupResponse.done:type_name -> tarn.v1.Backup
+	17, // 9: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
+	1,  // 10: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
+	3,  // 11: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
+	5,  // 12: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
+	8,  // 13: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
+	12, // 14: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
+	2,  // 15: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
+	4,  // 16: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
+	6,  // 17: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
+	9,  // 18: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
+	13, // 19: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
+	15, // [15:20] is the sub-list for method output_type
+	10, // [10:15] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_system_proto_init() }
@@ -860,13 +1191,17 @@ func file_tarn_v1_system_proto_init() {
 		(*FsckResponse_Problem)(nil),
 		(*FsckResponse_Stats)(nil),
 	}
+	file_tarn_v1_system_proto_msgTypes[12].OneofWrappers = []any{
+		(*BackupResponse_Progress)(nil),
+		(*BackupResponse_Done)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_system_proto_rawDesc), len(file_tarn_v1_system_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -43,6 +43,8 @@ const (
 	SystemServiceDoctorProcedure = "/tarn.v1.SystemService/Doctor"
 	// SystemServiceFsckProcedure is the fully-qualified name of the SystemService's Fsck RPC.
 	SystemServiceFsckProcedure = "/tarn.v1.SystemService/Fsck"
+	// SystemServiceBackupProcedure is the fully-qualified name of the SystemService's Backup RPC.
+	SystemServiceBackupProcedure = "/tarn.v1.SystemService/Backup"
 )
 
 // SystemServiceClient is a client for the tarn.v1.SystemService service.
@@ -55,6 +57,8 @@ type SystemServiceClient interface {
 	Doctor(context.Context, *v1.DoctorRequest) (*v1.DoctorResponse, error)
 	// Fsck verifies the invariants of a project's store and streams what it finds.
 	Fsck(context.Context, *v1.FsckRequest) (*connect.ServerStreamForClient[v1.FsckResponse], error)
+	// Backup copies everything that the server has, of all projects, and streams how far it is.
+	Backup(context.Context, *v1.BackupRequest) (*connect.ServerStreamForClient[v1.BackupResponse], error)
 }
 
 // NewSystemServiceClient constructs a client for the tarn.v1.SystemService service. By default, it
@@ -92,6 +96,12 @@ func NewSystemServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(systemServiceMethods.ByName("Fsck")),
 			connect.WithClientOptions(opts...),
 		),
+		backup: connect.NewClient[v1.BackupRequest, v1.BackupResponse](
+			httpClient,
+			baseURL+SystemServiceBackupProcedure,
+			connect.WithSchema(systemServiceMethods.ByName("Backup")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -101,6 +111,7 @@ type systemServiceClient struct {
 	shutdown *connect.Client[v1.ShutdownRequest, v1.ShutdownResponse]
 	doctor   *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
 	fsck     *connect.Client[v1.FsckRequest, v1.FsckResponse]
+	backup   *connect.Client[v1.BackupRequest, v1.BackupResponse]
 }
 
 // Status calls tarn.v1.SystemService.Status.
@@ -135,6 +146,11 @@ func (c *systemServiceClient) Fsck(ctx context.Context, req *v1.FsckRequest) (*c
 	return c.fsck.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Backup calls tarn.v1.SystemService.Backup.
+func (c *systemServiceClient) Backup(ctx context.Context, req *v1.BackupRequest) (*connect.ServerStreamForClient[v1.BackupResponse], error) {
+	return c.backup.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // SystemServiceHandler is an implementation of the tarn.v1.SystemService service.
 type SystemServiceHandler interface {
 	// Status is also the handshake: it is the first call of every client.
@@ -145,6 +161,8 @@ type SystemServiceHandler interface {
 	Doctor(context.Context, *v1.DoctorRequest) (*v1.DoctorResponse, error)
 	// Fsck verifies the invariants of a project's store and streams what it finds.
 	Fsck(context.Context, *v1.FsckRequest, *connect.ServerStream[v1.FsckResponse]) error
+	// Backup copies everything that the server has, of all projects, and streams how far it is.
+	Backup(context.Context, *v1.BackupRequest, *connect.ServerStream[v1.BackupResponse]) error
 }
 
 // NewSystemServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -178,6 +196,12 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(systemServiceMethods.ByName("Fsck")),
 		connect.WithHandlerOptions(opts...),
 	)
+	systemServiceBackupHandler := connect.NewServerStreamHandlerSimple(
+		SystemServiceBackupProcedure,
+		svc.Backup,
+		connect.WithSchema(systemServiceMethods.ByName("Backup")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.SystemService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SystemServiceStatusProcedure:
@@ -188,6 +212,8 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 			systemServiceDoctorHandler.ServeHTTP(w, r)
 		case SystemServiceFsckProcedure:
 			systemServiceFsckHandler.ServeHTTP(w, r)
+		case SystemServiceBackupProcedure:
+			systemServiceBackupHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -211,4 +237,8 @@ func (UnimplementedSystemServiceHandler) Doctor(context.Context, *v1.DoctorReque
 
 func (UnimplementedSystemServiceHandler) Fsck(context.Context, *v1.FsckRequest, *connect.ServerStream[v1.FsckResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Fsck is not implemented"))
+}
+
+func (UnimplementedSystemServiceHandler) Backup(context.Context, *v1.BackupRequest, *connect.ServerStream[v1.BackupResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Backup is not implemented"))
 }

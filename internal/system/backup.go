@@ -1,0 +1,155 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
+	"tarn.dev/tarn/internal/base/build"
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/blob"
+	"tarn.dev/tarn/internal/blob/fsblob"
+	"tarn.dev/tarn/internal/lake"
+	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/sqlitemeta"
+	"tarn.dev/tarn/internal/system/backup"
+	"tarn.dev/tarn/internal/system/home"
+)
+
+var errPlace = errdef.New(errdef.InvalidArgument, "system.backup_place", "backups cannot be there")
+
+// Backup implements server.Control.
+func (s *System) Backup(ctx context.Context, to string, progress func(*tarnv1.BackupProgress)) (*tarnv1.Backup, error) {
+	defer s.Hold()()
+	dir := s.config.Home.Dir
+	if rel, err := filepath.Rel(dir, to); !filepath.IsAbs(to) || err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return nil, errPlace.Errorf("%s: a backup is in a folder outside of the home, %s", to, dir)
+	}
+	place, err := fsblob.Open(to)
+	if err != nil {
+		return nil, err
+	}
+	source, err := s.source(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := backup.Write(ctx, source, place, func(p backup.Progress) {
+		progress(&tarnv1.BackupProgress{Blobs: p.Blobs, CopiedBytes: p.Bytes, TotalBytes: p.Total})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("back up to %s: %w", to, err)
+	}
+	out := &tarnv1.Backup{
+		Id: b.ID, Created: timestamppb.New(b.Created), Version: b.Tarn, Projects: b.Projects,
+		Rows: b.Rows, Blobs: b.Blobs, Bytes: b.Bytes, CopiedBytes: b.Copied,
+	}
+	if _, err := os.Stat(s.config.Home.SecretKey()); err == nil {
+		out.Secrets = true
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, errdef.Newf(errdef.FailedPrecondition, "system.secrets", "look for the key of the secrets: %w", err)
+	}
+	return out, nil
+}
+
+// source is all that this system has.
+func (s *System) source(ctx context.Context) (backup.Source, error) {
+	names, err := s.projects.Names(ctx)
+	if err != nil {
+		return backup.Source{}, err
+	}
+	out := backup.Source{Tarn: s.config.Build.Version, Rows: s.meta, Derived: indexRow, Spare: lake.IndexBlob, Scratch: s.config.Home.Scratch()}
+	for _, name := range names {
+		blobs, err := s.projects.blobs(ctx, name)
+		if err != nil {
+			return backup.Source{}, err
+		}
+		out.Projects = append(out.Projects, backup.Project{Name: name, Blobs: blobs})
+	}
+	return out, nil
+}
+
+// indexRow tells the rows of lakes' indexes.
+func indexRow(key string) bool {
+	rest, ok := strings.CutPrefix(key, "p/")
+	if !ok {
+		return false
+	}
+	_, rest, ok = strings.Cut(rest, "/lake/")
+	return ok && lake.IndexRow(rest)
+}
+
+// Backups are the backups that are there, the oldest first.
+func Backups(ctx context.Context, from string) ([]backup.Backup, error) {
+	place, err := openBackups(from)
+	if err != nil {
+		return nil, err
+	}
+	all, err := backup.List(ctx, place)
+	if err != nil {
+		return nil, fmt.Errorf("backups in %s: %w", from, err)
+	}
+	return all, nil
+}
+
+// openBackups neither makes the folder nor writes to it: it may be on a disk that cannot be written.
+func openBackups(from string) (blob.Store, error) {
+	if _, err := os.Stat(from); err != nil {
+		return nil, errPlace.Errorf("open the backups: %w", err)
+	}
+	return fsblob.OpenReading(from)
+}
+
+// Restore fills a home that has nothing yet from a backup: the one whose ID begins with id, or the newest.
+func Restore(ctx context.Context, h home.Home, from, id string, progress func(backup.Progress)) (_ backup.Backup, err error) {
+	place, err := openBackups(from)
+	if err != nil {
+		return backup.Backup{}, err
+	}
+	all, err := backup.List(ctx, place)
+	if err != nil {
+		return backup.Backup{}, fmt.Errorf("backups in %s: %w", from, err)
+	}
+	b, err := backup.Find(all, id)
+	if err != nil {
+		return b, fmt.Errorf("backups in %s: %w", from, err)
+	}
+	wait, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	unlock, err := h.LockForRestore(wait, build.Current().Version)
+	if err != nil {
+		return b, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	// Rows of an interrupted restore may be those of another backup.
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(h.Meta() + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return b, errdef.Newf(errdef.FailedPrecondition, "system.restore", "remove what an interrupted restore left: %w", err)
+		}
+	}
+	if err := restoreInto(ctx, h, b, place, progress); err != nil {
+		return b, fmt.Errorf("restore backup %s: %w", b.ID, err)
+	}
+	return b, h.Restored()
+}
+
+func restoreInto(ctx context.Context, h home.Home, b backup.Backup, place blob.Store, progress func(backup.Progress)) error {
+	var rows meta.Store
+	rows, err := sqlitemeta.Open(h.Meta())
+	if err != nil {
+		return err
+	}
+	err = b.Restore(ctx, place, rows, func(project string) (blob.Store, error) {
+		if !projectName().MatchString(project) {
+			return nil, backup.ErrDamaged.Errorf("no project can be called %.100q", project)
+		}
+		return fsblob.Open(h.Project(project))
+	}, progress)
+	return errors.Join(err, rows.Close())
+}
