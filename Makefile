@@ -1,7 +1,7 @@
 # Every target may be the first thing run in a fresh clone. What they fetch and build goes into .cache and bin.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test ordinary check bench build generate lint race
+.PHONY: help demo test ordinary bucket check bench build generate lint race
 
 export PATH := $(CURDIR)/.cache/go/bin:$(CURDIR)/.cache/gobin:$(CURDIR)/.cache/venv/bin:$(CURDIR)/.cache/node/node_modules/.bin:$(PATH)
 export TARN_BIN := $(CURDIR)/bin/tarn
@@ -28,6 +28,10 @@ test: build ## Run every test
 
 ordinary: build ## As root: run the demo at level full and as an ordinary user, compare, and test sandboxes and CLI as that user
 	@tools/ordinary
+
+bucket: build ## Run the demo with its data in a bucket of an S3 server, and compare
+	@tools/setup dev
+	@tools/bucket
 
 check: ## What to run before a commit: vet, the rules of the house, fast tests
 	@tools/setup dev

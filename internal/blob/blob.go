@@ -48,3 +48,11 @@ type Store interface {
 	// file:///... for a directory, s3://... for an object store.
 	URI(name string) string
 }
+
+// FileStore is a Store whose blobs other programs of this host can read as files.
+type FileStore interface {
+	Store
+	// File returns the path of a file that holds the whole blob. It is only to be read, and stays at least
+	// until ctx has ended, which it must at some time.
+	File(ctx context.Context, name string) (path string, err error)
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"os"
+
+	"tarn.dev/tarn/internal/base/errdef"
 )
 
 // ReaderWithContext returns a reader that fails with ctx's cause once ctx has ended. Implementations
@@ -22,6 +24,14 @@ func (r *contextReader) Read(p []byte) (int, error) {
 		return 0, context.Cause(r.ctx)
 	}
 	return r.r.Read(p)
+}
+
+// CheckEnds refuses a ctx that never ends, for File of implementations.
+func CheckEnds(ctx context.Context, name string) error {
+	if ctx.Done() == nil {
+		return errdef.Newf(errdef.Internal, "blob.no_end", "the file of blob %s would be kept for ever", name)
+	}
+	return nil
 }
 
 // Given is a reader of a whole file that its owner gives away: nobody writes to it anymore. A store on the

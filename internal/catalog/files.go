@@ -1,10 +1,8 @@
 package catalog
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"path"
 	"strings"
@@ -13,7 +11,6 @@ import (
 	icebergio "github.com/apache/iceberg-go/io"
 	"github.com/google/uuid"
 
-	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob"
 )
 
@@ -60,89 +57,22 @@ func (f fileIO) Remove(uri string) error {
 	return &fs.PathError{Op: "remove", Path: uri, Err: fs.ErrPermission}
 }
 
-// blobFile is a blob that can be read at any offset.
-type blobFile struct {
-	ctx   context.Context
-	blobs blob.Store
-	info  blob.Info
-	whole *bytes.Reader // small files are read once
-	pos   int64
-}
+// blobFile is a blob as iceberg-go wants a file.
+type blobFile struct{ *blob.Reader }
 
-// wholeBytes is the size up to which a blob is read in one go: manifests, lists, most footers.
-const wholeBytes = 1 << 20
-
-func openBlob(ctx context.Context, blobs blob.Store, name string) (*blobFile, error) {
-	info, err := blobs.Stat(ctx, name)
-	if err != nil {
-		if errors.Is(err, blob.ErrNotFound) {
-			return nil, ErrCorrupt.Errorf("%s is missing: %w", name, err)
-		}
-		return nil, err
+func openBlob(ctx context.Context, blobs blob.Store, name string) (blobFile, error) {
+	r, err := blob.OpenReader(ctx, blobs, name)
+	if errors.Is(err, blob.ErrNotFound) {
+		return blobFile{}, ErrCorrupt.Errorf("%s is missing: %w", name, err)
 	}
-	f := &blobFile{ctx: ctx, blobs: blobs, info: info}
-	if info.Size <= wholeBytes {
-		data, err := readBlob(ctx, blobs, name)
-		if err != nil {
-			return nil, err
-		}
-		f.whole = bytes.NewReader(data)
-	}
-	return f, nil
-}
-
-// ReadAt reads a range of the blob.
-func (f *blobFile) ReadAt(p []byte, off int64) (n int, err error) {
-	if f.whole != nil {
-		return f.whole.ReadAt(p, off)
-	}
-	if off >= f.info.Size {
-		return 0, io.EOF
-	}
-	r, err := f.blobs.Get(f.ctx, f.info.Name, off, int64(len(p)))
-	if err != nil {
-		return 0, err
-	}
-	n, err = io.ReadFull(r, p)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = io.EOF
-	}
-	if e := r.Close(); err == nil {
-		err = e
-	}
-	return n, err
-}
-
-// Read reads on from where the last Read or Seek ended.
-func (f *blobFile) Read(p []byte) (int, error) {
-	n, err := f.ReadAt(p, f.pos)
-	f.pos += int64(n)
-	if n > 0 && errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return n, err
-}
-
-// Seek sets the place of the next Read.
-func (f *blobFile) Seek(off int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		off += f.pos
-	case io.SeekEnd:
-		off += f.info.Size
-	}
-	if off < 0 {
-		return 0, errdef.Newf(errdef.Internal, "catalog.seek", "seek before the start of %s", f.info.Name)
-	}
-	f.pos = off
-	return off, nil
+	return blobFile{r}, err
 }
 
 // Close does nothing: no reader stays open between reads.
-func (f *blobFile) Close() error { return nil }
+func (f blobFile) Close() error { return nil }
 
 // Stat describes the blob.
-func (f *blobFile) Stat() (fs.FileInfo, error) { return blobInfo{f.info}, nil }
+func (f blobFile) Stat() (fs.FileInfo, error) { return blobInfo{f.Info()}, nil }
 
 type blobInfo struct{ i blob.Info }
 

@@ -26,7 +26,7 @@ func (a *app) serverCommand() *cobra.Command {
 }
 
 func (a *app) serverStartCommand() *cobra.Command {
-	var rows string
+	var places system.Places
 	c := codes(&cobra.Command{
 		Use:   "start",
 		Short: "Run the server in the foreground",
@@ -35,10 +35,14 @@ func (a *app) serverStartCommand() *cobra.Command {
 There is no need to: a command that finds no server starts one in the background, which
 ends by itself after 30 idle minutes (TARN_IDLE=2h, or 0 for never).
 
+With --blob, or TARN_BLOB for servers in the background, tables and files are kept in a bucket of
+Amazon S3, or of a server of your own: s3://BUCKET/PREFIX?endpoint=http://HOST:PORT. Credentials come
+from the AWS_* variables or ~/.aws. A home remembers its bucket; only a home without projects takes one.
+
 With --meta, or TARN_META for servers in the background, history and runs are kept in a Postgres
 database, which servers of other homes may share. What the address leaves out, as the password,
 is taken from the PG* variables, ~/.pg_service.conf and ~/.pgpass.`,
-		Example: "  tarn server start\n  TARN_IDLE=0 tarn server start     # stay up\n  tarn server start --meta postgres://tarn@db.example.com/tarn",
+		Example: "  tarn server start\n  TARN_IDLE=0 tarn server start     # stay up\n  tarn server start --blob s3://bucket/tarn --meta postgres://tarn@db.example.com/tarn",
 		Args:    args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if os.Getenv("TARN_URL") != "" {
@@ -53,7 +57,9 @@ is taken from the PG* variables, ~/.pg_service.conf and ~/.pgpass.`,
 			} else if !errors.Is(err, client.ErrNoServer) {
 				return err
 			}
-			err = system.Main(c.Context(), h, cmp.Or(rows, os.Getenv("TARN_META")), func() {
+			places.Blob = cmp.Or(places.Blob, os.Getenv("TARN_BLOB"))
+			places.Meta = cmp.Or(places.Meta, os.Getenv("TARN_META"))
+			err = system.Main(c.Context(), h, places, func() {
 				a.print(map[string]any{"pid": os.Getpid(), "home": h.Dir, "socket": h.Socket, "log": h.Log()}, func() {
 					a.note("serving %s on %s, log in %s; Ctrl-C stops", h.Dir, h.Socket, h.Log())
 				})
@@ -64,7 +70,8 @@ is taken from the PG* variables, ~/.pg_service.conf and ~/.pgpass.`,
 			return err
 		},
 	}, errdef.AlreadyExists, errdef.FailedPrecondition)
-	c.Flags().StringVar(&rows, "meta", "", "`address` of the Postgres database for history and runs")
+	c.Flags().StringVar(&places.Blob, "blob", "", "`url` of the bucket for tables and files")
+	c.Flags().StringVar(&places.Meta, "meta", "", "`address` of the Postgres database for history and runs")
 	return c
 }
 

@@ -136,11 +136,13 @@ var personal = map[string]bool{"TARN_URL": true, "TARN_TOKEN": true, "TARN_BRANC
 func environment(env []string, h home.Home) []string {
 	// What the address of the database leaves out; a server with rows in its home has no use for it.
 	database := slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "TARN_META=") })
+	_, err := os.Stat(h.Blobs())
+	bucket := err == nil || slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "TARN_BLOB=") })
 	var kept []string
 	for _, kv := range env {
 		name, _, _ := strings.Cut(kv, "=")
 		prefixed := strings.HasPrefix(name, "TARN_") || strings.HasPrefix(name, "XDG_") || strings.HasPrefix(name, "LC_") ||
-			database && strings.HasPrefix(name, "PG")
+			database && strings.HasPrefix(name, "PG") || bucket && strings.HasPrefix(name, "AWS_")
 		if (passed[name] || prefixed || image.UserVariable(name)) && !personal[name] && name != "TARN_HOME" && name != "TARN_CACHE" {
 			kept = append(kept, kv)
 		}

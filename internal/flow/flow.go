@@ -65,7 +65,7 @@ type Flow struct {
 	Config
 	name    string
 	lake    *lake.Lake
-	blobs   blob.Store
+	blobs   blob.FileStore
 	rows    meta.Store
 	prefix  string
 	tables  *catalog.Catalog
@@ -88,7 +88,7 @@ type Flow struct {
 }
 
 // New returns the flow of the project called name. Rows of the flow begin with prefix.
-func New(c Config, name string, l *lake.Lake, blobs blob.Store, rows meta.Store, prefix string, tables *catalog.Catalog) *Flow {
+func New(c Config, name string, l *lake.Lake, blobs blob.FileStore, rows meta.Store, prefix string, tables *catalog.Catalog) *Flow {
 	objects, err := lru.New[lake.Hash, []byte](4096)
 	if err != nil {
 		panic(err) // only for a size that is not positive

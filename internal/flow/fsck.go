@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/lake"
@@ -180,7 +180,7 @@ func (k *fsck) slots(ctx context.Context, key string, e lake.Entry) error {
 		k.problem("fsck.slots", key, "%d of its %d fragments have no table %s", len(all)-paths, len(all), table)
 		return nil
 	}
-	_, sum, err := k.slotPaths(table, sortedSlots(all))
+	_, sum, err := slotBlobs(table, sortedSlots(all))
 	if err == nil && sum.String() != e.Version {
 		k.problem("fsck.slots", key, "its fragments add up to version %s, the entry says %s", sum, e.Version)
 	}
@@ -220,16 +220,11 @@ func (k *fsck) arrow(ctx context.Context, t memo.Table) error {
 	if !k.deep {
 		return nil
 	}
-	path, err := k.local(t.Blob)
+	stored, err := blob.OpenReader(ctx, k.blobs, t.Blob) // of the store, not a copy that this host may have
 	if err != nil {
 		return err
 	}
-	file, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open fragment: %w", err)
-	}
-	defer file.Close()
-	schema, sum, err := identify(file)
+	schema, sum, err := identify(stored)
 	if err != nil {
 		return errdef.Newf(errdef.DataLoss, "run.fragment", "%s: %w", t.Blob, err)
 	}

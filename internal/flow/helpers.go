@@ -43,7 +43,7 @@ func (a analyzer) AnalyzeSelect(ctx context.Context, file, sql string) (discover
 	return info, nil
 }
 
-// parquet says how the engine reads a table of the history.
+// parquet says how the engine reads a table of the history. Its files stay until ctx has ended.
 func (f *Flow) parquet(ctx context.Context, e lake.Entry) (*query.ParquetScan, error) {
 	scan, err := f.tables.Scan(ctx, e)
 	if err != nil {
@@ -54,7 +54,7 @@ func (f *Flow) parquet(ctx context.Context, e lake.Entry) (*query.ParquetScan, e
 		out.Columns = append(out.Columns, query.ColumnOf(c.FieldID, c.Name, c.Declared, c.Stored))
 	}
 	for _, file := range scan.Files {
-		path, err := f.local(file.Name)
+		path, err := f.blobs.File(ctx, file.Name)
 		if err != nil {
 			return nil, err
 		}

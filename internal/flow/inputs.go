@@ -65,14 +65,15 @@ func (in inputsOf) shared(ctx context.Context, wk *work, projectInside string) (
 func (in inputsOf) table(ctx context.Context, wk *work, decl manifest.Input) (pyInput, error) {
 	v := wk.tables[decl.Param]
 	pi := pyInput{Param: decl.Param, Kind: string(decl.Kind), Name: v.name, Format: decl.Format, Columns: decl.Columns}
-	host := ""
+	var host string
+	var err error
 	if len(v.arrow) == 1 && decl.Where == "" {
-		host = v.arrow[0]
+		host, err = in.f.blobs.File(ctx, v.arrow[0])
 	} else {
-		var err error
-		if host, err = in.f.selected(ctx, v, decl); err != nil {
-			return pi, fmt.Errorf("%s reads %s: %w", wk.node.Name, v.name, err)
-		}
+		host, err = in.f.selected(ctx, v, decl)
+	}
+	if err != nil {
+		return pi, fmt.Errorf("%s reads %s: %w", wk.node.Name, v.name, err)
 	}
 	// A link, so that the sandbox sees the file inside its scratch mount: both are below the home, on one disk.
 	if err := os.Link(host, filepath.Join(in.scratch, "in-"+decl.Param+".arrow")); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -133,7 +134,8 @@ func selection(in manifest.Input) string {
 // source says where the engine finds a table.
 func (f *Flow) source(ctx context.Context, name query.Name, v *value) (query.Source, error) {
 	if len(v.arrow) > 0 {
-		return query.Source{Name: name, Arrow: v.arrow}, nil
+		paths, err := f.paths(ctx, v.arrow)
+		return query.Source{Name: name, Arrow: paths}, err
 	}
 	if v.entry == nil {
 		return query.Source{}, errdef.Newf(errdef.Internal, "run.no_source", "table %s is nowhere", v.name)

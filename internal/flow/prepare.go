@@ -241,7 +241,11 @@ func (f *Flow) schemaOf(ctx context.Context, v *value) (*arrow.Schema, error) {
 	if v.entry != nil {
 		return f.tables.Schema(ctx, *v.entry)
 	}
-	file, err := os.Open(v.arrow[0])
+	path, err := f.blobs.File(ctx, v.arrow[0])
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open fragment: %w", err)
 	}

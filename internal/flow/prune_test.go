@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"tarn.dev/tarn/internal/blob/memblob"
+	"tarn.dev/tarn/internal/blob/fsblob"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
 	"tarn.dev/tarn/internal/meta/lease"
@@ -25,7 +25,10 @@ func TestPruneKeepsWhatIsYoung(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = session.End(context.WithoutCancel(ctx)) })
-	blobs := memblob.New()
+	blobs, err := fsblob.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	l, err := lake.Open(ctx, blobs, rows, "lake/", lake.Options{Session: session})
 	if err != nil {
 		t.Fatal(err)

@@ -321,15 +321,17 @@ func (g *gate) keepWarned(ctx context.Context, published bool) {
 }
 
 func (f *Flow) putOffenders(ctx context.Context, tx *lake.Tx, js []judgement) error {
+	ctx, done := context.WithCancel(ctx) // also of a run that has failed
+	defer done()
 	for _, j := range js {
 		if j.kept == "" {
 			continue
 		}
-		path, err := f.local(j.fragment.Table(offendersTable).Blob)
+		paths, err := f.paths(ctx, []string{j.fragment.Table(offendersTable).Blob})
 		if err != nil {
 			return err
 		}
-		e, err := f.writeRows(ctx, j.kept, nil, []string{path})
+		e, err := f.writeRows(ctx, j.kept, nil, paths)
 		if err != nil {
 			return fmt.Errorf("keep the offending rows of %s: %w", j.text, err)
 		}

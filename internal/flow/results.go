@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 
@@ -146,7 +145,7 @@ func (f *Flow) keepTable(ctx context.Context, key memo.Key, name, path string) (
 
 // identify computes the identity of the rows in an Arrow IPC file. The file was written by user code:
 // a panic of the reader is a bad file and no more.
-func identify(r *os.File) (schema string, sum dataver.Sum, err error) {
+func identify(r ipc.ReadAtSeeker) (schema string, sum dataver.Sum, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("damaged Arrow file: %v", p)
@@ -284,13 +283,16 @@ func (a *attempt) provenance(ctx context.Context, b *lake.Batch, inv *invocation
 	return memo.PutProvenance(ctx, b, p)
 }
 
-// local is the path of a blob on this host.
-func (f *Flow) local(name string) (string, error) {
-	u, err := url.Parse(f.blobs.URI(name))
-	if err != nil || u.Scheme != "file" {
-		return "", errdef.Newf(errdef.NotImplemented, "run.remote_blob", "blob %s is not on this host", name)
+// paths are the files of blobs, which stay until ctx has ended.
+func (f *Flow) paths(ctx context.Context, blobs []string) ([]string, error) {
+	paths := make([]string, len(blobs))
+	for i, name := range blobs {
+		var err error
+		if paths[i], err = f.blobs.File(ctx, name); err != nil {
+			return nil, err
+		}
 	}
-	return u.Path, nil
+	return paths, nil
 }
 
 // fragmentOf returns an item's fragment, also when only its key was compared so far.

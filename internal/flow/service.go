@@ -71,6 +71,7 @@ func (f *Flow) begin(ctx context.Context, run *Run) (*Run, bool, error) {
 	release := f.Hold()
 	go func() {
 		defer release()
+		defer cancel(nil) // what was kept for the run, files for example, is kept no longer
 		lv.execute(rctx)
 	}()
 	return &copied, false, nil

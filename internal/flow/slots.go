@@ -188,7 +188,7 @@ func (f *Flow) known(fn *manifest.Function, all []slot, prov lake.Hash) (values 
 			return nil, nil
 		}
 		var sum dataver.Sum
-		if v.arrow, sum, err = f.slotPaths(name, all); err != nil {
+		if v.arrow, sum, err = slotBlobs(name, all); err != nil {
 			return nil, err
 		}
 		v.version, v.rows = sum.String(), sum.Rows
@@ -289,7 +289,11 @@ func (f *Flow) assembleTable(ctx context.Context, w *world, wk *work, out *assem
 	if onto {
 		parts = added
 	}
-	paths, _, err := f.slotPaths(name, parts)
+	blobs, _, err := slotBlobs(name, parts)
+	if err != nil {
+		return err
+	}
+	paths, err := f.paths(ctx, blobs)
 	if err != nil {
 		return err
 	}
@@ -312,7 +316,7 @@ func (f *Flow) assembleTable(ctx context.Context, w *world, wk *work, out *assem
 	out.entries[key] = &entry
 	v := &value{name: name, key: key, version: entry.Version, schema: entry.Schema, rows: entry.Location.Rows, entry: &entry, provenance: prov}
 	if !onto {
-		v.arrow = paths
+		v.arrow = blobs
 	}
 	out.values = append(out.values, v)
 	o := Output{Asset: fn.Name, Name: name, Kind: "table", Rows: v.rows, Changed: prev == nil || !prev.SameIdentity(&entry)}

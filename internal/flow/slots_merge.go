@@ -130,12 +130,13 @@ func (f *Flow) sumTable(ctx context.Context, merged prolly.Map, name string, e *
 		}
 		parts = sortedSlots(all)
 	}
-	paths, sum, err := f.slotPaths(table, parts)
-	if err != nil {
+	blobs, sum, err := slotBlobs(table, parts)
+	if err != nil || len(blobs) == 0 {
 		return err
 	}
-	if len(paths) == 0 {
-		return nil
+	paths, err := f.paths(ctx, blobs)
+	if err != nil {
+		return err
 	}
 	slots, prov, data := e.Location.Slots, e.Location.Provenance, e.Location.Data
 	next, err := f.withTableDir(ctx, name, e, fold, paths, func(w catalog.Written) (lake.Entry, error) {
@@ -162,8 +163,8 @@ func (f *Flow) sumTable(ctx context.Context, merged prolly.Map, name string, e *
 // noColumns is the schema of a result that had no rows to take columns from.
 var noColumns = catalog.Fingerprint(arrow.NewSchema(nil, nil))
 
-// slotPaths are the Arrow files of a table's fragments, and the sum of their rows.
-func (f *Flow) slotPaths(table string, parts []slot) (paths []string, sum dataver.Sum, err error) {
+// slotBlobs are the Arrow files of a table's fragments, and the sum of their rows.
+func slotBlobs(table string, parts []slot) (blobs []string, sum dataver.Sum, err error) {
 	for _, s := range parts {
 		t := s.table(table)
 		if t == nil {
@@ -172,11 +173,7 @@ func (f *Flow) slotPaths(table string, parts []slot) (paths []string, sum datave
 		if s.empty(table) {
 			continue
 		}
-		p, err := f.local(t.Blob)
-		if err != nil {
-			return nil, sum, err
-		}
-		paths, sum = append(paths, p), sum.Add(t.Sum)
+		blobs, sum = append(blobs, t.Blob), sum.Add(t.Sum)
 	}
-	return paths, sum, nil
+	return blobs, sum, nil
 }

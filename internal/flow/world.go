@@ -30,7 +30,7 @@ type value struct {
 	name, key       string
 	version, schema string
 	rows            int64
-	arrow           []string    // paths of Arrow IPC files that hold it, if any do
+	arrow           []string    // blobs, Arrow IPC files, that hold it, if any do
 	entry           *lake.Entry // where it is in the history; nil while it is being written
 	commit          string      // it was read at; empty when this run made it
 	provenance      lake.Hash

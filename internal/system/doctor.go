@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/blob/s3blob"
 	"tarn.dev/tarn/internal/runtime"
 	"tarn.dev/tarn/internal/runtime/process"
 	"tarn.dev/tarn/internal/server"
@@ -25,7 +26,20 @@ const (
 
 // Doctor implements server.Control.
 func (s *System) Doctor(ctx context.Context) []server.Finding {
-	return []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), s.checkTemplates(), checkPrograms(), s.checkPackages(), s.checkSecrets(ctx)}
+	found := []server.Finding{s.checkHome(), s.checkDisk(), checkFiles(), s.checkLevel(), s.checkTemplates(), checkPrograms(), s.checkPackages(), s.checkSecrets(ctx)}
+	if bucket := s.projects.bulk.bucket; bucket != nil {
+		found = append(found, s.checkBucket(ctx, bucket))
+	}
+	return found
+}
+
+// checkBucket lists and writes the bucket as a start does.
+func (s *System) checkBucket(ctx context.Context, bucket *s3blob.Store) server.Finding {
+	if err := bucket.Check(ctx); err != nil {
+		e := errdef.As(err)
+		return server.Finding{Name: "bucket", Level: server.Fail, Text: e.Message, Next: strings.Join(e.Next, "; ")}
+	}
+	return server.Finding{Name: "bucket", Level: server.OK, Text: fmt.Sprintf("%s; copies in %s", bucket.URI(""), s.config.Home.BlobCache())}
 }
 
 func (s *System) checkHome() server.Finding {

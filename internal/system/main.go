@@ -37,7 +37,8 @@ func BackgroundMain() int {
 	}
 	h, err := home.Find()
 	if err == nil {
-		err = Main(context.Background(), h, os.Getenv("TARN_META"), func() { ready(home.Report{}) })
+		places := Places{Blob: os.Getenv("TARN_BLOB"), Meta: os.Getenv("TARN_META")}
+		err = Main(context.Background(), h, places, func() { ready(home.Report{}) })
 	}
 	if err != nil {
 		ready(home.Report{Error: errdef.As(err)})
@@ -46,9 +47,14 @@ func BackgroundMain() int {
 	return 0
 }
 
+// Places are where a server keeps what is not in its home.
+type Places struct {
+	Blob string // URL of the bucket with the bulk data, or ""
+	Meta string // address of the database with the rows, or ""
+}
+
 // Main runs the server of a home until a signal, a client or idleness ends it, and logs to the home's log.
-// Rows is the address of the database with its rows, or "".
-func Main(ctx context.Context, h home.Home, rows string, ready func()) error {
+func Main(ctx context.Context, h home.Home, places Places, ready func()) error {
 	idle, err := idleFromEnv()
 	if err != nil {
 		return err
@@ -65,7 +71,7 @@ func Main(ctx context.Context, h home.Home, rows string, ready func()) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
-	c := Config{Home: h, Meta: rows, Build: build.Current(), Idle: idle, Log: log.With(slog.Int("pid", os.Getpid()))}
+	c := Config{Home: h, Blob: places.Blob, Meta: places.Meta, Build: build.Current(), Idle: idle, Log: log.With(slog.Int("pid", os.Getpid()))}
 	err = serve(ctx, c, ready)
 	if err != nil {
 		c.Log.Error("server ended", "error", err.Error())

@@ -3,17 +3,14 @@ package system
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob"
-	"tarn.dev/tarn/internal/blob/fsblob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
@@ -25,6 +22,7 @@ import (
 // projects opens each project once, on first use.
 type projects struct {
 	home  home.Home
+	bulk  *blobs
 	meta  meta.Store
 	parts *parts
 
@@ -40,8 +38,8 @@ type opening struct {
 	err     error
 }
 
-func newProjects(h home.Home, rows meta.Store, shared *parts) *projects {
-	return &projects{home: h, meta: rows, parts: shared, open: map[string]*opening{}}
+func newProjects(h home.Home, bulk *blobs, rows meta.Store, shared *parts) *projects {
+	return &projects{home: h, bulk: bulk, meta: rows, parts: shared, open: map[string]*opening{}}
 }
 
 // close ends the runs of every project, then the projects.
@@ -126,7 +124,7 @@ func (p *projects) blobs(ctx context.Context, name string) (blob.Store, error) {
 }
 
 func (p *projects) make(ctx context.Context, name string) (*server.Project, blob.Store, error) {
-	blobs, err := fsblob.Open(p.home.Project(name))
+	blobs, err := p.bulk.project(name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,20 +141,23 @@ func (p *projects) make(ctx context.Context, name string) (*server.Project, blob
 	return &server.Project{Name: name, Lake: l, Flow: f}, blobs, nil
 }
 
-// Names implements server.Projects: the projects that have a folder.
-func (p *projects) Names(context.Context) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Dir(p.home.Project("x")))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, errdef.Newf(errdef.FailedPrecondition, "project.list", "list the projects: %w", err)
-	}
+// Names implements server.Projects: the projects that have rows.
+func (p *projects) Names(ctx context.Context) ([]string, error) {
+	const all = "p/"
 	var names []string
-	for _, e := range entries {
-		if e.IsDir() && projectName().MatchString(e.Name()) {
-			names = append(names, e.Name())
+	for r := meta.Prefix(all); ; {
+		r.Limit = 1
+		found := false
+		for row, err := range p.meta.Scan(ctx, r) {
+			if err != nil {
+				return nil, err
+			}
+			name, _, _ := strings.Cut(row.Key[len(all):], "/")
+			names, found = append(names, name), true
+			r.Start = meta.Prefix(all + name + "/").End // the first row of the next project
+		}
+		if !found {
+			return names, nil
 		}
 	}
-	return names, nil
 }

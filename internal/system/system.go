@@ -24,6 +24,8 @@ import (
 // Config is everything that can be chosen about a system.
 type Config struct {
 	Home home.Home
+	// Blob is the URL of the bucket that holds the bulk data; "" keeps it where it is, at first in the home.
+	Blob string
 	// Meta is the address of the Postgres database that holds the rows; "" keeps them in the home.
 	Meta  string
 	Build build.Info
@@ -77,7 +79,11 @@ func Open(ctx context.Context, c Config) (_ *System, err error) {
 	if s.parts, err = openParts(ctx, c.Home, s.meta, c.Log, s.Hold); err != nil {
 		return nil, err
 	}
-	s.projects = newProjects(c.Home, s.meta, s.parts)
+	bulk, err := openBlobs(ctx, c.Home, c.Blob)
+	if err != nil {
+		return nil, err
+	}
+	s.projects = newProjects(c.Home, bulk, s.meta, s.parts)
 	// Whoever holds the lock owns the socket: what lies there is left over from a server that was killed.
 	if err := os.Remove(c.Home.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, errdef.Newf(errdef.FailedPrecondition, "system.socket", "remove the old socket: %w", err)

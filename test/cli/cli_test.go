@@ -31,8 +31,14 @@ func TestMain(m *testing.M) {
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	testscript.Run(t, scripts(testscript.Params{Dir: "testdata"}, func() []string { return nil }))
+}
+
+// scripts completes p: each script has a home of its own, and the variables that more returns for it.
+func scripts(p testscript.Params, more func() []string) testscript.Params {
+	return testscript.Params{
+		Dir:                 p.Dir,
+		Files:               p.Files,
 		UpdateScripts:       *update,
 		RequireExplicitExec: false,
 		RequireUniqueNames:  true,
@@ -46,6 +52,7 @@ func TestScripts(t *testing.T) {
 			home := filepath.Join(env.WorkDir, "home")
 			env.Vars = append(env.Vars, "TARN_HOME="+home, "TARN_CACHE="+filepath.Join(env.WorkDir, "cache"),
 				"XDG_RUNTIME_DIR="+run, "TARN_AUTHOR=tester", "TARN_IDLE=10m", "TMPDIR="+os.TempDir())
+			env.Vars = append(env.Vars, more()...)
 			tarn, path := "", env.Getenv("PATH")
 			for _, dir := range filepath.SplitList(path) {
 				if p := filepath.Join(dir, "tarn"); tarn == "" && exists(p) {
@@ -71,7 +78,7 @@ func TestScripts(t *testing.T) {
 			"plain":  plain,
 			"killed": killed,
 		},
-	})
+	}
 }
 
 func exists(name string) bool {

@@ -45,7 +45,7 @@ type store struct {
 }
 
 // Open returns the store in dir, which is made if it does not exist.
-func Open(dir string) (blob.Store, error) {
+func Open(dir string) (blob.FileStore, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, classify(err, "open blob folder "+dir, reading)
@@ -306,6 +306,14 @@ func (s *store) Stat(ctx context.Context, name string) (blob.Info, error) {
 		return blob.Info{}, blob.ErrNotFound.Errorf("no blob %s", name)
 	}
 	return blob.Info{Name: name, Size: info.Size(), ModTime: info.ModTime()}, nil
+}
+
+// File implements blob.FileStore: the blob's own file.
+func (s *store) File(ctx context.Context, name string) (string, error) {
+	if _, err := s.Stat(ctx, name); err != nil {
+		return "", err
+	}
+	return s.path(name), blob.CheckEnds(ctx, name)
 }
 
 // Delete implements blob.Store. Folders stay, so that it never races with a Put into them.

@@ -16,13 +16,14 @@ import (
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	blobtest.Run(t, func(t *testing.T) blob.Store { return open(t, t.TempDir()) })
+	blobtest.RunFiles(t, func(t *testing.T) blob.FileStore { return open(t, t.TempDir()) })
 }
 
 func BenchmarkStore(b *testing.B) {
 	blobtest.Benchmark(b, func(b *testing.B) blob.Store { return open(b, b.TempDir()) })
 }
 
-func open(t testing.TB, dir string) blob.Store {
+func open(t testing.TB, dir string) blob.FileStore {
 	t.Helper()
 	s, err := fsblob.Open(dir)
 	if err != nil {

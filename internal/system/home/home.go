@@ -57,6 +57,10 @@ func (h Home) Scratch() string    { return filepath.Join(h.Dir, "scratch") }
 func (h Home) restoring() string  { return filepath.Join(h.Dir, "restoring") }
 func (h Home) Log() string        { return filepath.Join(h.Dir, "logs", "server.log") }
 
+// Blobs names the bucket with the bulk data of all projects, in a home that has it there; BlobCache holds copies.
+func (h Home) Blobs() string     { return filepath.Join(h.Dir, "blobs") }
+func (h Home) BlobCache() string { return filepath.Join(h.Dir, "blobcache") }
+
 // Project is the root of one project's bulk storage.
 func (h Home) Project(name string) string { return filepath.Join(h.Dir, "projects", name) }
 
@@ -256,14 +260,27 @@ func syncDir(name string) error {
 }
 
 func (h Home) writeFormat() error {
-	next := h.FormatFile() + ".new"
-	if err := writeSynced(next, fmt.Appendf(nil, "tarn-home %d\n", Format)); err != nil {
-		return errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home: %w", err)
-	}
-	if err := os.Rename(next, h.FormatFile()); err != nil {
+	if err := replace(h.FormatFile(), fmt.Appendf(nil, "tarn-home %d\n", Format)); err != nil {
 		return errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home: %w", err)
 	}
 	return nil
+}
+
+// RememberBlobs notes the URL of the bucket with the bulk data.
+func (h Home) RememberBlobs(url string) error {
+	if err := replace(h.Blobs(), []byte(url+"\n")); err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.blobs", "note where the bulk data is: %w", err)
+	}
+	return nil
+}
+
+// replace writes a file that is there whole or not at all.
+func replace(name string, b []byte) error {
+	next := name + ".new"
+	if err := writeSynced(next, b); err != nil {
+		return err
+	}
+	return os.Rename(next, name)
 }
 
 func writeSynced(name string, b []byte) error {

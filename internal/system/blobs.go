@@ -1,0 +1,117 @@
+package system
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/blob"
+	"tarn.dev/tarn/internal/blob/cacheblob"
+	"tarn.dev/tarn/internal/blob/fsblob"
+	"tarn.dev/tarn/internal/blob/s3blob"
+	"tarn.dev/tarn/internal/system/home"
+)
+
+// ErrOtherBlobs is returned for a home that is opened with another bucket than before: its rows name what
+// is in that one.
+var ErrOtherBlobs = errdef.New(errdef.FailedPrecondition, "system.other_blobs", "the home belongs to another bucket")
+
+// blobs is where projects have their bulk data: below the home, or in a bucket with copies in the home.
+type blobs struct {
+	home   home.Home
+	bucket *s3blob.Store // nil: below the home
+	copies *cacheblob.Cache
+}
+
+// openBlobs opens the bulk data of a home: in the bucket of a URL, or for "" where it was before. The home
+// remembers the bucket, so that no command that lacks its URL starts with empty projects.
+func openBlobs(ctx context.Context, h home.Home, url string) (*blobs, error) {
+	b, err := os.ReadFile(h.Blobs())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, errdef.Newf(errdef.FailedPrecondition, "system.blobs", "read where the bulk data is: %w", err)
+	}
+	known := strings.TrimSpace(string(b))
+	if url == "" {
+		url = known
+	}
+	if url == "" {
+		return &blobs{home: h}, nil
+	}
+	at, err := s3blob.Parse(url)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSame(h, known, at); err != nil {
+		return nil, err
+	}
+	budget, err := blobCacheBudget()
+	if err != nil {
+		return nil, err
+	}
+	bucket, err := s3blob.Open(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	copies, err := cacheblob.Open(h.BlobCache(), budget)
+	if err != nil {
+		return nil, err
+	}
+	if url != known {
+		if err := h.RememberBlobs(url); err != nil {
+			return nil, err
+		}
+	}
+	return &blobs{home: h, bucket: bucket, copies: copies}, nil
+}
+
+// checkSame refuses a bucket that is not where the home's projects are. How it is reached may change.
+func checkSame(h home.Home, known string, at s3blob.Location) error {
+	if known == "" {
+		entries, err := os.ReadDir(filepath.Dir(h.Project("x")))
+		if err == nil && len(entries) > 0 {
+			return ErrOtherBlobs.Errorf("the projects of %s are in the home itself, and stay there", h.Dir).WithNext("export TARN_HOME=/a/new/folder")
+		}
+		return nil
+	}
+	before, err := s3blob.Parse(known)
+	if err != nil {
+		return ErrOtherBlobs.Errorf("%s does not say where the projects are: %w", h.Blobs(), err)
+	}
+	if before.Bucket != at.Bucket || before.Prefix != at.Prefix {
+		return ErrOtherBlobs.Errorf("the projects of %s are in %s, not in %s", h.Dir, before, at).
+			WithNext("start the server without a bucket, or with that one", "export TARN_HOME=/a/new/folder")
+	}
+	return nil
+}
+
+// project is the bulk data of one project.
+func (b *blobs) project(name string) (blob.FileStore, error) {
+	if b.bucket == nil {
+		return fsblob.Open(b.home.Project(name))
+	}
+	return b.copies.Of(b.bucket.Below("projects/" + name)), nil
+}
+
+// blobCacheDefault is enough for the tables that one machine works on at a time.
+const blobCacheDefault = 10 << 30
+
+// blobCacheBudget reads TARN_BLOB_CACHE: how much copies of what is in a bucket may take on the disk.
+func blobCacheBudget() (int64, error) {
+	text := os.Getenv("TARN_BLOB_CACHE")
+	if text == "" {
+		return blobCacheDefault, nil
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n > math.MaxInt64 {
+		return 0, errdef.Newf(errdef.InvalidArgument, "system.blob_cache", "TARN_BLOB_CACHE=%s is no size", text).
+			WithNext("export TARN_BLOB_CACHE=10GiB, or 0 to keep only what is in use")
+	}
+	return int64(n), nil
+}
