@@ -64,7 +64,7 @@ func (s *System) source(ctx context.Context) (backup.Source, error) {
 	if err != nil {
 		return backup.Source{}, err
 	}
-	out := backup.Source{Tarn: s.config.Build.Version, Rows: s.meta, Derived: indexRow, Spare: lake.IndexBlob, Scratch: s.config.Home.Scratch()}
+	out := backup.Source{Tarn: s.config.Build.Version, Rows: s.meta, OmitRow: omitted, OmitBlob: lake.IndexBlob, Scratch: s.config.Home.Scratch()}
 	for _, name := range names {
 		blobs, err := s.projects.blobs(ctx, name)
 		if err != nil {
@@ -75,8 +75,11 @@ func (s *System) source(ctx context.Context) (backup.Source, error) {
 	return out, nil
 }
 
-// indexRow tells the rows of lakes' indexes.
-func indexRow(key string) bool {
+// omitted tells the rows that no backup has: of lakes' indexes, and of sessions, which end with their servers.
+func omitted(key string) bool {
+	if strings.HasPrefix(key, sessionPrefix+"/") {
+		return true
+	}
 	rest, ok := strings.CutPrefix(key, "p/")
 	if !ok {
 		return false

@@ -69,10 +69,10 @@ type Source struct {
 	Tarn     string
 	Rows     meta.Store
 	Projects []Project
-	// Derived tells rows, and blobs of a project, that can be made anew from others.
-	Derived func(row string) bool
-	Spare   func(blob string) bool
-	Scratch string // a folder for the list while it is made
+	// What is left out: it can be made anew from the rest, or means nothing elsewhere.
+	OmitRow  func(key string) bool
+	OmitBlob func(name string) bool
+	Scratch  string // a folder for the list while it is made
 }
 
 // Progress is how far a backup or its restore is. Total is 0 until it is known.
@@ -197,7 +197,7 @@ func Write(ctx context.Context, from Source, to blob.Store, progress func(Progre
 		if err != nil {
 			return b, fmt.Errorf("read the rows: %w", err)
 		}
-		if from.Derived(row.Key) {
+		if from.OmitRow(row.Key) {
 			continue
 		}
 		if err := w.write(line{Key: []byte(row.Key), Value: row.Value}); err != nil {

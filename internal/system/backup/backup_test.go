@@ -69,8 +69,8 @@ func (s *store) set(key, value string) {
 func (s *store) source() backup.Source {
 	out := backup.Source{
 		Tarn: "v1", Rows: s.rows, Scratch: s.t.TempDir(),
-		Derived: func(key string) bool { return strings.HasPrefix(key, "index/") },
-		Spare:   func(name string) bool { return strings.HasPrefix(name, "index/") },
+		OmitRow:  func(key string) bool { return strings.HasPrefix(key, "index/") },
+		OmitBlob: func(name string) bool { return strings.HasPrefix(name, "index/") },
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.projects)) {
 		out.Projects = append(out.Projects, backup.Project{Name: name, Blobs: s.projects[name]})

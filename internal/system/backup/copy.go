@@ -47,7 +47,7 @@ func (c *copier) all(ctx context.Context, before []Backup) error {
 		c.backup.Projects = append(c.backup.Projects, p.Name)
 	}
 	for _, p := range c.source.Projects {
-		for info, err := range missing(ctx, p, c.to, c.source.Spare) {
+		for info, err := range missing(ctx, p, c.to, c.source.OmitBlob) {
 			if err != nil {
 				return err
 			}
@@ -71,7 +71,7 @@ func (c *copier) project(ctx context.Context, p Project, last *hashes) error {
 	g.Go(func() error { return c.write(ctx, queue) })
 	g.Go(func() error {
 		defer close(queue)
-		for info, err := range missing(ctx, p, c.to, c.source.Spare) {
+		for info, err := range missing(ctx, p, c.to, c.source.OmitBlob) {
 			if err != nil {
 				return err
 			}
@@ -163,7 +163,7 @@ type found struct {
 }
 
 // missing yields a project's blobs in order, and whether they are there.
-func missing(ctx context.Context, p Project, to blob.Store, spare func(string) bool) iter.Seq2[found, error] {
+func missing(ctx context.Context, p Project, to blob.Store, omit func(string) bool) iter.Seq2[found, error] {
 	return func(yield func(found, error) bool) {
 		prefix := target(p.Name, "")
 		next, stop := iter.Pull2(to.List(ctx, prefix))
@@ -174,7 +174,7 @@ func missing(ctx context.Context, p Project, to blob.Store, spare func(string) b
 				yield(found{}, fmt.Errorf("list the blobs of project %s: %w", p.Name, lerr))
 				return
 			}
-			if spare(info.Name) {
+			if omit(info.Name) {
 				continue
 			}
 			for more && err == nil && strings.TrimPrefix(there.Name, prefix) < info.Name {
