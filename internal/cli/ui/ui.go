@@ -169,14 +169,22 @@ func (o Out) Settle() {
 // Progress shows how much of total bytes is done; it shows nothing where nobody looks. Total < 0 means
 // unknown.
 func (o Out) Progress(total int64, what string) *Bar {
+	return o.bar(total, what, progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true))
+}
+
+// Steps is Progress of things that are counted.
+func (o Out) Steps(total int64, what string) *Bar {
+	return o.bar(total, what, progressbar.OptionShowCount(), progressbar.OptionShowIts())
+}
+
+func (o Out) bar(total int64, what string, options ...progressbar.Option) *Bar {
 	if !o.Terminal {
 		return &Bar{}
 	}
-	return &Bar{progressbar.NewOptions64(total,
-		progressbar.OptionSetWriter(o.Writer), progressbar.OptionSetDescription(what),
-		progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true), progressbar.OptionSetWidth(20),
+	return &Bar{progressbar.NewOptions64(total, append(options,
+		progressbar.OptionSetWriter(o.Writer), progressbar.OptionSetDescription(what), progressbar.OptionSetWidth(20),
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetRenderBlankState(false),
-	)}
+	)...)}
 }
 
 // Bar is a progress bar, or nothing.
