@@ -31,19 +31,20 @@ type backupJSON struct {
 
 func (a *app) backupCommand() *cobra.Command {
 	return codes(&cobra.Command{
-		Use:   "backup FOLDER",
-		Short: "Copy everything that the home has, of all projects, into a folder",
-		Long: `Copy everything that the home has, of all projects, into a folder, such as that of another disk.
+		Use:   "backup FOLDER|BUCKET",
+		Short: "Copy everything that the home has, of all projects, into a folder or bucket",
+		Long: `Copy everything that the home has, of all projects, into a folder, such as that of another disk,
+or into a bucket, s3://BUCKET/PREFIX, with the credentials that the server has.
 
-The first backup copies all, each later one to the same folder what is new. Every backup stays, and
+The first backup copies all, each later one to the same place what is new. Every backup stays, and
 can be restored by its name. Work goes on meanwhile: a backup has what was there when it began.
 
 It has no logs of the server and not the key of the secrets, so who has the backup cannot read them.`,
 		GroupID: groupSetup,
-		Example: "  tarn backup /mnt/backups/tarn\n  tarn restore --list /mnt/backups/tarn",
+		Example: "  tarn backup /mnt/backups/tarn\n  tarn backup s3://backups/tarn\n  tarn restore --list /mnt/backups/tarn",
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			to, err := localFolder(args[0])
+			to, err := placeOfBackups(args[0])
 			if err != nil {
 				return err
 			}
@@ -92,7 +93,7 @@ func (a *app) restoreCommand() *cobra.Command {
 	var id string
 	var list bool
 	c := codes(&cobra.Command{
-		Use:   "restore FOLDER",
+		Use:   "restore FOLDER|BUCKET",
 		Short: "Fill a new home from a backup",
 		Long: `Fill a new home from a backup: the newest, or the one that --backup names.
 
@@ -102,7 +103,7 @@ there the home cannot be used; when it is interrupted, the same command goes on.
 		Example: "  tarn restore --list /mnt/backups/tarn\n  TARN_HOME=~/restored tarn restore /mnt/backups/tarn\n  TARN_HOME=~/restored tarn restore /mnt/backups/tarn --backup 20260301T",
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			from, err := localFolder(args[0])
+			from, err := placeOfBackups(args[0])
 			if err != nil {
 				return err
 			}
@@ -143,14 +144,16 @@ there the home cannot be used; when it is interrupted, the same command goes on.
 	return c
 }
 
-// localFolder is a folder of this host, whose path a server on it understands.
-func localFolder(path string) (string, error) {
-	if strings.Contains(path, "://") {
-		return "", errdef.Newf(errdef.InvalidArgument, "cli.backup_place", "%s: backups go to folders; buckets are not there yet", path)
+// placeOfBackups is a bucket, or a folder of this host as a server on it finds it.
+func placeOfBackups(text string) (string, error) {
+	if scheme, _, ok := strings.Cut(text, "://"); ok && scheme != "s3" {
+		return "", errdef.Newf(errdef.InvalidArgument, "cli.backup_place", "%.200s: backups are in a folder, or in a bucket: s3://BUCKET/PREFIX", text)
+	} else if ok {
+		return text, nil
 	}
-	abs, err := filepath.Abs(path)
+	abs, err := filepath.Abs(text)
 	if err != nil {
-		return "", errdef.Newf(errdef.InvalidArgument, "cli.backup_place", "%s: %w", path, err)
+		return "", errdef.Newf(errdef.InvalidArgument, "cli.backup_place", "%s: %w", text, err)
 	}
 	return abs, nil
 }

@@ -16,6 +16,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/blob/fsblob"
+	"tarn.dev/tarn/internal/blob/s3blob"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
 	"tarn.dev/tarn/internal/meta/sqlitemeta"
@@ -28,11 +29,7 @@ var errPlace = errdef.New(errdef.InvalidArgument, "system.backup_place", "backup
 // Backup implements server.Control.
 func (s *System) Backup(ctx context.Context, to string, progress func(*tarnv1.BackupProgress)) (*tarnv1.Backup, error) {
 	defer s.Hold()()
-	dir := s.config.Home.Dir
-	if rel, err := filepath.Rel(dir, to); !filepath.IsAbs(to) || err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-		return nil, errPlace.Errorf("%s: a backup is in a folder outside of the home, %s", to, dir)
-	}
-	place, err := fsblob.Open(to)
+	place, err := s.openPlace(ctx, to)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +55,29 @@ func (s *System) Backup(ctx context.Context, to string, progress func(*tarnv1.Ba
 	return out, nil
 }
 
+// openPlace opens where backups go: a bucket, or a folder of this host, apart from what is backed up.
+func (s *System) openPlace(ctx context.Context, to string) (blob.Store, error) {
+	if !strings.HasPrefix(to, s3blob.Scheme+"://") {
+		dir := s.config.Home.Dir
+		if rel, err := filepath.Rel(dir, to); !filepath.IsAbs(to) || err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+			return nil, errPlace.Errorf("%s: a backup is in a folder outside of the home, %s", to, dir)
+		}
+		return fsblob.Open(to)
+	}
+	at, err := s3blob.Parse(to)
+	if err != nil {
+		return nil, err
+	}
+	if s.projects.bulk.holds(at) {
+		return nil, errPlace.Errorf("%s: the home has its projects there; a backup needs another prefix, or better another bucket", at)
+	}
+	place, err := s3blob.Open(ctx, at)
+	if err != nil { // not the store, which would be one that is nil
+		return nil, err
+	}
+	return place, nil
+}
+
 // source is all that this system has.
 func (s *System) source(ctx context.Context) (backup.Source, error) {
 	names, err := s.projects.Names(ctx)
@@ -66,7 +86,7 @@ func (s *System) source(ctx context.Context) (backup.Source, error) {
 	}
 	out := backup.Source{Tarn: s.config.Build.Version, Rows: s.meta, OmitRow: omitted, OmitBlob: lake.IndexBlob, Scratch: s.config.Home.Scratch()}
 	for _, name := range names {
-		blobs, err := s.projects.blobs(ctx, name)
+		blobs, err := s.projects.bulk.original(name)
 		if err != nil {
 			return backup.Source{}, err
 		}
@@ -90,34 +110,36 @@ func omitted(key string) bool {
 
 // Backups are the backups that are there, the oldest first.
 func Backups(ctx context.Context, from string) ([]backup.Backup, error) {
-	place, err := openBackups(from)
-	if err != nil {
-		return nil, err
-	}
-	all, err := backup.List(ctx, place)
-	if err != nil {
-		return nil, fmt.Errorf("backups in %s: %w", from, err)
-	}
-	return all, nil
+	_, all, err := openBackups(ctx, from)
+	return all, err
 }
 
-// openBackups neither makes the folder nor writes to it: it may be on a disk that cannot be written.
-func openBackups(from string) (blob.Store, error) {
-	if _, err := os.Stat(from); err != nil {
-		return nil, errPlace.Errorf("open the backups: %w", err)
+// openBackups opens a bucket, or a folder, that has backups. It writes nothing there: it may be on a disk that cannot be written.
+func openBackups(ctx context.Context, from string) (place blob.Store, all []backup.Backup, err error) {
+	if strings.HasPrefix(from, s3blob.Scheme+"://") {
+		var at s3blob.Location
+		if at, err = s3blob.Parse(from); err == nil {
+			place, err = s3blob.OpenReading(ctx, at)
+		}
+	} else if _, serr := os.Stat(from); serr != nil {
+		err = errPlace.Errorf("open the backups: %w", serr)
+	} else {
+		place, err = fsblob.OpenReading(from)
 	}
-	return fsblob.OpenReading(from)
+	if err == nil {
+		all, err = backup.List(ctx, place)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("backups in %s: %w", from, err)
+	}
+	return place, all, nil
 }
 
 // Restore fills a home that has nothing yet from a backup: the one whose ID begins with id, or the newest.
 func Restore(ctx context.Context, h home.Home, from, id string, progress func(backup.Progress)) (_ backup.Backup, err error) {
-	place, err := openBackups(from)
+	place, all, err := openBackups(ctx, from)
 	if err != nil {
 		return backup.Backup{}, err
-	}
-	all, err := backup.List(ctx, place)
-	if err != nil {
-		return backup.Backup{}, fmt.Errorf("backups in %s: %w", from, err)
 	}
 	b, err := backup.Find(all, id)
 	if err != nil {

@@ -99,6 +99,19 @@ func (b *blobs) project(name string) (blob.FileStore, error) {
 	return b.copies.Of(b.bucket.Below("projects/" + name)), nil
 }
 
+// original is the bulk data of one project without copies, for who reads all of it once.
+func (b *blobs) original(name string) (blob.Store, error) {
+	if b.bucket == nil {
+		return b.project(name)
+	}
+	return b.bucket.Below("projects/" + name), nil
+}
+
+// holds says whether a place in a bucket is the one with the home's projects, or in it.
+func (b *blobs) holds(at s3blob.Location) bool {
+	return b.bucket != nil && b.bucket.Within(at)
+}
+
 // blobCacheDefault is enough for the tables that one machine works on at a time.
 const blobCacheDefault = 10 << 30
 

@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"tarn.dev/tarn/internal/base/errdef"
-	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
@@ -34,7 +33,6 @@ type projects struct {
 type opening struct {
 	done    chan struct{}
 	project *server.Project
-	blobs   blob.Store
 	err     error
 }
 
@@ -97,7 +95,7 @@ func (p *projects) Open(ctx context.Context, name string) (*server.Project, erro
 	p.mu.Unlock()
 	if !found {
 		// Not under the first caller's context: the others would fail with it.
-		o.project, o.blobs, o.err = p.make(context.WithoutCancel(ctx), name)
+		o.project, o.err = p.make(context.WithoutCancel(ctx), name)
 		if o.err != nil { // the next call tries again
 			p.mu.Lock()
 			delete(p.open, name)
@@ -113,32 +111,22 @@ func (p *projects) Open(ctx context.Context, name string) (*server.Project, erro
 	}
 }
 
-// blobs is the bulk storage of a project.
-func (p *projects) blobs(ctx context.Context, name string) (blob.Store, error) {
-	if _, err := p.Open(ctx, name); err != nil {
-		return nil, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.open[name].blobs, nil
-}
-
-func (p *projects) make(ctx context.Context, name string) (*server.Project, blob.Store, error) {
+func (p *projects) make(ctx context.Context, name string) (*server.Project, error) {
 	blobs, err := p.bulk.project(name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	prefix := "p/" + name + "/"
 	l, err := lake.Open(ctx, blobs, p.meta, prefix+"lake/", lake.Options{Session: p.parts.session})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	tables := catalog.Open(blobs, p.meta, prefix+"catalog/").WithScratch(p.home.Scratch())
 	f := flow.New(p.parts.flow, name, l, blobs, p.meta, prefix+"flow/", tables)
 	if err := f.Recover(ctx); err != nil {
-		return nil, nil, errors.Join(err, l.Close())
+		return nil, errors.Join(err, l.Close())
 	}
-	return &server.Project{Name: name, Lake: l, Flow: f}, blobs, nil
+	return &server.Project{Name: name, Lake: l, Flow: f}, nil
 }
 
 // Names implements server.Projects: the projects that have rows.

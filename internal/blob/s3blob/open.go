@@ -114,6 +114,9 @@ func Open(ctx context.Context, l Location) (*Store, error) {
 	return s, nil
 }
 
+// OpenReading connects to a bucket that nothing is written to, which takes no right to write. What is wrong is told by the first call.
+func OpenReading(ctx context.Context, l Location) (*Store, error) { return connect(ctx, l) }
+
 func connect(ctx context.Context, l Location) (*Store, error) {
 	var from []func(*config.LoadOptions) error
 	if l.Region != "" {

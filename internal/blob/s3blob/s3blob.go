@@ -49,6 +49,11 @@ func (s *Store) Below(folder string) *Store {
 	return &Store{client: s.client, location: s.location, prefix: s.prefix + folder + "/"}
 }
 
+// Within says whether a place, which goes by the same bucket name, lies in this store.
+func (s *Store) Within(l Location) bool {
+	return l.Bucket == s.location.Bucket && strings.HasPrefix(l.Prefix, s.prefix)
+}
+
 // key is the object's key of a blob.
 func (s *Store) key(ctx context.Context, name string) (string, error) {
 	if err := blob.CheckName(name); err != nil {
