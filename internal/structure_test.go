@@ -324,3 +324,51 @@ func TestEveryLayerHasOnePlace(t *testing.T) {
 		}
 	}
 }
+
+// TestGuarantees holds that every test that docs/reference/guarantees.md names is there, and every promise has one.
+func TestGuarantees(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(root, "docs/reference/guarantees.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`([a-z0-9/]+)` (Test[A-Za-z0-9]+)")
+	want := 0
+	for line := range strings.Lines(string(text)) {
+		number, rest, ok := strings.Cut(strings.TrimPrefix(line, "| "), " | ")
+		n, err := strconv.Atoi(number)
+		if !ok || err != nil {
+			continue
+		}
+		if want++; n != want || !strings.Contains(rest, " MUST ") {
+			t.Errorf("promise %d should be %d and say MUST: %s", n, want, line)
+		}
+		tests := named.FindAllStringSubmatch(rest, -1)
+		if len(tests) == 0 || len(tests) != strings.Count(rest, " Test") {
+			t.Errorf("promise %d names its tests as `folder` TestName: %s", n, line)
+		}
+		for _, m := range tests {
+			if !declaresTest(t, m[1], m[2]) {
+				t.Errorf("promise %d: no %s in %s", n, m[2], m[1])
+			}
+		}
+	}
+	if want < 30 {
+		t.Errorf("%d promises were read", want)
+	}
+}
+
+func declaresTest(t *testing.T, folder, name string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, folder, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(files, func(file string) bool {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(text), "\nfunc "+name+"(t *testing.T)")
+	})
+}

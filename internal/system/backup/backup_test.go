@@ -436,3 +436,51 @@ func TestFormat1(t *testing.T) {
 		}
 	}
 }
+
+// Somebody writes meanwhile, blobs before the rows that name them: a backup has no row without its blob.
+func TestBesideAWriter(t *testing.T) {
+	t.Parallel()
+	s, to := newStore(t), memblob.New()
+	s.put("p", "packs/first", "content")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			name := fmt.Sprintf("packs/%05d", i)
+			if err := s.projects["p"].Put(context.Background(), name, strings.NewReader(name)); err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := s.rows.Txn(context.Background(), nil, []meta.Write{meta.Set(name, []byte(name))}); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	rows := 0
+	for range 10 {
+		b := s.mustBackup(to)
+		back := newStore(t)
+		if err := back.restore(b, to); err != nil {
+			t.Fatal(err)
+		}
+		content := back.content()
+		for key, name := range content {
+			if strings.HasPrefix(key, "row ") {
+				if rows++; content["p "+name] != name {
+					t.Errorf("%s has no blob", key)
+				}
+			}
+		}
+	}
+	close(stop)
+	<-stopped
+	if rows == 0 {
+		t.Error("nothing was written meanwhile")
+	}
+}
