@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -349,18 +351,22 @@ func start(t *testing.T) (_ *s3test.Server, _ *s3blob.Store, parts func() int) {
 	t.Helper()
 	server := s3test.Start(t)
 	bucket := server.Bucket(t)
+	return server, open(t, server, bucket), func() int { return uploads(t, server, bucket) }
+}
+
+// uploads counts the puts in parts that were begun and not ended.
+func uploads(t *testing.T, server *s3test.Server, bucket string) int {
+	t.Helper()
 	c, err := config.LoadDefaultConfig(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	client := s3.NewFromConfig(c, func(o *s3.Options) { o.BaseEndpoint, o.UsePathStyle = &server.URL, true })
-	return server, open(t, server, bucket), func() int {
-		out, err := client.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: aws.String(bucket)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(out.Uploads)
+	out, err := client.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: aws.String(bucket)})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return len(out.Uploads)
 }
 
 // publishes tells the request that makes a blob visible.
@@ -411,4 +417,50 @@ func random(n int) []byte {
 		b[i] = byte(rand.Uint32())
 	}
 	return b
+}
+
+// A process that is killed in the middle of a large put leaves nothing that is visible, and parts that can be found.
+func TestKilledWhilePutting(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	bucket := server.Bucket(t)
+	s := open(t, server, bucket)
+	completes := make(chan bool)
+	server.Break(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.Method == http.MethodPost && publishes(r) {
+			_, _ = io.Copy(io.Discard, r.Body) // only then it is seen that the other side is gone
+			completes <- true
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}
+		next.ServeHTTP(w, r)
+	})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(self, putRole, "s3://"+bucket+"?endpoint="+server.URL)
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-completes
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Wait(); err == nil {
+		t.Error("the child was not killed")
+	}
+	server.Break(nil)
+	if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, blob.ErrNotFound) {
+		t.Errorf("visible: %v", err)
+	}
+	for info, err := range s.List(t.Context(), "") {
+		t.Errorf("listed: %v, %v", info, err)
+	}
+	if n := uploads(t, server, bucket); n != 1 {
+		t.Errorf("%d uploads can be found", n)
+	}
+	if err := s.Put(t.Context(), "a", strings.NewReader("then it works")); err != nil {
+		t.Error(err)
+	}
 }

@@ -32,8 +32,11 @@ const (
 // markKey is the metadata under which an object says which put made it.
 const markKey = "tarn-put"
 
-// abortTime is how long a failed put may take to remove its parts.
-const abortTime = 10 * time.Second
+// How long, and how often, a failed put tries to remove its parts.
+const (
+	abortTime  = 10 * time.Second
+	abortTries = 4
+)
 
 // putting is one put under way.
 type putting struct {
@@ -201,14 +204,19 @@ func (p *putting) settle(ctx context.Context, err error) (free bool, _ error) {
 	return refused && status(headErr) == http.StatusNotFound, p.classify(err)
 }
 
-// abort removes the parts of a put that failed, also when its context has ended. Parts that it cannot remove are as
-// those of a crash.
+// abort removes the parts of a put that failed, also when its context has ended. A part that was under way may arrive
+// after the first attempt. Parts that it cannot remove are as those of a crash.
 func (p *putting) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
 	defer cancel()
-	_, _ = p.store.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
-		Bucket: &p.store.location.Bucket, Key: &p.key, UploadId: p.uploadID,
-	})
+	for try := range abortTries {
+		_, err := p.store.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+			Bucket: &p.store.location.Bucket, Key: &p.key, UploadId: p.uploadID,
+		})
+		if err != nil || pause(ctx, try) != nil {
+			return // most of the time because there is no such upload any more
+		}
+	}
 }
 
 func (p *putting) exists() error { return blob.ErrExists.Errorf("blob %s exists", p.name) }

@@ -1,6 +1,9 @@
 package s3blob_test
 
 import (
+	"bytes"
+	"context"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -11,6 +14,9 @@ import (
 	"tarn.dev/tarn/internal/blob/s3blob/s3test"
 )
 
+// putRole makes this program put a large blob, in a process that a test can kill.
+const putRole = "test-put"
+
 // TestMain gives this process the credentials of the server in the usual variables.
 func TestMain(m *testing.M) {
 	for _, v := range s3test.Env() {
@@ -18,6 +24,17 @@ func TestMain(m *testing.M) {
 		if err := os.Setenv(name, value); err != nil {
 			panic(err)
 		}
+	}
+	if len(os.Args) > 2 && os.Args[1] == putRole {
+		l, err := s3blob.Parse(os.Args[2])
+		if err == nil {
+			var s *s3blob.Store
+			if s, err = s3blob.Open(context.Background(), l); err == nil {
+				err = s.Put(context.Background(), "a", bytes.NewReader(make([]byte, large)))
+			}
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
