@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -33,6 +34,8 @@ func Main() int {
 			return role()
 		}
 	}
+	// The heap of most commands ends between 4 MiB, where Go would collect for 3 to 5 ms of processor time, and 8.
+	debug.SetGCPercent(200)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first Ctrl-C cancels; the second one, without our handler, ends the process at once.

@@ -6,11 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"github.com/spf13/cobra"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // example is the pipeline that a new project begins with.
@@ -19,7 +19,7 @@ import (
 var example embed.FS
 
 // initName is what a project may be called; the server has the last word.
-var initName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
+var initName = pattern.Of(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
 
 func (a *app) initCommand() *cobra.Command {
 	return codes(&cobra.Command{
@@ -43,7 +43,7 @@ SQL function that needs no input. Files that exist are left as they are.`,
 			if a.project != "" {
 				name = a.project
 			}
-			if !initName.MatchString(name) {
+			if !initName().MatchString(name) {
 				return errdef.Newf(errdef.InvalidArgument, "cli.init",
 					"%q cannot be a project's name: letters, digits, '.', '_' and '-' can", name).WithNext("tarn init --project NAME " + dir)
 			}

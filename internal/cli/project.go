@@ -6,13 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/system/home"
 )
 
@@ -58,7 +58,7 @@ func projectDir() (string, error) {
 	}
 }
 
-var notInNames = regexp.MustCompile(`[^A-Za-z0-9_-]+`)
+var notInNames = pattern.Of(`[^A-Za-z0-9_-]+`)
 
 // nameOf is [project] name of tarn.toml, else the folder's name with a hash of its path, so that two
 // folders of one name are two projects.
@@ -88,7 +88,7 @@ func nameOf(dir string) (string, error) {
 		dir = real
 	}
 	sum := blake3.Sum256([]byte(dir))
-	base := strings.Trim(notInNames.ReplaceAllString(filepath.Base(dir), "-"), "-_")
+	base := strings.Trim(notInNames().ReplaceAllString(filepath.Base(dir), "-"), "-_")
 	if base == "" {
 		base = "project"
 	}

@@ -6,10 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/flow/check"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
@@ -137,9 +137,9 @@ func lookPath(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-var notEnv = regexp.MustCompile(`[^A-Za-z0-9]+`)
+var notEnv = pattern.Of(`[^A-Za-z0-9]+`)
 
-func envName(s string) string { return strings.ToUpper(notEnv.ReplaceAllString(s, "_")) }
+func envName(s string) string { return strings.ToUpper(notEnv().ReplaceAllString(s, "_")) }
 
 // commandInputs writes each input table as a file in the format that the header names.
 func (a *attempt) commandInputs(ctx context.Context, scratch string, b *box, env map[string]string) error {

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"regexp"
 	"slices"
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/lake"
@@ -138,7 +138,7 @@ func (f *Flow) EnvironmentNamed(ctx context.Context, dir, word string) (*Environ
 		return nil, err
 	}
 	for i, e := range envs {
-		if e.Spec.Name == word || hashLike.MatchString(word) && e.Lock != nil && strings.HasPrefix(e.Lock.ID, word) {
+		if e.Spec.Name == word || hashLike().MatchString(word) && e.Lock != nil && strings.HasPrefix(e.Lock.ID, word) {
 			return &envs[i], nil
 		}
 	}
@@ -157,7 +157,7 @@ func whyEnvironment(e *Environment) Answer {
 }
 
 // hashLike is what may be the beginning of a hash: as short as people copy them.
-var hashLike = regexp.MustCompile(`^[0-9a-f]{7,64}$`)
+var hashLike = pattern.Of(`^[0-9a-f]{7,64}$`)
 
 // Holder is something on a ref that has a hash.
 type Holder struct {
@@ -170,7 +170,7 @@ type Holder struct {
 // Holders finds what a hash is on the branches and tags: that is what keeps it alive. It reads every
 // entry that they hold, for nobody else knows.
 func (f *Flow) Holders(ctx context.Context, word string) ([]Holder, error) {
-	if !hashLike.MatchString(word) {
+	if !hashLike().MatchString(word) {
 		return nil, nil
 	}
 	var out []Holder

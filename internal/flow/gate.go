@@ -3,7 +3,6 @@ package flow
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/flow/check"
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/flow/manifest"
@@ -162,11 +162,11 @@ func (f *Flow) newRules(ctx context.Context, t lake.Tree) (func(rule) bool, erro
 }
 
 // subquery finds conditions that may read a table of their own. Most do not, and need no look by the engine.
-var subquery = regexp.MustCompile(`(?i)\b(from|table)\b`)
+var subquery = pattern.Of(`(?i)\b(from|table)\b`)
 
 // addReads adds the tables that subqueries of a condition read: what the check says depends on them, too.
 func (f *Flow) addReads(ctx context.Context, table string, c *check.Check) error {
-	if !subquery.MatchString(c.Text) {
+	if !subquery().MatchString(c.Text) {
 		return nil
 	}
 	an, err := f.Engine.Analyze(ctx, "", c.Offender)

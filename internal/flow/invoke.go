@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/image"
@@ -507,7 +507,7 @@ func (a *attempt) message(m message, p *produced, host func(string) string) {
 			m.Reason, m.Message = "runner.undeclared_file", fmt.Sprintf(undeclaredText, a.work.node.Name, name, path.Join(path.Dir(name), "*"+path.Ext(name)))
 		}
 		err := userError(m)
-		if a.level != string(runtime.Process) && !a.work.node.Options.Network && noNetwork.MatchString(m.Message+m.Traceback) {
+		if a.level != string(runtime.Process) && !a.work.node.Options.Network && noNetwork().MatchString(m.Message+m.Traceback) {
 			err = err.WithNext(a.work.node.Name + " has no network; network=True beside fresh= or cache= gives it one")
 		}
 		p.err = err
@@ -515,7 +515,7 @@ func (a *attempt) message(m message, p *produced, host func(string) string) {
 }
 
 // noNetwork is how programs say that there is none.
-var noNetwork = regexp.MustCompile(`(?i)network is unreachable|name resolution|name or service not known|could ?n.t resolve|cannot assign requested address`)
+var noNetwork = pattern.Of(`(?i)network is unreachable|name resolution|name or service not known|could ?n.t resolve|cannot assign requested address`)
 
 const undeclaredText = "%s read %s, which is not in its key. Write its name as a literal, or declare tarn.local(%q)."
 

@@ -3,19 +3,19 @@ package flow
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/image"
 	"tarn.dev/tarn/internal/runtime"
 )
 
 // imported finds import statements, wherever they stand. One in a text is found too: it costs time, and changes nothing.
-var imported = regexp.MustCompile(`(?m)^[ \t]*(?:import[ \t]+([\w.]+(?:[ \t]+as[ \t]+\w+)?(?:[ \t]*,[ \t]*[\w.]+(?:[ \t]+as[ \t]+\w+)?)*)|from[ \t]+(\w[\w.]*)[ \t]+import\b)`)
+var imported = pattern.Of(`(?m)^[ \t]*(?:import[ \t]+([\w.]+(?:[ \t]+as[ \t]+\w+)?(?:[ \t]*,[ \t]*[\w.]+(?:[ \t]+as[ \t]+\w+)?)*)|from[ \t]+(\w[\w.]*)[ \t]+import\b)`)
 
 // calling finds calls of other functions.
-var calling = regexp.MustCompile(`\.(?:remote|map|starmap|for_each|spawn)\b`)
+var calling = pattern.Of(`\.(?:remote|map|starmap|for_each|spawn)\b`)
 
 // callingModule is what they need of the SDK. It takes 90 ms to import, in each worker that makes one.
 const callingModule = "tarn._remote"
@@ -35,14 +35,14 @@ func (c *code) imports() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range imported.FindAllSubmatch(text, -1) {
+		for _, m := range imported().FindAllSubmatch(text, -1) {
 			for name := range strings.SplitSeq(string(m[1]), ",") {
 				name, _, _ = strings.Cut(strings.TrimSpace(name), " ")
 				found[name] = name != ""
 			}
 			found[string(m[2])] = len(m[2]) > 0
 		}
-		if calling.Match(text) {
+		if calling().Match(text) {
 			found[callingModule] = true
 		}
 	}

@@ -6,13 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/ids"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
@@ -81,9 +80,7 @@ func (f *Flow) begin(ctx context.Context, run *Run) (*Run, bool, error) {
 var ErrRunID = errdef.New(errdef.InvalidArgument, "run.id", "not a run id")
 
 // runID is what a caller may call a run: it is a part of names of branches and of RUN/STEP.
-var runID = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,99}$`)
-})
+var runID = pattern.Of(`^[A-Za-z0-9][A-Za-z0-9._-]{1,99}$`)
 
 // register stores a new run, or finds the one that its id or request made before.
 func (f *Flow) register(ctx context.Context, run *Run) (_ *Run, attached bool, err error) {

@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
 
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/catalog/datafile"
 )
 
@@ -40,7 +40,7 @@ func (r *reading) misread(ctx context.Context, result datafile.Result) error {
 	}
 	var names []string
 	for _, f := range schema.Fields() {
-		if !madeName.MatchString(f.Name) {
+		if !madeName().MatchString(f.Name) {
 			names = append(names, f.Name)
 		}
 	}
@@ -143,7 +143,7 @@ func withOption(options map[string]any, name string, v any) map[string]any {
 }
 
 // madeName is a name that the sniffer made up, or made different.
-var madeName = regexp.MustCompile(`^column\d+$|_\d+$`)
+var madeName = pattern.Of(`^column\d+$|_\d+$`)
 
 func holdsAll(line string, names []string) bool {
 	line = strings.ReplaceAll(line, `""`, `"`)

@@ -13,6 +13,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/catalog/datafile"
 	"tarn.dev/tarn/internal/query"
 )
@@ -181,11 +182,11 @@ func (r *reading) run(ctx context.Context, dir string, layout datafile.Layout, s
 }
 
 var (
-	csvLine     = regexp.MustCompile(`CSV Error on Line: (\d+)\s*`)
-	csvOriginal = regexp.MustCompile(`Original Line: ?(.*)\n?`)
-	jsonLine    = regexp.MustCompile(`Malformed JSON in file "[^"]+", at byte \d+ in (?:line|record/value) (\d+): `)
-	errorClass  = regexp.MustCompile(`^[A-Z][A-Za-z ]* Error: `)
-	badColumn   = regexp.MustCompile(`Error when converting column "([^"]+)"`)
+	csvLine     = pattern.Of(`CSV Error on Line: (\d+)\s*`)
+	csvOriginal = pattern.Of(`Original Line: ?(.*)\n?`)
+	jsonLine    = pattern.Of(`Malformed JSON in file "[^"]+", at byte \d+ in (?:line|record/value) (\d+): `)
+	errorClass  = pattern.Of(`^[A-Z][A-Za-z ]* Error: `)
+	badColumn   = pattern.Of(`Error when converting column "([^"]+)"`)
 )
 
 // explain says which file is at fault, and where in it.
@@ -205,14 +206,14 @@ func (r *reading) explain(ctx context.Context, err error) error {
 			break
 		}
 	}
-	text = errorClass.ReplaceAllString(text, "")
-	for _, line := range []*regexp.Regexp{csvLine, jsonLine} {
+	text = errorClass().ReplaceAllString(text, "")
+	for _, line := range []*regexp.Regexp{csvLine(), jsonLine()} {
 		if m := line.FindStringSubmatch(text); m != nil && where != "" {
 			where, text = where+":"+m[1], strings.Replace(text, m[0], "", 1)
 		}
 	}
 	row := ""
-	if m := csvOriginal.FindStringSubmatch(text); m != nil {
+	if m := csvOriginal().FindStringSubmatch(text); m != nil {
 		row, text = m[1], strings.Replace(text, m[0], "", 1)
 	}
 	// What follows is DuckDB's advice, in its own syntax, and a list of what its sniffer found.
@@ -227,7 +228,7 @@ func (r *reading) explain(ctx context.Context, err error) error {
 		text = where + ": " + text
 	}
 	bad := ErrImportRead.Errorf("%s", text)
-	if m := badColumn.FindStringSubmatch(e.Message); m != nil && r.format == "csv" {
+	if m := badColumn().FindStringSubmatch(e.Message); m != nil && r.format == "csv" {
 		bad = bad.WithNext(fmt.Sprintf(`-o 'types={"%s": "VARCHAR"}' keeps the column as text`, m[1]), "-o sample_size=-1 looks at every row before it chooses types")
 	}
 	return bad

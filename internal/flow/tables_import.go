@@ -9,10 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -20,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/catalog/datafile"
 	"tarn.dev/tarn/internal/flow/memo"
 )
@@ -244,9 +243,7 @@ func pathless(err error) error {
 	return err
 }
 
-var notInTableName = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`[^\p{L}\p{N}_]+`)
-})
+var notInTableName = pattern.Of(`[^\p{L}\p{N}_]+`)
 
 // maxSourceName bounds a table name made from a file's.
 const maxSourceName = 63

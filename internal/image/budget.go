@@ -189,7 +189,7 @@ func (s *Store) forgetStrangers(ctx context.Context, before Usage) (Usage, error
 	names := map[string]bool{}
 	for _, dir := range known {
 		name := filepath.Base(dir)
-		if filepath.Base(filepath.Dir(dir)) == "pypi" && name == Normalize(name) && requirementForm.MatchString(name) {
+		if filepath.Base(filepath.Dir(dir)) == "pypi" && name == Normalize(name) && requirementForm().MatchString(name) {
 			names[name] = true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // Errors of this package.
@@ -42,40 +43,40 @@ var (
 // symptoms classify what uv says, first match wins: uv has one exit code for all of them. Offline comes
 // first because uv explains a package that it may not look for as one that does not exist.
 var symptoms = []struct {
-	pattern *regexp.Regexp
-	is      *errdef.Error
+	says func() *regexp.Regexp
+	is   *errdef.Error
 }{
-	{regexp.MustCompile(`(?i)no space left on device|disk quota exceeded`), ErrDiskFull},
-	{regexp.MustCompile(`(?i)authentication credentials|401 unauthorized|403 forbidden`), ErrLogin},
-	{regexp.MustCompile(`(?i)network was disabled|network connectivity is disabled|error sending request|failed to fetch|connection refused|dns error|timed out`), ErrOffline},
-	{regexp.MustCompile(`(?i)building from source is disabled|building source distributions .*is disabled`), ErrSources},
-	{regexp.MustCompile(`(?i)failed to build|build backend (failed|returned)|failed to download and build`), ErrBuild},
-	{regexp.MustCompile(`(?i)no solution found`), ErrUnsolvable},
-	{regexp.MustCompile(`(?i)couldn't parse requirement|failed to parse`), ErrRequirement},
-	{regexp.MustCompile(`(?i)no usable wheels`), ErrUnsolvable},
+	{pattern.Of(`(?i)no space left on device|disk quota exceeded`), ErrDiskFull},
+	{pattern.Of(`(?i)authentication credentials|401 unauthorized|403 forbidden`), ErrLogin},
+	{pattern.Of(`(?i)network was disabled|network connectivity is disabled|error sending request|failed to fetch|connection refused|dns error|timed out`), ErrOffline},
+	{pattern.Of(`(?i)building from source is disabled|building source distributions .*is disabled`), ErrSources},
+	{pattern.Of(`(?i)failed to build|build backend (failed|returned)|failed to download and build`), ErrBuild},
+	{pattern.Of(`(?i)no solution found`), ErrUnsolvable},
+	{pattern.Of(`(?i)couldn't parse requirement|failed to parse`), ErrRequirement},
+	{pattern.Of(`(?i)no usable wheels`), ErrUnsolvable},
 }
 
 // decoration is what uv says before the explanation itself.
-var decoration = regexp.MustCompile(`^(error:|×)\s*(No solution found[^\n]*\n\s*(cause:|[╰├]─▶)\s*)?`)
+var decoration = pattern.Of(`^(error:|×)\s*(No solution found[^\n]*\n\s*(cause:|[╰├]─▶)\s*)?`)
 
 // mismatch is how uv says that it got another file than the one that was locked.
-var mismatch = regexp.MustCompile("(?s)Hash mismatch for `([^`]+?)(?:==([^`]+))?`.*Expected:\\s+(sha256:\\w+).*Computed:\\s+(sha256:\\w+)")
+var mismatch = pattern.Of("(?s)Hash mismatch for `([^`]+?)(?:==([^`]+))?`.*Expected:\\s+(sha256:\\w+).*Computed:\\s+(sha256:\\w+)")
 
 // uvError makes an error of what uv wrote when it failed; what says what it was to do.
 func uvError(what, stderr string) *errdef.Error {
 	text := hideLogins(strings.TrimSpace(stderr))
-	if m := mismatch.FindStringSubmatch(text); m != nil {
+	if m := mismatch().FindStringSubmatch(text); m != nil {
 		return ErrHash.Errorf("%s: %s is not the file that was locked: tarn.lock says %s, it is %s", what, strings.TrimSpace(m[1]+" "+m[2]), m[3], m[4]).
 			WithNext("find out who changed it; if the index replaced it for a good reason, tarn env lock --upgrade")
 	}
 	kind := ErrResolver
 	for _, s := range symptoms {
-		if s.pattern.MatchString(text) {
+		if s.says().MatchString(text) {
 			kind = s.is
 			break
 		}
 	}
-	text = decoration.ReplaceAllString(text, "")
+	text = decoration().ReplaceAllString(text, "")
 	err := kind.Errorf("%s: %s", what, text)
 	switch kind {
 	case ErrOffline:

@@ -8,13 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // Interpreter is a Python on this host.
@@ -46,7 +47,7 @@ type probed struct {
 	Found   Interpreter `json:"found"` // zero: not one that can be used
 }
 
-var pythonName = regexp.MustCompile(`^python(3(\.[0-9]+)?)?$`)
+var pythonName = pattern.Of(`^python(3(\.[0-9]+)?)?$`)
 
 // Interpreters lists every CPython that functions can run on: on PATH, in pyenv's and in uv's folders.
 // Order is that of preference: newest first, of one version the one found first. What was found is
@@ -182,7 +183,7 @@ func (s *Store) candidates() []string {
 		}
 		for _, e := range entries {
 			name := filepath.Join(dir, e.Name())
-			if pythonName.MatchString(e.Name()) && !slices.Contains(out, name) {
+			if pythonName().MatchString(e.Name()) && !slices.Contains(out, name) {
 				out = append(out, name)
 			}
 		}

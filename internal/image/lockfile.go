@@ -10,13 +10,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/zeebo/blake3"
+
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // LockFile is the name of the file in a project's folder that holds its locks.
@@ -79,7 +80,7 @@ func readLockFile(dir string) (*lockFile, error) {
 	return &l, nil
 }
 
-var versionForm = regexp.MustCompile(`^[A-Za-z0-9.!+_-]+$`)
+var versionForm = pattern.Of(`^[A-Za-z0-9.!+_-]+$`)
 
 // validate keeps what was edited by hand or merged wrongly from reaching uv's command line.
 func (e entry) validate() error {
@@ -91,7 +92,7 @@ func (e entry) validate() error {
 	}
 	for _, p := range e.Packages {
 		sum, err := hex.DecodeString(p.SHA256)
-		if p.Name != Normalize(p.Name) || !requirementForm.MatchString(p.Name) || !versionForm.MatchString(p.Version) || err != nil || len(sum) != 32 || !p.placed() {
+		if p.Name != Normalize(p.Name) || !requirementForm().MatchString(p.Name) || !versionForm().MatchString(p.Version) || err != nil || len(sum) != 32 || !p.placed() {
 			return fmt.Errorf("package %q %q cannot be right", p.Name, p.Version)
 		}
 		if p.Path == "" && !p.isWheel() && !e.builds() {

@@ -3,8 +3,9 @@ package image
 import (
 	"context"
 	"net/url"
-	"regexp"
 	"strings"
+
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // Lookup finds the value of a variable that a project keeps secret; ok tells whether it has one.
@@ -18,7 +19,7 @@ func WithLookup(ctx context.Context, l Lookup) context.Context {
 	return context.WithValue(ctx, lookupKey{}, l)
 }
 
-var notInVariable = regexp.MustCompile(`[^A-Z0-9]`)
+var notInVariable = pattern.Of(`[^A-Z0-9]`)
 
 // logins are the variables that uv takes the credentials of named indexes from, as far as the project keeps them.
 func logins(ctx context.Context, indexes []string) (map[string]string, error) {
@@ -33,7 +34,7 @@ func logins(ctx context.Context, indexes []string) (map[string]string, error) {
 			continue
 		}
 		for _, part := range []string{"_USERNAME", "_PASSWORD"} {
-			variable := "UV_INDEX_" + notInVariable.ReplaceAllString(strings.ToUpper(name), "_") + part
+			variable := "UV_INDEX_" + notInVariable().ReplaceAllString(strings.ToUpper(name), "_") + part
 			value, ok, err := look(ctx, variable)
 			if err != nil {
 				return nil, err
@@ -69,17 +70,17 @@ func checkIndexes(indexes []string) error {
 		if name == "" {
 			name = "own"
 		}
-		variable := "UV_INDEX_" + notInVariable.ReplaceAllString(strings.ToUpper(name), "_")
+		variable := "UV_INDEX_" + notInVariable().ReplaceAllString(strings.ToUpper(name), "_")
 		return ErrRequirement.Errorf("index %s has credentials in its URL, which would stand in tarn.lock", hideLogins(index)).
 			WithNext("give it a name: name = \""+name+"\" beside its url", "tarn secret set "+variable+"_USERNAME", "tarn secret set "+variable+"_PASSWORD")
 	}
 	return nil
 }
 
-var loginInURL = regexp.MustCompile(`(://)[^/\s@]+@`)
+var loginInURL = pattern.Of(`(://)[^/\s@]+@`)
 
 // hideLogins takes user names and passwords out of the URLs in a text.
-func hideLogins(text string) string { return loginInURL.ReplaceAllString(text, "${1}***@") }
+func hideLogins(text string) string { return loginInURL().ReplaceAllString(text, "${1}***@") }
 
 // hiding is progress without what hideLogins hides.
 func hiding(progress func(string)) func(string) {

@@ -12,9 +12,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // Folder is a project's folder at one moment: what "./libs/geo" among the packages of a spec means.
@@ -26,7 +27,7 @@ type Folder interface {
 }
 
 // ownForm is a path of the project, and the extras that are wanted of the package there.
-var ownForm = regexp.MustCompile(`^([^\[\]*?;@#\\\x00-\x1f]+?)(\[[A-Za-z0-9._, -]*\])?$`)
+var ownForm = pattern.Of(`^([^\[\]*?;@#\\\x00-\x1f]+?)(\[[A-Za-z0-9._, -]*\])?$`)
 
 // isOwn says that a requirement is meant as a path.
 func isOwn(requirement string) bool {
@@ -35,7 +36,7 @@ func isOwn(requirement string) bool {
 
 // canonicalOwn checks a path as it was written, and returns it as it is filed: "./libs/geo[fast]".
 func canonicalOwn(label, written string) (string, error) {
-	m := ownForm.FindStringSubmatch(written)
+	m := ownForm().FindStringSubmatch(written)
 	if m == nil {
 		return "", ErrRequirement.Errorf("%s: %q is no path of a package", label, written).WithNext(`write it like "./libs/geo", or "./libs/geo[extra]"`)
 	}
@@ -67,7 +68,7 @@ func (s Spec) OwnPaths() []string {
 
 // splitOwn takes a path and extras apart that canonicalOwn returned.
 func splitOwn(filed string) ownPackage {
-	m := ownForm.FindStringSubmatch(strings.TrimPrefix(filed, "./"))
+	m := ownForm().FindStringSubmatch(strings.TrimPrefix(filed, "./"))
 	return ownPackage{path: m[1], extras: m[2]}
 }
 
@@ -205,7 +206,7 @@ func openWheel(file string) (_ *wheelInfo, err error) {
 		return nil, err
 	}
 	parts := strings.Split(filepath.Base(file), "-")
-	if !requirementForm.MatchString(w.name) || !versionForm.MatchString(w.version) || Normalize(parts[0]) != w.name {
+	if !requirementForm().MatchString(w.name) || !versionForm().MatchString(w.version) || Normalize(parts[0]) != w.name {
 		return nil, fmt.Errorf("%s says that it is %s %s", filepath.Base(file), w.name, cmp.Or(w.version, "without a version"))
 	}
 	return w, nil

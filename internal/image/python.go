@@ -3,10 +3,11 @@ package image
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // oldestPython is the oldest minor version that the runner in the sandbox supports.
@@ -60,7 +61,7 @@ type pyClause struct {
 	version pyVersion
 }
 
-var clauseForm = regexp.MustCompile(`^\s*(~=|==|!=|<=|>=|<|>)?\s*([0-9]+(?:\.[0-9]+){0,2})(\.\*)?\s*$`)
+var clauseForm = pattern.Of(`^\s*(~=|==|!=|<=|>=|<|>)?\s*([0-9]+(?:\.[0-9]+){0,2})(\.\*)?\s*$`)
 
 func parsePythonRange(text string) (pyRange, error) {
 	r := pyRange{text: text}
@@ -68,7 +69,7 @@ func parsePythonRange(text string) (pyRange, error) {
 		return r, nil
 	}
 	for clause := range strings.SplitSeq(text, ",") {
-		m := clauseForm.FindStringSubmatch(clause)
+		m := clauseForm().FindStringSubmatch(clause)
 		if m == nil || m[3] != "" && m[1] != "==" && m[1] != "!=" {
 			return r, ErrRequirement.Errorf("python = %q cannot be read", text).WithNext(`write it like "3.11" or ">=3.10,<3.13"`)
 		}

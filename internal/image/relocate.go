@@ -5,12 +5,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // interpreterLine is the first line of a program that uv wrote for a Python, or the first three where the
 // path of that Python is too long for the kernel.
-var interpreterLine = regexp.MustCompile(`\A(?:#!/bin/sh\n'''exec' [^\n]*\n' '''|#![^\n]*python[^\n]*)\n`)
+var interpreterLine = pattern.Of(`\A(?:#!/bin/sh\n'''exec' [^\n]*\n' '''|#![^\n]*python[^\n]*)\n`)
 
 // relocate makes the programs of a package start whichever Python of this version is first on PATH: the
 // folder serves every interpreter of it.
@@ -30,7 +31,7 @@ func relocate(bin, python string) error {
 		if err != nil {
 			return err
 		}
-		line := interpreterLine.Find(b)
+		line := interpreterLine().Find(b)
 		if line == nil {
 			continue // a shell script, or a binary
 		}

@@ -3,14 +3,15 @@ package image
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
+
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // requirementForm is the part of PEP 508 that names a package of an index. It keeps out what uv would
 // take for an option, a path or a URL; uv reads the rest.
-var requirementForm = regexp.MustCompile(`^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)[ \t]*(?:\[[A-Za-z0-9._, -]*\])?[ \t]*(?:\(?[ \t]*[<>=!~][^;@\\\x00-\x1f]*)?(?:;[^\\\x00-\x1f]*)?$`)
+var requirementForm = pattern.Of(`^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)[ \t]*(?:\[[A-Za-z0-9._, -]*\])?[ \t]*(?:\(?[ \t]*[<>=!~][^;@\\\x00-\x1f]*)?(?:;[^\\\x00-\x1f]*)?$`)
 
 // pinnedArrow is the newest pyarrow with wheels for each Python that functions may run on. A function of
 // tables needs one to receive and return them.
@@ -33,10 +34,10 @@ func WithArrow(s Spec) Spec {
 
 // Normalize is the form of a distribution's name that names are compared in (PEP 503).
 func Normalize(name string) string {
-	return strings.ToLower(separators.ReplaceAllString(name, "-"))
+	return strings.ToLower(separators().ReplaceAllString(name, "-"))
 }
 
-var separators = regexp.MustCompile(`[-_.]+`)
+var separators = pattern.Of(`[-_.]+`)
 
 // canonical checks s and returns it in the form that is filed: equal sets of requirements are equal specs.
 func (s Spec) canonical() (Spec, error) {
@@ -73,7 +74,7 @@ func (s Spec) requirements(list []string, paths bool) ([]string, error) {
 			out = append(out, own)
 			continue
 		}
-		if !requirementForm.MatchString(p) {
+		if !requirementForm().MatchString(p) {
 			err := ErrRequirement.Errorf("%s: %q does not name a package of an index", s.label(), hideLogins(p))
 			switch {
 			case strings.Contains(p, "@") || strings.Contains(p, "://"):

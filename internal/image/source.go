@@ -6,15 +6,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // scriptBlock is a PEP 723 block of type script, as the PEP's own expression has it.
-var scriptBlock = regexp.MustCompile(`(?m)^# /// script[ \t]*\r?\n((?:#(?: .*)?\r?\n)+?)# ///[ \t]*\r?$`)
+var scriptBlock = pattern.Of(`(?m)^# /// script[ \t]*\r?\n((?:#(?: .*)?\r?\n)+?)# ///[ \t]*\r?$`)
 
 // uvIndexes is what [tool.uv], or uv.toml, says of where packages come from.
 type uvIndexes struct {
@@ -61,7 +62,7 @@ func projectIndexes(dir string) ([]string, error) {
 // ParseInlineScript reads the PEP 723 block of a Python file; ok tells whether there is one. name is how
 // messages call the file.
 func ParseInlineScript(name string, source []byte) (spec Spec, ok bool, err error) {
-	blocks := scriptBlock.FindAllSubmatch(source, -1)
+	blocks := scriptBlock().FindAllSubmatch(source, -1)
 	if len(blocks) == 0 {
 		return Spec{}, false, nil
 	}
@@ -122,9 +123,9 @@ func ReadRequirements(path string) (Spec, error) {
 }
 
 var (
-	requirementComment = regexp.MustCompile(`(^|\s)#.*$`)
-	requirementHash    = regexp.MustCompile(`\s--hash[= ]\S+`)
-	requirementOption  = regexp.MustCompile(`^(-r|--requirement|-c|--constraint|-i|--index-url|--extra-index-url)(?:\s+|=)(\S+)$`)
+	requirementComment = pattern.Of(`(^|\s)#.*$`)
+	requirementHash    = pattern.Of(`\s--hash[= ]\S+`)
+	requirementOption  = pattern.Of(`^(-r|--requirement|-c|--constraint|-i|--index-url|--extra-index-url)(?:\s+|=)(\S+)$`)
 )
 
 // readRequirements adds what a file lists to into, and its indexes to spec.
@@ -143,7 +144,7 @@ func readRequirements(path string, spec *Spec, into *[]string, through []string)
 	text := strings.ReplaceAll(strings.TrimPrefix(string(b), "\ufeff"), "\r\n", "\n")
 	text = strings.ReplaceAll(text, "\\\n", " ")
 	for line := range strings.Lines(text) {
-		line = requirementHash.ReplaceAllString(requirementComment.ReplaceAllString(strings.TrimSpace(line), ""), "")
+		line = requirementHash().ReplaceAllString(requirementComment().ReplaceAllString(strings.TrimSpace(line), ""), "")
 		line = strings.TrimSpace(line)
 		if line == "" {
 			continue
@@ -152,7 +153,7 @@ func readRequirements(path string, spec *Spec, into *[]string, through []string)
 			*into = append(*into, line)
 			continue
 		}
-		m := requirementOption.FindStringSubmatch(line)
+		m := requirementOption().FindStringSubmatch(line)
 		switch {
 		case m == nil:
 			return ErrRequirement.Errorf("%s: %q is not supported", path, hideLogins(line)).WithNext("list the packages themselves, as in packages=[...]")

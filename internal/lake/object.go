@@ -1,6 +1,8 @@
 package lake
 
 import (
+	"sync"
+
 	"github.com/klauspost/compress/zstd"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -29,13 +31,17 @@ const (
 // Both are safe for concurrent EncodeAll and DecodeAll. Checksums are off: the object's hash covers the
 // plaintext. A decoder's window is bounded by MaxObject, so a hostile frame cannot claim more memory.
 var (
-	encoder = mustCodec(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)))
-	decoder = mustCodec(zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(MaxObject)))
+	encoder = sync.OnceValue(func() *zstd.Encoder {
+		return mustCodec(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)))
+	})
+	decoder = sync.OnceValue(func() *zstd.Decoder {
+		return mustCodec(zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(MaxObject)))
+	})
 )
 
 func mustCodec[T any](c T, err error) T {
 	if err != nil {
-		panic(err) // constant options, in package init
+		panic(err) // the options are constant
 	}
 	return c
 }
@@ -55,12 +61,12 @@ func encode(data, scratch []byte) ([]byte, codec) {
 	}
 	if len(data) > 4*sampleSize {
 		mid := (len(data) - sampleSize) / 2
-		scratch = encoder.EncodeAll(data[mid:mid+sampleSize], scratch[:0])
+		scratch = encoder().EncodeAll(data[mid:mid+sampleSize], scratch[:0])
 		if !pays(len(scratch), sampleSize) {
 			return data, codecRaw
 		}
 	}
-	scratch = encoder.EncodeAll(data, scratch[:0])
+	scratch = encoder().EncodeAll(data, scratch[:0])
 	if !pays(len(scratch), len(data)) {
 		return data, codecRaw
 	}
@@ -79,7 +85,7 @@ func decode(stored []byte, c codec, raw int) ([]byte, error) {
 		}
 		return stored, nil
 	case codecZstd:
-		data, err := decoder.DecodeAll(stored, make([]byte, 0, raw))
+		data, err := decoder().DecodeAll(stored, make([]byte, 0, raw))
 		if err != nil {
 			return nil, ErrCorrupt.Errorf("zstd: %w", err)
 		}

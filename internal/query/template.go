@@ -3,26 +3,26 @@ package query
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 var (
-	template = regexp.MustCompile(`\{\{.*?\}\}|\{%.*?%\}`)
-	dbtRef   = regexp.MustCompile(`^\{\{-?\s*(?:ref\(\s*|source\(.*,\s*)['"]([^'"]+)['"]\s*\)\s*-?\}\}$`)
+	template = pattern.Of(`\{\{.*?\}\}|\{%.*?%\}`)
+	dbtRef   = pattern.Of(`^\{\{-?\s*(?:ref\(\s*|source\(.*,\s*)['"]([^'"]+)['"]\s*\)\s*-?\}\}$`)
 )
 
 // checkTemplate recognises dbt, which many people have: the parser's own message would be about "{".
 func checkTemplate(name, sql string) error {
-	at := template.FindStringIndex(sql)
+	at := template().FindStringIndex(sql)
 	if at == nil || inQuotes(sql[:at[0]]) {
 		return nil
 	}
 	text := sql[at[0]:at[1]]
 	where := place(name, strings.Count(sql[:at[0]], "\n")+1)
-	if ref := dbtRef.FindStringSubmatch(text); ref != nil {
+	if ref := dbtRef().FindStringSubmatch(text); ref != nil {
 		return ErrTemplate.Errorf("%s%s is dbt. Write FROM %s.", where, text, ref[1])
 	}
 	return ErrTemplate.Errorf("%s%s is dbt. Write plain SQL; values come in as parameters: $name.", where, text)

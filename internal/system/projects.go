@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
@@ -76,9 +76,7 @@ func (p *projects) recover(ctx context.Context) error {
 }
 
 // projectName is what a project may be called: it becomes a folder's name and a part of a row's key.
-var projectName = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
-})
+var projectName = pattern.Of(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
 
 // Open implements server.Projects.
 func (p *projects) Open(ctx context.Context, name string) (*server.Project, error) {

@@ -12,11 +12,11 @@ package check
 import (
 	"fmt"
 	"math"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 )
 
 // ErrSyntax is a check that cannot be read.
@@ -34,9 +34,9 @@ type Check struct {
 }
 
 var (
-	clock = regexp.MustCompile(`(?i)\b(now|today|age|get_current_\w+|(current|local|transaction)_?(date|time|timestamp|localtime|localtimestamp)|random|(gen_random_)?uuid(v4|v7)?)\b`)
-	call  = regexp.MustCompile(`(?is)^\s*([a-z_]+)\s*\((.*)\)\s*$`)
-	word  = regexp.MustCompile(`[^A-Za-z0-9]+`)
+	clock = pattern.Of(`(?i)\b(now|today|age|get_current_\w+|(current|local|transaction)_?(date|time|timestamp|localtime|localtimestamp)|random|(gen_random_)?uuid(v4|v7)?)\b`)
+	call  = pattern.Of(`(?is)^\s*([a-z_]+)\s*\((.*)\)\s*$`)
+	word  = pattern.Of(`[^A-Za-z0-9]+`)
 )
 
 // Quote writes a name as a SQL identifier.
@@ -49,7 +49,7 @@ func Parse(table, text string) (Check, error) {
 		return c, ErrSyntax.Errorf("%s has an empty check", table)
 	}
 	from := Quote(table)
-	if m := call.FindStringSubmatch(text); m != nil && balanced(m[2]) {
+	if m := call().FindStringSubmatch(text); m != nil && balanced(m[2]) {
 		args := splitArgs(m[2])
 		if build, ok := builders[strings.ToLower(m[1])]; ok {
 			if err := build(&c, from, args); err != nil {
@@ -64,7 +64,7 @@ func Parse(table, text string) (Check, error) {
 		return c, ErrSyntax.Errorf("check %s of %s: a bracket or a quote is not closed", text, table)
 	}
 	c.Offender = fmt.Sprintf("SELECT * FROM %s WHERE (%s) IS NOT TRUE", from, text)
-	c.Volatile = clock.MatchString(text)
+	c.Volatile = clock().MatchString(text)
 	c.finish()
 	return c, nil
 }
@@ -78,7 +78,7 @@ func (c *Check) finish() {
 // NameOf is the name under which a check's offenders are kept.
 func NameOf(text string) string {
 	const most = 60
-	n := strings.Trim(word.ReplaceAllString(strings.ToLower(text), "_"), "_")
+	n := strings.Trim(word().ReplaceAllString(strings.ToLower(text), "_"), "_")
 	if len(n) > most {
 		n = strings.TrimRight(n[:most], "_")
 	}

@@ -2,13 +2,13 @@ package engine
 
 import (
 	"errors"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/apache/arrow-go/v18/arrow"
 
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/query/engine/duck"
 )
@@ -83,10 +83,10 @@ func bind(db *duck.DB, binding query.Binding, tables []query.TableColumns) (*arr
 var (
 	// surely are the classes of what binding says: no row was looked at.
 	surely        = []string{"Binder Error", "Catalog Error", "Parser Error"}
-	noSuchColumn  = regexp.MustCompile(`^(?:Referenced column|(?:Table|Values list) ".*" does not have a column named) "(.*?)"`)
-	offeredColumn = regexp.MustCompile(`(?m)^Candidate bindings:? *(.*)$`)
-	quotedName    = regexp.MustCompile(`"([^"]*)"`)
-	atLine        = regexp.MustCompile(`(?m)^LINE (\d+): `)
+	noSuchColumn  = pattern.Of(`^(?:Referenced column|(?:Table|Values list) ".*" does not have a column named) "(.*?)"`)
+	offeredColumn = pattern.Of(`(?m)^Candidate bindings:? *(.*)$`)
+	quotedName    = pattern.Of(`"([^"]*)"`)
+	atLine        = pattern.Of(`(?m)^LINE (\d+): `)
 )
 
 // unbound reads DuckDB's text; nil if the error is not of binding.
@@ -97,16 +97,16 @@ func unbound(err error, tables []query.TableColumns) *query.Unbound {
 	}
 	text := e.Message
 	u := &query.Unbound{Message: e.Error(), Tables: tables}
-	if m := atLine.FindStringSubmatchIndex(text); m != nil {
+	if m := atLine().FindStringSubmatchIndex(text); m != nil {
 		n, _ := strconv.Atoi(text[m[2]:m[3]]) // digits
 		u.Line = n - 1                        // of our own
 		u.Message = e.Class + ": " + strings.TrimSpace(text[:m[0]])
 	}
-	if m := noSuchColumn.FindStringSubmatch(text); m != nil {
+	if m := noSuchColumn().FindStringSubmatch(text); m != nil {
 		u.Column = m[1]
 	}
-	if m := offeredColumn.FindStringSubmatch(text); m != nil {
-		for _, name := range quotedName.FindAllStringSubmatch(m[1], -1) {
+	if m := offeredColumn().FindStringSubmatch(text); m != nil {
+		for _, name := range quotedName().FindAllStringSubmatch(m[1], -1) {
 			u.Offered = append(u.Offered, name[1][strings.LastIndexByte(name[1], '.')+1:])
 		}
 	}

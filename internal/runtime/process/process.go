@@ -27,13 +27,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/pattern"
 	"tarn.dev/tarn/internal/base/room"
 	"tarn.dev/tarn/internal/runtime"
 )
@@ -178,13 +178,13 @@ func (r *Runtime) Close() error {
 	return errors.Join(errs...)
 }
 
-var mountName = regexp.MustCompile(`^[a-z0-9-]+$`)
+var mountName = pattern.Of(`^[a-z0-9-]+$`)
 
 func checkSpec(spec runtime.Spec) (map[string]runtime.Mount, error) {
 	paths := make(map[string]runtime.Mount, len(spec.Mounts))
 	for _, m := range spec.Mounts {
 		switch _, twice := paths[m.Name]; {
-		case !mountName.MatchString(m.Name):
+		case !mountName().MatchString(m.Name):
 			return nil, ErrInvalidSpec.Errorf("sandbox %s: mount name %q: only a-z, 0-9 and - are allowed", spec.ID, m.Name)
 		case twice:
 			return nil, ErrInvalidSpec.Errorf("sandbox %s: two mounts are named %q", spec.ID, m.Name)
