@@ -6,13 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 )
 
-// files stores folders and large files through the command line, against cp and sync.
+// files stores folders and large files through the command line, against cp and sync, and restic.
 func files(ctx context.Context, b *bench) error {
 	dir, err := b.project("files", map[string]string{})
 	if err != nil {
@@ -24,7 +26,10 @@ func files(ctx context.Context, b *bench) error {
 	if err := b.smallFiles(ctx, dir, b.size(100_000, 20_000)); err != nil {
 		return err
 	}
-	return b.largeFile(ctx, dir, int64(b.size(4<<30, 512<<20)))
+	if err := b.largeFile(ctx, dir, int64(b.size(4<<30, 512<<20))); err != nil {
+		return err
+	}
+	return b.dedup(ctx, int64(b.size(1<<30, 128<<20)))
 }
 
 func (b *bench) smallFiles(ctx context.Context, dir string, n int) error {
@@ -59,11 +64,138 @@ func (b *bench) smallFiles(ctx context.Context, dir string, n int) error {
 	if err != nil {
 		return err
 	}
+	get, err := best(1, func() error {
+		_, err := b.tarn(ctx, filepath.Join(b.dir, "small-0"), "file", "get", "small/", filepath.Join(b.dir, "small-got"))
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	rate := func(d time.Duration) float64 { return float64(n) / d.Seconds() }
 	peer := fmt.Sprintf("cp -r, sync (%s files/s)", number(rate(cp)))
 	row{fmt.Sprintf("put of %d files of 4 KiB", n), rate(put), "files/s", atLeast(5000), peer, rate(put) / rate(cp)}.print()
 	row{"the same files again", rate(again), "files/s", nil, "the first put", rate(again) / rate(put)}.print()
+	row{"get of them", rate(get), "files/s", nil, peer, rate(get) / rate(cp)}.print()
+	saved, restored, err := b.restic(ctx, src)
+	if errors.Is(err, exec.ErrNotFound) {
+		fmt.Println("restic is not there (Debian package restic): not compared with it")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	row{"  beside restic", rate(put), "files/s", nil, fmt.Sprintf("restic backup (%s files/s)", number(rate(saved))), rate(put) / rate(saved)}.print()
+	row{"  get beside restic", rate(get), "files/s", nil, fmt.Sprintf("restic restore (%s files/s)", number(rate(restored))), rate(get) / rate(restored)}.print()
 	return nil
+}
+
+// restic is how long it takes restic to back a folder up into a new repository on the same disk, and to restore it.
+func (b *bench) restic(ctx context.Context, src string) (saved, restored time.Duration, err error) {
+	if _, err := exec.LookPath("restic"); err != nil {
+		return 0, 0, err
+	}
+	run := func(args ...string) error {
+		cmd := exec.CommandContext(ctx, "restic", append([]string{"--quiet", "--no-cache", "--repo", filepath.Join(b.dir, "restic")}, args...)...)
+		cmd.Env = append(os.Environ(), "RESTIC_PASSWORD=bench")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("restic %s: %w: %s", args[0], err, out)
+		}
+		return nil
+	}
+	if err := run("init"); err != nil {
+		return 0, 0, err
+	}
+	if saved, err = best(1, func() error { return run("backup", src) }); err != nil {
+		return 0, 0, err
+	}
+	restored, err = best(1, func() error { return run("restore", "latest", "--target", filepath.Join(b.dir, "restic-got")) })
+	return saved, restored, err
+}
+
+// dedup stores a file, and then the same with some of it changed: at places all over it, and in one go.
+func (b *bench) dedup(ctx context.Context, size int64) error {
+	dir, err := b.project("dedup", map[string]string{})
+	if err != nil {
+		return err
+	}
+	src := filepath.Join(b.dir, "dedup.bin")
+	if err := writeRandom(src, size, 4000); err != nil {
+		return err
+	}
+	put := func() (time.Duration, int64, error) {
+		before, err := b.stored(dir)
+		if err != nil {
+			return 0, 0, err
+		}
+		d, err := best(1, func() error { _, err := b.tarn(ctx, dir, "file", "put", src, "dedup.bin"); return err })
+		if err != nil {
+			return 0, 0, err
+		}
+		after, err := b.stored(dir)
+		return d, after - before, err
+	}
+	first, whole, err := put()
+	if err != nil {
+		return err
+	}
+	for _, change := range []struct {
+		what   string
+		pieces int64
+	}{{"1 % changed in one place", 1}, {"1 % changed in ten places", 10}} {
+		if err := overwrite(src, size/100/change.pieces, change.pieces); err != nil {
+			return err
+		}
+		d, grown, err := put()
+		if err != nil {
+			return err
+		}
+		what := fmt.Sprintf("put of %s GiB, %s", number(float64(size)/(1<<30)), change.what)
+		row{what, d.Seconds(), "s", nil, fmt.Sprintf("its first put (%s s)", number(first.Seconds())), d.Seconds() / first.Seconds()}.print()
+		row{"  stored for it", float64(grown) / (1 << 20), "MiB", nil, fmt.Sprintf("what changed (%s MiB)", number(float64(size)/100/(1<<20))), float64(grown) / (float64(size) / 100)}.print()
+	}
+	if whole < size {
+		return fmt.Errorf("%d bytes were stored for %d", whole, size)
+	}
+	return os.Remove(src)
+}
+
+// overwrite writes other bytes over pieces of a file, all over it.
+func overwrite(file string, length, pieces int64) (err error) {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	for i := range pieces {
+		from := rand.NewChaCha8([32]byte{byte(pieces), byte(i), 1})
+		if _, err := io.CopyN(io.NewOffsetWriter(f, (2*i+1)*st.Size()/(2*pieces)), from, length); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stored is how much a project's bulk storage takes.
+func (b *bench) stored(dir string) (total int64, err error) {
+	err = filepath.WalkDir(filepath.Join(b.dir, "home", "projects", filepath.Base(dir)), func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // nothing is stored yet
+			return nil
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			total += info.Size()
+		}
+		return err
+	})
+	return total, err
 }
 
 func (b *bench) largeFile(ctx context.Context, dir string, size int64) error {
