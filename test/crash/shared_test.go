@@ -9,18 +9,38 @@ import (
 	"sync"
 	"testing"
 
+	"tarn.dev/tarn/internal/blob/s3blob/s3test"
 	"tarn.dev/tarn/internal/meta/pgmeta/pgtest"
 )
 
-// pair are two homes whose servers work at once: their rows are in one Postgres database, and their bulk
-// data is in one folder.
+// pair are two homes whose servers work at once: their rows are in one Postgres database.
 func pair(t *testing.T) [2]*house {
 	t.Helper()
 	rows := "TARN_META=" + pgtest.Start(t).Database(t)
-	a, b := newHouse(t), newHouse(t)
-	for _, h := range []*house{a, b} {
+	houses := [2]*house{newHouse(t), newHouse(t)}
+	for _, h := range houses {
 		h.env = append(h.env, rows)
 	}
+	return houses
+}
+
+// pairInBucket has its bulk data in one bucket.
+func pairInBucket(t *testing.T) [2]*house {
+	t.Helper()
+	server := s3test.Start(t)
+	bucket := "TARN_BLOB=s3://" + server.Bucket(t) + "?endpoint=" + server.URL
+	houses := pair(t)
+	for _, h := range houses {
+		h.env = append(append(h.env, s3test.Env()...), bucket)
+	}
+	return houses
+}
+
+// pairInFolder has its bulk data in one folder.
+func pairInFolder(t *testing.T) [2]*house {
+	t.Helper()
+	houses := pair(t)
+	a, b := houses[0], houses[1]
 	a.run("log")
 	b.run("doctor") // makes the home, but no project in it
 	b.stop()
@@ -30,14 +50,22 @@ func pair(t *testing.T) [2]*house {
 	if err := os.Symlink(filepath.Join(a.home, "projects"), filepath.Join(b.home, "projects")); err != nil {
 		t.Fatal(err)
 	}
-	return [2]*house{a, b}
+	return houses
 }
 
 // Two servers commit to one branch; each is killed in turn, and starts again with the next command. What
 // either has acknowledged is there in the end.
 func TestTwoServersOneBranch(t *testing.T) {
 	t.Parallel()
-	houses := pair(t)
+	for name, pair := range map[string]func(*testing.T) [2]*house{"folder": pairInFolder, "bucket": pairInBucket} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			twoServersOneBranch(t, pair(t))
+		})
+	}
+}
+
+func twoServersOneBranch(t *testing.T, houses [2]*house) {
 	const writers, rounds = 2, 3
 	for round := range rounds {
 		var wg sync.WaitGroup
@@ -91,7 +119,7 @@ func TestTwoServersOneBranch(t *testing.T) {
 // A server that starts leaves the runs of another one alone while that lives.
 func TestServerBesideARun(t *testing.T) {
 	t.Parallel()
-	houses := pair(t)
+	houses := pairInBucket(t)
 	a, b := houses[0], houses[1]
 	items(a)
 	a.close()
@@ -122,7 +150,7 @@ func TestServerBesideARun(t *testing.T) {
 // the dead one has expired. Until then its turn on the branch is its own, and then it is free.
 func TestServerThatStaysAway(t *testing.T) {
 	t.Parallel()
-	houses := pair(t)
+	houses := pairInFolder(t)
 	a, b := houses[0], houses[1]
 	b.run("log") // its server has the project open
 	items(a)
