@@ -289,7 +289,11 @@ func (lv *live) step(ctx context.Context, p *plan, t *task, b *lake.Batch) {
 	}
 	lv.setStep(n.Name, StepQueued, nil)
 	wk, err := lv.f.prepare(ctx, p.world, p.code, n, p.envs[n.Name], p.demand)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil: // not its fault
+		lv.endStep(n.Name, StepCanceled, nil, nil)
+		return
+	case err != nil:
 		lv.endStep(n.Name, StepFailed, err, nil)
 		return
 	}
