@@ -1,10 +1,12 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"strings"
 
@@ -19,19 +21,17 @@ import (
 // to those.
 var ErrOtherRows = errdef.New(errdef.FailedPrecondition, "system.other_rows", "the home belongs to other rows")
 
-// openRows opens the rows of a home: in a Postgres database, or for "" in the home itself. The home
-// remembers the database, so that no command that lacks its address starts with an empty history.
-func openRows(ctx context.Context, h home.Home, url string) (meta.Store, error) {
+// openRows opens the rows of a home: in the Postgres database at a URL, or for "" where they were before, at
+// first in the home. The home remembers the database, so that no command that lacks its URL starts with an
+// empty history.
+func openRows(ctx context.Context, h home.Home, at string) (meta.Store, error) {
 	b, err := os.ReadFile(h.Rows())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, errdef.Newf(errdef.FailedPrecondition, "system.rows", "read where the rows are: %w", err)
 	}
-	known := strings.TrimSpace(string(b))
-	if url == "" {
-		if known != "" {
-			return nil, ErrOtherRows.Errorf("the rows of %s are in Postgres (%s)", h.Dir, known).
-				WithNext("export TARN_META=postgres://...", "tarn server start --meta postgres://...")
-		}
+	identity, known, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	at = cmp.Or(at, known)
+	if at == "" {
 		rows, err := sqlitemeta.Open(h.Meta())
 		if err != nil {
 			return nil, err // not rows, which would be a store that is nil
@@ -41,28 +41,34 @@ func openRows(ctx context.Context, h home.Home, url string) (meta.Store, error) 
 	if _, err := os.Stat(h.Meta()); err == nil {
 		return nil, ErrOtherRows.Errorf("the rows of %s are in %s, and stay there", h.Dir, h.Meta()).WithNext("export TARN_HOME=/a/new/folder")
 	}
-	rows, err := pgmeta.Open(ctx, url)
+	rows, err := pgmeta.Open(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	if err := remember(h, known, fmt.Sprintf("%016x", rows.Identity())); err != nil {
+	found := fmt.Sprintf("%016x", rows.Identity())
+	if identity != "" && identity != found {
+		err = ErrOtherRows.Errorf("%s belongs to the database %s with identity %s, this one has %s", h.Dir, known, identity, found).
+			WithNext("give the address of the database that this home was started with", "export TARN_HOME=/a/new/folder")
+	} else if now := withoutPassword(at); identity == "" || now != known {
+		err = h.RememberRows(found, now)
+	}
+	if err != nil {
 		return nil, errors.Join(err, rows.Close())
 	}
 	return rows, nil
 }
 
-// remember notes which database a home belongs to, or refuses another one.
-func remember(h home.Home, known, identity string) error {
-	switch known {
-	case identity:
-		return nil
-	case "":
-	default:
-		return ErrOtherRows.Errorf("%s belongs to the database with identity %s, this one has %s", h.Dir, known, identity).
-			WithNext("give the address of the database that this home was started with", "export TARN_HOME=/a/new/folder")
+// withoutPassword is a URL as it may be kept: whoever needs the password has it in ~/.pgpass, say.
+func withoutPassword(at string) string {
+	u, err := url.Parse(at)
+	if err != nil {
+		return "" // the store has parsed it
 	}
-	if err := os.WriteFile(h.Rows(), []byte(identity+"\n"), 0o600); err != nil {
-		return errdef.Newf(errdef.FailedPrecondition, "system.rows", "note where the rows are: %w", err)
+	if u.User != nil {
+		u.User = url.User(u.User.Username())
 	}
-	return nil
+	query := u.Query()
+	query.Del("password")
+	u.RawQuery = query.Encode()
+	return u.String()
 }

@@ -74,9 +74,10 @@ func scripts(p testscript.Params, more func() []string) testscript.Params {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":  exits,
-			"plain":  plain,
-			"killed": killed,
+			"exits":      exits,
+			"plain":      plain,
+			"killed":     killed,
+			"eventually": eventually,
 		},
 	}
 }
@@ -135,6 +136,20 @@ func plain(ts *testscript.TestScript, neg bool, args []string) {
 	text = shorts.ReplaceAllStringFunc(text, name)
 	text = strings.ReplaceAll(text, ts.Getenv("WORK"), "$WORK")
 	ts.Check(os.WriteFile(ts.MkAbs("plain"), []byte(text), 0o666))
+}
+
+// eventually COMMAND...: the command succeeds at some time.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: eventually COMMAND...")
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); ts.Exec(args[0], args[1:]...) != nil; <-tick.C {
+		if time.Now().After(end) {
+			ts.Fatalf("%s does not succeed", strings.Join(args, " "))
+		}
+	}
 }
 
 // killed: the server of this script's home is killed, as by the kernel, and gone.

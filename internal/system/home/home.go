@@ -274,6 +274,14 @@ func (h Home) RememberBlobs(url string) error {
 	return nil
 }
 
+// RememberRows notes the database with the rows: its identity, and its URL without a password.
+func (h Home) RememberRows(identity, url string) error {
+	if err := replace(h.Rows(), []byte(identity+" "+url+"\n")); err != nil {
+		return errdef.Newf(errdef.FailedPrecondition, "home.rows", "note where the rows are: %w", err)
+	}
+	return nil
+}
+
 // replace writes a file that is there whole or not at all.
 func replace(name string, b []byte) error {
 	next := name + ".new"

@@ -314,11 +314,25 @@ func (s *Server) URL(database string) string {
 // Database makes an empty database and returns its address.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
+	address, err := s.Create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+// Create does so where there is no test to fail.
+func (s *Server) Create() (address string, err error) {
 	var b [6]byte
 	_, _ = rand.Read(b[:]) // never fails
 	name := "t" + hex.EncodeToString(b[:])
-	Exec(t, s.URL("postgres"), "CREATE DATABASE "+name)
-	return s.URL(name)
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
+	if err != nil {
+		return "", err
+	}
+	_, err = conn.Exec(ctx, "CREATE DATABASE "+name)
+	return s.URL(name), errors.Join(err, conn.Close(ctx))
 }
 
 // Exec runs statements on a connection of its own.
