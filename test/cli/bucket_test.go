@@ -1,12 +1,18 @@
 package cli
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob/s3blob/s3test"
 )
 
@@ -17,7 +23,7 @@ func TestScriptsInBucket(t *testing.T) {
 	server := s3test.Start(t)
 	var files []string
 	for _, name := range []string{
-		"asset-owned", "branch", "check", "diff", "file-get", "file-put", "file-rm", "golden-check", "golden-columns", "golden-dbt", "items", "log", "merge",
+		"asset-owned", "branch", "check", "debug", "diff", "file-get", "file-put", "file-rm", "golden-check", "golden-columns", "golden-dbt", "items", "log", "merge",
 		"provenance", "query", "revert", "run", "runs", "show", "table", "table-import", "table-rules",
 	} {
 		files = append(files, filepath.Join("testdata", name+".txtar"))
@@ -39,4 +45,83 @@ func TestBucketOfAHome(t *testing.T) {
 	testscript.Run(t, scripts(testscript.Params{Dir: "testdata/bucket"}, func() []string {
 		return append(s3test.Env(), "BUCKET="+server.Bucket(t), "OTHER="+server.Bucket(t), "ENDPOINT="+server.URL)
 	}))
+}
+
+// A store that is away fails what needs it, and nothing of that is visible; what was there is there when it is back.
+func TestBucketIsAway(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	p := newPlace(t)
+	p.env = append(append(p.env, s3test.Env()...), "TARN_BLOB=s3://"+server.Bucket(t)+"?endpoint="+server.URL)
+	p.must("file", "put", "tarn.toml", "before")
+	server.Break(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	out, err := p.command("file", "put", "tarn.toml", "after").CombinedOutput()
+	if code := exitCode(t, err); code != errdef.Unavailable.Row().Exit || !strings.Contains(string(out), "try again") {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+	server.Break(nil)
+	if got := p.must("file", "ls", "-r"); !strings.Contains(got, "before") || strings.Contains(got, "after") {
+		t.Errorf("main holds %s", got)
+	}
+	p.must("file", "put", "tarn.toml", "after")
+	p.must("fsck", "--deep")
+}
+
+// A store that fails often, loses answers and breaks connections loses nothing, and nobody notices.
+func TestBucketIsUnreliable(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	p := newPlace(t)
+	p.env = append(append(p.env, s3test.Env()...), "TARN_BLOB_CACHE=0", "TARN_BLOB=s3://"+server.Bucket(t)+"?endpoint="+server.URL)
+	p.must("query", "select 1 as n")
+	var n, broken atomic.Int64
+	server.Break(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		switch n.Add(1) % 7 {
+		case 0, 3:
+			broken.Add(1)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case 2: // done, and not answered
+			broken.Add(1)
+			next.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		case 5: // before all of the answer has come
+			broken.Add(1)
+			next.ServeHTTP(&half{ResponseWriter: w, left: 1000}, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+	const rows = 200_000
+	p.must("query", fmt.Sprintf("create table numbers as select range as n, md5(range::varchar) as h from range(%d)", rows))
+	big := strings.Repeat("0123456789abcdef\n", 200_000)
+	if err := os.WriteFile(filepath.Join(p.dir, "big"), []byte(big), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.must("file", "put", "big", "big")
+	if got := p.must("query", "--format", "csv", "select count(*) as n, sum(n)::bigint as s from numbers"); !strings.Contains(got, fmt.Sprintf("%d,%d", rows, rows*(rows-1)/2)) {
+		t.Errorf("the table holds %s", got)
+	}
+	if got := p.must("file", "cat", "big"); got != big {
+		t.Errorf("the file has %d bytes", len(got))
+	}
+	p.must("fsck", "--deep")
+	if broken.Load() < 20 {
+		t.Errorf("only %d requests were broken", broken.Load())
+	}
+}
+
+// half breaks the connection after so many bytes of an answer.
+type half struct {
+	http.ResponseWriter
+	left int
+}
+
+func (h *half) Write(b []byte) (int, error) {
+	n, err := h.ResponseWriter.Write(b[:min(len(b), h.left)])
+	if h.left -= n; h.left == 0 {
+		panic(http.ErrAbortHandler)
+	}
+	return n, err
 }
