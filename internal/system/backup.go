@@ -95,9 +95,10 @@ func (s *System) source(ctx context.Context) (backup.Source, error) {
 	return out, nil
 }
 
-// omitted tells the rows that no backup has: of lakes' indexes, and of sessions, which end with their servers.
+// omitted tells the rows that no backup has: of lakes' indexes, of sessions, which end with their servers, and of
+// where the bulk data is, which is elsewhere once it was restored.
 func omitted(key string) bool {
-	if strings.HasPrefix(key, sessionPrefix+"/") {
+	if strings.HasPrefix(key, sessionPrefix+"/") || key == bulkKey {
 		return true
 	}
 	rest, ok := strings.CutPrefix(key, "p/")

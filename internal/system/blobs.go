@@ -16,6 +16,7 @@ import (
 	"tarn.dev/tarn/internal/blob/cacheblob"
 	"tarn.dev/tarn/internal/blob/fsblob"
 	"tarn.dev/tarn/internal/blob/s3blob"
+	"tarn.dev/tarn/internal/meta"
 	"tarn.dev/tarn/internal/system/home"
 )
 
@@ -87,6 +88,35 @@ func checkSame(h home.Home, known string, at s3blob.Location) error {
 	if before.Bucket != at.Bucket || before.Prefix != at.Prefix {
 		return ErrOtherBlobs.Errorf("the projects of %s are in %s, not in %s", h.Dir, before, at).
 			WithNext("start the server without a bucket, or with that one", "export TARN_HOME=/a/new/folder")
+	}
+	return nil
+}
+
+// bulkKey is the row that says where the bulk data is that the rows name.
+const bulkKey = "bulk"
+
+// bind notes with the rows where the bulk data is, or refuses another place than before. Homes that share their
+// rows share both: one without the bucket would find that everything is missing.
+func (b *blobs) bind(ctx context.Context, rows meta.Store) error {
+	here := "the home"
+	if b.bucket != nil {
+		here = b.bucket.URI("")
+	}
+	row, err := rows.Get(ctx, bulkKey)
+	if errors.Is(err, meta.ErrNotFound) {
+		if _, err = rows.Txn(ctx, []meta.Condition{meta.Absent(bulkKey)}, []meta.Write{meta.Set(bulkKey, []byte(here))}); err == nil {
+			return nil
+		}
+		if errors.Is(err, meta.ErrConditionFailed) { // another server was first
+			row, err = rows.Get(ctx, bulkKey)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if there := string(row.Value); there != here {
+		return ErrOtherBlobs.Errorf("the rows name bulk data in %s, and this server has it in %s", there, here).
+			WithNext("start every server of these rows with the same bucket: --blob s3://...")
 	}
 	return nil
 }

@@ -83,6 +83,9 @@ func Open(ctx context.Context, c Config) (_ *System, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := bulk.bind(ctx, s.meta); err != nil {
+		return nil, err
+	}
 	s.projects = newProjects(c.Home, bulk, s.meta, s.parts)
 	// Whoever holds the lock owns the socket: what lies there is left over from a server that was killed.
 	if err := os.Remove(c.Home.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {

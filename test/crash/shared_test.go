@@ -166,6 +166,39 @@ func TestServerThatStaysAway(t *testing.T) {
 	a.finishes()
 }
 
+// A server with the rows of others but not with their bulk data does not start.
+func TestServerWithoutTheBucket(t *testing.T) {
+	t.Parallel()
+	houses := pair(t)
+	houses[0].run("log")
+	server := s3test.Start(t)
+	houses[1].env = append(append(houses[1].env, s3test.Env()...), "TARN_BLOB=s3://"+server.Bucket(t)+"?endpoint="+server.URL)
+	if got := houses[1].try("", "log", "--json"); got.failure(t).Reason != "system.other_blobs" {
+		t.Error(got)
+	}
+	houses[0].clean()
+}
+
+// A server whose database stays away loses its session, and ends; what it had acknowledged is there when the
+// database is.
+func TestDatabaseThatStaysAway(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Start(t)
+	h := newHouse(t)
+	h.env = append(h.env, "TARN_META="+database.Database(t))
+	h.run("file", "put", "tarn.toml", "before")
+	database.Kill(t)
+	h.gone()
+	if err := database.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if h.state()["file/before"] == "" {
+		t.Error("what was acknowledged is gone")
+	}
+	h.run("file", "put", "tarn.toml", "after")
+	h.clean()
+}
+
 // newest is the newest run that the server of this house knows.
 func (h *house) newest() (id, state string) {
 	h.t.Helper()
