@@ -4,48 +4,59 @@ import (
 	"context"
 	"errors"
 
+	"github.com/apache/iceberg-go"
+
 	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/catalog/datafile"
 	"tarn.dev/tarn/internal/catalog/dataver"
 	"tarn.dev/tarn/internal/lake"
 )
 
-// Blobs lists the blobs that a table is made of: what must live as long as the entry does.
-func (c *Catalog) Blobs(ctx context.Context, e lake.Entry) ([]string, error) {
+// Reach calls first with the name of each blob that a table is made of: what must live as long as the entry
+// does. What is below a blob is left out when first says that it came before.
+func (c *Catalog) Reach(ctx context.Context, e lake.Entry, first func(name string) bool) error {
+	if !first(e.Location.Table) {
+		return nil
+	}
 	s, err := c.load(ctx, e)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	names := []string{e.Location.Table}
-	uris := []string{}
+	uriFirst := func(uri string) (bool, error) {
+		name, err := blobName(uri)
+		return err == nil && first(name), err
+	}
 	if snap := s.meta.snapshot(); snap != nil {
-		uris = append(uris, snap.ManifestList)
+		if ok, err := uriFirst(snap.ManifestList); !ok || err != nil {
+			return err
+		}
 	}
 	list, err := c.manifests(ctx, s)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, m := range list {
-		uris = append(uris, m.FilePath())
-	}
-	files, err := c.entries(ctx, list)
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range files.deletes {
-		uris = append(uris, f.DataFile().FilePath())
-	}
-	for _, uri := range uris {
-		n, err := blobName(uri)
+		ok, err := uriFirst(m.FilePath())
 		if err != nil {
-			return nil, err
+			return err
 		}
-		names = append(names, n)
+		if !ok {
+			continue
+		}
+		files, err := c.entries(ctx, []iceberg.ManifestFile{m})
+		if err != nil {
+			return err
+		}
+		for _, f := range files.deletes {
+			if _, err := uriFirst(f.DataFile().FilePath()); err != nil {
+				return err
+			}
+		}
+		for _, n := range files.names() {
+			first(dataName(s.uuid, n))
+		}
 	}
-	for _, n := range files.names() {
-		names = append(names, dataName(s.uuid, n))
-	}
-	return names, nil
+	return nil
 }
 
 // Verify holds a table to its invariants: all blobs are there, and the entry's version, rows and schema

@@ -77,7 +77,7 @@ type Flow struct {
 	calls   calls
 
 	objects *lru.Cache[lake.Hash, []byte] // definitions
-	stored  *lru.Cache[string, lake.Hash] // snapshots of code that are in the lake
+	stored  *lru.Cache[storedCode, lake.Hash]
 
 	mu        sync.Mutex
 	folders   map[string]*project.Folder
@@ -87,19 +87,25 @@ type Flow struct {
 	wg        sync.WaitGroup
 }
 
+// storedCode is a snapshot of code that was found to be in the lake, in one epoch of garbage collection.
+type storedCode struct {
+	epoch int64
+	id    string
+}
+
 // New returns the flow of the project called name. Rows of the flow begin with prefix.
 func New(c Config, name string, l *lake.Lake, blobs blob.FileStore, rows meta.Store, prefix string, tables *catalog.Catalog) *Flow {
 	objects, err := lru.New[lake.Hash, []byte](4096)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	stored, err := lru.New[string, lake.Hash](256)
+	stored, err := lru.New[storedCode, lake.Hash](256)
 	if err != nil {
 		panic(err)
 	}
 	return &Flow{
 		Config: c, name: name, lake: l, blobs: blobs, rows: rows, prefix: prefix, tables: tables,
-		memo: memo.Open(rows, prefix), runs: runStore{rows: rows, prefix: prefix}, secrets: c.Secrets.Project(name),
+		memo: memo.Open(rows, prefix, c.Session), runs: runStore{rows: rows, prefix: prefix}, secrets: c.Secrets.Project(name),
 		objects: objects, stored: stored,
 		folders: map[string]*project.Folder{}, manifests: map[string]*manifest.Manifest{}, live: map[string]*live{},
 	}

@@ -101,7 +101,8 @@ func (f *Flow) loadSnapshot(ctx context.Context, dir string, folder *project.Fol
 
 // recordCode makes a project's code durable, so that what ran can run again.
 func (f *Flow) recordCode(ctx context.Context, c *code) (lake.Hash, error) {
-	if h, ok := f.stored.Get(c.snap.ID); ok {
+	known := storedCode{f.lake.Epoch(), c.snap.ID} // before anything is stored
+	if h, ok := f.stored.Get(known); ok {
 		return h, nil
 	}
 	dir, err := c.layout()
@@ -117,7 +118,7 @@ func (f *Flow) recordCode(ctx context.Context, c *code) (lake.Hash, error) {
 	if err != nil {
 		return lake.Hash{}, fmt.Errorf("store the project's code: %w", err)
 	}
-	f.stored.Add(c.snap.ID, h)
+	f.stored.Add(known, h)
 	return h, nil
 }
 

@@ -67,10 +67,11 @@ func (f *Flow) begin(ctx context.Context, run *Run) (*Run, bool, error) {
 	f.live[run.ID] = lv
 	f.wg.Add(1)
 	f.mu.Unlock()
-	release := f.Hold()
+	release, leave := f.Hold(), f.lake.Enter()
 	go func() {
 		defer release()
 		defer cancel(nil) // what was kept for the run, files for example, is kept no longer
+		defer leave()
 		lv.execute(rctx)
 	}()
 	return &copied, false, nil

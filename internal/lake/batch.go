@@ -12,6 +12,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/lease"
 )
 
 // ErrDiscarded is returned by every call on a batch after Discard.
@@ -26,6 +27,8 @@ var ErrCollected = errdef.New(errdef.Conflict, "lake.object_collected", "an obje
 // puts have returned. Its memory is bounded by a few packs and chunks, and 50 bytes or so per object.
 type Batch struct {
 	l       *Lake
+	leave   func()          // ends the operation that the batch is
+	session *lease.Session  // its condition goes into every transaction
 	ctx     context.Context //nolint:containedctx // the life of the uploads, which outlive the call that starts them
 	cancel  context.CancelCauseFunc
 	chunks  chan struct{} // a slot is held while a file's chunk is hashed and compressed
@@ -51,16 +54,20 @@ type sealedPack struct {
 // maxUploads packs are written at a time: one keeps the disk busy while the other is synced.
 const maxUploads = 2
 
-// Begin starts a batch. End it with Flush, by the Update that it is given to, or with Discard. The end
-// of ctx ends it too.
+// Begin starts a batch. End it with Discard, after Flush or the Update that it is given to: until then
+// nothing that it may rely on is deleted. The end of ctx ends its work.
 func (l *Lake) Begin(ctx context.Context) *Batch {
 	b := &Batch{
-		l: l, chunks: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		l: l, leave: l.Enter(), chunks: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		scratch: sync.Pool{New: func() any { return new([]byte) }},
 		seen:    map[Hash]struct{}{}, relied: map[Hash][]Hash{},
 	}
 	b.uploaded.L = &b.mu
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
+	var err error
+	if b.session, err = l.session(ctx); err != nil {
+		b.cancel(err)
+	}
 	return b
 }
 
@@ -226,6 +233,7 @@ func (b *Batch) seal(ctx context.Context) ([]meta.Condition, []meta.Write, error
 		return nil, nil, err
 	}
 	var writes []meta.Write
+	conditions = append(conditions, b.session.Condition())
 	for _, p := range b.sealed {
 		conditions = append(conditions, meta.Absent(b.l.packKey(p.name)))
 		writes = append(writes, meta.Set(b.l.packKey(p.name), mustJSON(p.row)))
@@ -342,14 +350,14 @@ func (b *Batch) Flush(ctx context.Context) error {
 			b.settle(version)
 			return nil
 		}
-		// Only garbage collection fails a condition, and it condemns each pack once: this ends.
-		if !errors.Is(err, meta.ErrConditionFailed) {
+		// Else garbage collection condemned a pack, once each: this ends.
+		if err := lostSession(b.session, err); !errors.Is(err, meta.ErrConditionFailed) || errors.Is(err, lease.ErrLost) {
 			return err
 		}
 	}
 }
 
-// Discard ends the batch and forgets what was not flushed. Discarding twice, or after Flush, is no error.
+// Discard ends the batch and forgets what was not flushed. Discarding twice, or after Flush, is no error; it also ends the operation that the batch is.
 func (b *Batch) Discard() {
 	b.cancel(ErrDiscarded)
 	b.mu.Lock()
@@ -358,4 +366,5 @@ func (b *Batch) Discard() {
 		b.uploaded.Wait()
 	}
 	b.current, b.sealed, b.spare = nil, nil, nil
+	b.leave()
 }

@@ -4,6 +4,7 @@ package lake_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -73,6 +74,9 @@ func crashChild(ctx context.Context, dir string) error {
 			return err
 		}
 		fmt.Println("commit", c.ID)
+		if err := collectBranch(ctx, l, name+"-gone"); err != nil {
+			return err
+		}
 	}
 	// The index is folded in the background when there are many packs.
 	for i := 0; i < 100 && strings.Contains(os.Getenv("TARN_FAULT"), indexPoint); i++ {
@@ -83,6 +87,41 @@ func crashChild(ctx context.Context, dir string) error {
 		fmt.Println("commit", c.ID)
 	}
 	return l.Close()
+}
+
+// collectBranch makes a branch with content of its own, half of it on main as well, removes it, and collects.
+func collectBranch(ctx context.Context, l *lake.Lake, name string) error {
+	head, err := l.Branch(ctx, "main")
+	if err != nil {
+		return err
+	}
+	if _, err := l.CreateBranch(ctx, name, head.Commit, ""); err != nil {
+		return err
+	}
+	for _, branch := range []string{name, "main"} {
+		sizes := []int{1000, 3000, 5000}
+		if branch == "main" {
+			sizes = sizes[:1] // shares a pack with what goes
+		}
+		_, err := l.Update(ctx, branch, lake.CommitInfo{Message: "fill"}, func(ctx context.Context, tx *lake.Tx) error {
+			for _, n := range sizes {
+				ref, err := tx.Batch().PutFile(ctx, bytes.NewReader(content(uint64(len(name)*n), n)))
+				if err != nil {
+					return err
+				}
+				tx.Put(lake.FileKey(fmt.Sprint(name, n)), lake.FileEntry(ref))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := l.DeleteBranch(ctx, name, ""); err != nil {
+		return err
+	}
+	_, err = l.Collect(ctx, lake.CollectOptions{})
+	return err
 }
 
 // indexPoint begins the names of points that only many packs lead to.
@@ -156,6 +195,13 @@ func survived(t *testing.T, dir, acknowledged string) {
 	}
 	l := laketest.OpenOn(t, blobs, rows, lake.Options{})
 	laketest.Fsck(t.Context(), t, l)
+	// Half a collection is no obstacle to the next.
+	if _, err := l.Collect(t.Context(), lake.CollectOptions{}); err != nil {
+		t.Error(err)
+	}
+	if stats := laketest.Fsck(t.Context(), t, l); stats.Garbage != 0 {
+		t.Errorf("%d blobs without a row are left", stats.Garbage)
+	}
 	lines := bufio.NewScanner(strings.NewReader(acknowledged))
 	for lines.Scan() {
 		kind, name, _ := strings.Cut(lines.Text(), " ")

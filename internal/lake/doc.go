@@ -15,6 +15,7 @@
 //   - L3: a pack's name is never used twice, so that deleting one cannot race with writing one.
 //   - L4: only a pack whose row says live satisfies a dedup hit, and the transaction that makes the new
 //     objects visible asserts that every such row is unchanged.
+//     Everything that reads and later names stored things is an operation (Enter); see gc.go.
 //   - L5: a segment lists only packs whose footers it was made from; losing every segment loses nothing.
 //
 // Invariants of the history (trees, commits, refs):

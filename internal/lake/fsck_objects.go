@@ -143,34 +143,41 @@ func (f *fsck) segment(ctx context.Context, name string, row segmentRow, packs m
 // garbage counts the blobs that no row names: what a crash left between a blob and its row, or what a
 // writer is about to name. They harm nothing.
 func (f *fsck) garbage(ctx context.Context) error {
+	return f.l.unnamed(ctx, func(info blob.Info) {
+		f.stats.Garbage++
+		f.stats.GarbageBytes += info.Size
+	})
+}
+
+// unnamed visits the packs and index segments that no row names.
+func (l *Lake) unnamed(ctx context.Context, visit func(blob.Info)) error {
 	for _, dir := range []string{packPrefix, segmentPrefix} {
-		for info, err := range f.l.blobs.List(ctx, dir) {
+		for info, err := range l.blobs.List(ctx, dir) {
 			if err != nil {
 				return err
 			}
-			named, err := f.named(ctx, info.Name)
+			named, err := l.named(ctx, info.Name)
 			if err != nil {
 				return err
 			}
 			if !named {
-				f.stats.Garbage++
-				f.stats.GarbageBytes += info.Size
+				visit(info)
 			}
 		}
 	}
 	return nil
 }
 
-func (f *fsck) named(ctx context.Context, blobName string) (bool, error) {
+func (l *Lake) named(ctx context.Context, blobName string) (bool, error) {
 	key := ""
 	if name, ok := strings.CutPrefix(blobName, segmentPrefix); ok {
-		key = f.l.segmentKey(name)
+		key = l.segmentKey(name)
 	} else if name, err := ParseHash(blobName[strings.LastIndexByte(blobName, '/')+1:]); err == nil && packBlob(name) == blobName {
-		key = f.l.packKey(name)
+		key = l.packKey(name)
 	} else {
 		return false, nil
 	}
-	_, err := f.l.rows.Get(ctx, key)
+	_, err := l.rows.Get(ctx, key)
 	if errors.Is(err, meta.ErrNotFound) {
 		return false, nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -52,7 +51,7 @@ func (l *Lake) openHistory(ctx context.Context) error {
 
 // turn waits for the lake's turn on a branch.
 func (l *Lake) turn(ctx context.Context, branch string) (*lease.Ticket, func(context.Context) error, error) {
-	s, err := l.sessions.get(ctx, l.rows)
+	s, err := l.session(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -64,39 +63,9 @@ func (l *Lake) turn(ctx context.Context, branch string) (*lease.Ticket, func(con
 	return t, t.Release, nil
 }
 
-// sessions keeps the session in whose name the lake stands in queues: the one it was given, or one of
-// its own, begun when it is first needed and again when it was lost, as after a machine's sleep.
+// sessions keeps the session in whose name the lake writes.
 type sessions struct {
-	given *lease.Session
-
-	mu  sync.Mutex
-	own *lease.Session
-}
-
-func (s *sessions) get(ctx context.Context, rows meta.Store) (*lease.Session, error) {
-	if s.given != nil {
-		return s.given, nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.own != nil && s.own.Alive() {
-		return s.own, nil
-	}
-	own, err := lease.Begin(ctx, rows, sessionPrefix, sessionTTL, fmt.Sprintf("lake of process %d", os.Getpid()))
-	if err != nil {
-		return nil, err
-	}
-	s.own = own
-	return own, nil
-}
-
-func (s *sessions) end(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.own == nil {
-		return nil
-	}
-	err := s.own.End(ctx)
-	s.own = nil
-	return err
+	mu      sync.Mutex
+	current *lease.Session
+	given   bool // else the lake's own
 }

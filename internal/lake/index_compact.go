@@ -34,6 +34,7 @@ func (l *Lake) compactSoon() {
 	l.background.Add(1)
 	go func() {
 		defer l.background.Done()
+		defer l.Enter()()
 		err := l.compact(l.stopped)
 		x.mu.Lock()
 		x.compacting = false
@@ -108,7 +109,11 @@ func (l *Lake) replaceSegments(ctx context.Context, packs []Hash, loose []locati
 		old = append(old, name)
 	}
 	l.index.mu.RUnlock()
-	var conditions []meta.Condition
+	session, err := l.session(ctx)
+	if err != nil {
+		return err
+	}
+	conditions := []meta.Condition{session.Condition()}
 	for _, s := range inputs {
 		old = append(old, s.name)
 		conditions = append(conditions, meta.Exists(l.segmentKey(s.name)))

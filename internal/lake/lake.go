@@ -25,7 +25,8 @@ type Options struct {
 	PackBytes int
 	// CacheBytes bounds the memory for objects that were read; 0 means 64 MiB.
 	CacheBytes int64
-	// Session is in whose name the lake waits for its turns on branches; nil means one of its own.
+	// Session is in whose name the lake writes and waits for its turns on branches; nil means one of its
+	// own. A session opens a lake once at a time.
 	Session *lease.Session
 }
 
@@ -39,10 +40,12 @@ type Lake struct {
 	index *index
 	cache *cache
 
-	sessions sessions
+	sessions   sessions
+	operations operations
 
 	// background is the work that Close waits for.
 	background sync.WaitGroup
+	following  sync.WaitGroup // takes new epochs over until stop
 	stop       context.CancelCauseFunc
 	stopped    context.Context //nolint:containedctx // the life of the background work
 }
@@ -63,19 +66,30 @@ func Open(ctx context.Context, blobs blob.Store, rows meta.Store, prefix string,
 	}
 	l := &Lake{
 		blobs: blobs, rows: rows, prefix: strings.TrimSuffix(prefix, "/") + "/", opt: opt,
-		index: newIndex(), cache: newCache(opt.CacheBytes), sessions: sessions{given: opt.Session},
+		index: newIndex(), cache: newCache(opt.CacheBytes), sessions: sessions{current: opt.Session, given: opt.Session != nil},
 	}
 	l.stopped, l.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := l.checkFormat(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.refreshNow(ctx); err != nil {
-		return nil, err
-	}
-	if err := l.openHistory(ctx); err != nil {
-		return nil, err
+	if err := l.begin(ctx); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// begin takes part in garbage collection, reads the index, and makes the first commit.
+func (l *Lake) begin(ctx context.Context) error {
+	var err error
+	if l.sessions.given {
+		err = l.takePart(ctx, l.sessions.current)
+	} else {
+		_, err = l.session(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return l.openHistory(ctx)
 }
 
 // Close waits for background work to end. Batches and readers must be done.
@@ -84,7 +98,8 @@ func (l *Lake) Close() error {
 	l.stop(ErrClosed)
 	l.index.mu.Unlock()
 	l.background.Wait()
-	return l.sessions.end(context.WithoutCancel(l.stopped))
+	l.following.Wait()
+	return l.leaveAll(context.WithoutCancel(l.stopped))
 }
 
 type formatRow struct {

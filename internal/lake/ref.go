@@ -210,7 +210,7 @@ func (l *Lake) CreateBranch(ctx context.Context, name string, from Hash, request
 		if err != nil {
 			return Ref{}, nil, nil, err
 		}
-		return ref, l.free(name, from), []meta.Write{meta.Set(l.branchKey(name), value), meta.Set(l.moveKey(name, ref.Time), log)},
+		return ref, l.free(name, from), []meta.Write{l.touch(from), meta.Set(l.branchKey(name), value), meta.Set(l.moveKey(name, ref.Time), log)},
 			fault.Point("lake.branch.create.before_txn")
 	})
 	if err != nil {
@@ -223,7 +223,7 @@ func (l *Lake) CreateBranch(ctx context.Context, name string, from Hash, request
 func (l *Lake) CreateTag(ctx context.Context, name string, commit Hash, request string) (Ref, error) {
 	ref, err := l.changeRef(ctx, request, didCreateTag, name, func() (Ref, []meta.Condition, []meta.Write, error) {
 		ref, value, err := l.newRef(ctx, name, commit)
-		return ref, l.free(name, commit), []meta.Write{meta.Set(l.tagKey(name), value)}, err
+		return ref, l.free(name, commit), []meta.Write{l.touch(commit), meta.Set(l.tagKey(name), value)}, err
 	})
 	if err != nil {
 		return Ref{}, l.taken(name, err)
@@ -267,6 +267,10 @@ func (l *Lake) changeRef(ctx context.Context, request, did, name string, prepare
 func (l *Lake) free(name string, commit Hash) []meta.Condition {
 	return []meta.Condition{meta.Absent(l.branchKey(name)), meta.Absent(l.tagKey(name)), meta.Exists(l.commitKey(commit.String()))}
 }
+
+// touch is written by whoever names a commit again, on condition that its row exists: garbage collection,
+// which may be about to remove the row, sees that it changed.
+func (l *Lake) touch(commit Hash) meta.Write { return meta.Set(l.commitKey(commit.String()), nil) }
 
 func (l *Lake) newRef(ctx context.Context, name string, commit Hash) (Ref, []byte, error) {
 	if err := CheckRefName(name); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -123,6 +124,8 @@ func (l *Lake) attempts(ctx context.Context, branch string, info CommitInfo, tic
 			return c, err
 		case slices.ContainsFunc(ticket.Conditions(), func(c meta.Condition) bool { return c.Key == failed.Condition.Key }):
 			return Commit{}, lease.ErrLost.Errorf("the turn on branch %s was lost, as after a machine's sleep; nothing was changed: %w", branch, err)
+		case strings.HasPrefix(failed.Condition.Key, l.commitKey("")):
+			return Commit{}, ErrCollected.Errorf("commit %s was garbage collected meanwhile; nothing was changed: %w", strings.TrimPrefix(failed.Condition.Key, l.commitKey("")), err)
 		case !l.mayRetry(failed.Condition.Key, branch, info.RequestID):
 			return Commit{}, err
 		}
@@ -185,6 +188,8 @@ func (l *Lake) publishTx(ctx context.Context, tx *Tx, next Commit, ref Ref, vers
 			return err
 		}
 		writes = append(writes, move...)
+		again, touched := l.nameAgain(tx, next)
+		conditions, writes = append(conditions, again...), append(writes, touched...)
 	}
 	if info.RequestID != "" {
 		once, row, err := l.requestRows(info.RequestID, requestRow{Branch: ref.Name, Before: tx.Head.ID, Commit: next.ID, Time: tx.moved})
@@ -207,6 +212,23 @@ func (l *Lake) publishTx(ctx context.Context, tx *Tx, next Commit, ref Ref, vers
 	}
 	tx.batch.settle(number)
 	return nil
+}
+
+// nameAgain asserts and touches the commits, other than the head, that a transaction names. The row of the
+// commit that a branch moves to is written anyway.
+func (l *Lake) nameAgain(tx *Tx, next Commit) (conditions []meta.Condition, writes []meta.Write) {
+	named := map[Hash]bool{tx.Head.ID: true}
+	for _, p := range tx.parents {
+		if named[p.ID] {
+			continue
+		}
+		named[p.ID] = true
+		conditions = append(conditions, meta.Exists(l.commitKey(p.ID.String())))
+		if p.ID != next.ID {
+			writes = append(writes, l.touch(p.ID))
+		}
+	}
+	return conditions, writes
 }
 
 // next is the commit that tx leads to: its head when nothing changed.

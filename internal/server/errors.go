@@ -47,7 +47,8 @@ func (e edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Stre
 
 func (e edge) call(ctx context.Context, procedure string, do func(context.Context) error) (err error) {
 	id := ids.Request()
-	ctx = obs.WithRequest(ctx, id)
+	ctx, operation := withOperation(obs.WithRequest(ctx, id))
+	defer operation.end()
 	start := time.Now()
 	defer func() {
 		if r := recover(); r != nil {

@@ -10,6 +10,7 @@ import (
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/base/build"
+	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/lake"
 )
@@ -87,11 +88,16 @@ func (s *systemService) Doctor(ctx context.Context, _ *tarnv1.DoctorRequest) (*t
 	return resp, nil
 }
 
-func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *connect.ServerStream[tarnv1.FsckResponse]) error {
+func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *connect.ServerStream[tarnv1.FsckResponse]) (err error) {
 	p, err := s.projects.Open(ctx, req.GetProject())
 	if err != nil {
 		return err
 	}
+	release, err := p.Lake.Undisturbed(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release(ctx)) }()
 	found := int64(0)
 	var sendErr error
 	report := func(f lake.Problem) {
@@ -139,4 +145,33 @@ func (s *systemService) Backup(ctx context.Context, req *tarnv1.BackupRequest, o
 		return err
 	}
 	return out.Send(&tarnv1.BackupResponse{Event: &tarnv1.BackupResponse_Done{Done: done}})
+}
+
+func (s *systemService) Collect(ctx context.Context, req *tarnv1.CollectRequest, out *connect.ServerStream[tarnv1.CollectResponse]) error {
+	opt := lake.CollectOptions{DryRun: req.GetDryRun(), Keep: flow.KeepDeleted}
+	if req.KeepSeconds != nil {
+		opt.Keep = time.Duration(req.GetKeepSeconds()) * time.Second
+	}
+	if opt.Keep < 0 {
+		return errdef.Newf(errdef.InvalidArgument, "gc.keep", "what was deleted cannot be kept for %s", opt.Keep)
+	}
+	p, err := s.projects.Open(ctx, req.GetProject())
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	opt.Progress = func(what string) {
+		if err := out.Send(&tarnv1.CollectResponse{Event: &tarnv1.CollectResponse_Progress{Progress: what}}); err != nil {
+			stop(err)
+		}
+	}
+	got, err := p.Flow.Collect(ctx, opt)
+	if err != nil {
+		return err
+	}
+	return out.Send(&tarnv1.CollectResponse{Event: &tarnv1.CollectResponse_Result{Result: &tarnv1.Collected{
+		Bytes: got.Bytes, Commits: int64(got.Commits), Rows: int64(got.Rows),
+		Packs: int64(got.Packs), PacksRewritten: int64(got.Rewritten), Blobs: int64(got.Blobs),
+	}}})
 }

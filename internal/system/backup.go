@@ -27,13 +27,18 @@ import (
 var errPlace = errdef.New(errdef.InvalidArgument, "system.backup_place", "backups cannot be there")
 
 // Backup implements server.Control.
-func (s *System) Backup(ctx context.Context, to string, progress func(*tarnv1.BackupProgress)) (*tarnv1.Backup, error) {
+func (s *System) Backup(ctx context.Context, to string, progress func(*tarnv1.BackupProgress)) (_ *tarnv1.Backup, err error) {
 	defer s.Hold()()
 	place, err := s.openPlace(ctx, to)
 	if err != nil {
 		return nil, err
 	}
 	source, err := s.source(ctx)
+	if err != nil {
+		return nil, err
+	}
+	release, err := s.undisturbed(ctx, source.Projects)
+	defer func() { err = errors.Join(err, release(ctx)) }()
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +58,27 @@ func (s *System) Backup(ctx context.Context, to string, progress func(*tarnv1.Ba
 		return nil, errdef.Newf(errdef.FailedPrecondition, "system.secrets", "look for the key of the secrets: %w", err)
 	}
 	return out, nil
+}
+
+// undisturbed keeps garbage collections from beginning: a backup takes the rows of one moment and then, for
+// as long as it takes, the blobs that they name.
+func (s *System) undisturbed(ctx context.Context, projects []backup.Project) (release func(context.Context) error, err error) {
+	var releases []func(context.Context) error
+	release = func(ctx context.Context) error {
+		var errs []error
+		for _, r := range releases {
+			errs = append(errs, r(ctx))
+		}
+		return errors.Join(errs...)
+	}
+	for _, p := range projects {
+		r, err := lake.Undisturbed(ctx, s.meta, lakePrefix(p.Name), s.parts.session)
+		if err != nil {
+			return release, err
+		}
+		releases = append(releases, r)
+	}
+	return release, nil
 }
 
 // openPlace opens where backups go: a bucket, or a folder of this host, apart from what is backed up.

@@ -75,6 +75,23 @@ func (p *projects) recover(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// opened returns the projects that are in use.
+func (p *projects) opened() []*server.Project {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []*server.Project
+	for _, o := range p.open {
+		select {
+		case <-o.done:
+			if o.project != nil {
+				out = append(out, o.project)
+			}
+		default: // it will be there the next time
+		}
+	}
+	return out
+}
+
 // projectName is what a project may be called: it becomes a folder's name and a part of a row's key.
 var projectName = pattern.Of(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$`)
 
@@ -114,8 +131,8 @@ func (p *projects) make(ctx context.Context, name string) (*server.Project, erro
 	if err != nil {
 		return nil, err
 	}
-	prefix := "p/" + name + "/"
-	l, err := lake.Open(ctx, blobs, p.meta, prefix+"lake/", lake.Options{Session: p.parts.session})
+	prefix := rowsPrefix(name)
+	l, err := lake.Open(ctx, blobs, p.meta, lakePrefix(name), lake.Options{Session: p.parts.session})
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +143,10 @@ func (p *projects) make(ctx context.Context, name string) (*server.Project, erro
 	}
 	return &server.Project{Name: name, Lake: l, Flow: f}, nil
 }
+
+// rowsPrefix begins all rows of a project, lakePrefix those of its lake.
+func rowsPrefix(project string) string { return "p/" + project + "/" }
+func lakePrefix(project string) string { return rowsPrefix(project) + "lake/" }
 
 // Names implements server.Projects: the projects that have rows.
 func (p *projects) Names(ctx context.Context) ([]string, error) {

@@ -12,6 +12,7 @@ import (
 	"tarn.dev/tarn/internal/catalog/dataver"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/lease"
 )
 
 // Fragment is the immutable result of one invocation.
@@ -75,12 +76,17 @@ func (f *Fragment) Rows() (n int64) {
 
 // Memo is the relation key -> fragment of one project.
 type Memo struct {
-	rows   meta.Store
-	prefix string
+	rows     meta.Store
+	prefix   string
+	replaced string // prefix of what other results have replaced
+	session  *lease.Session
 }
 
-// Open returns the memo whose rows begin with prefix.
-func Open(rows meta.Store, prefix string) *Memo { return &Memo{rows: rows, prefix: prefix + "memo/"} }
+// Open returns the memo whose rows begin with prefix. They are written in the name of the session: what a
+// row names may have been collected once that is over.
+func Open(rows meta.Store, prefix string, session *lease.Session) *Memo {
+	return &Memo{rows: rows, prefix: prefix + "memo/", replaced: prefix + "memo-old/", session: session}
+}
 
 // Lookup returns the fragment of key, or nil.
 func (m *Memo) Lookup(ctx context.Context, key Key) (*Fragment, error) {
@@ -102,8 +108,8 @@ func (m *Memo) Remember(ctx context.Context, f *Fragment) (*Fragment, bool, erro
 		return nil, false, fmt.Errorf("encode fragment: %w", err)
 	}
 	key := m.prefix + string(f.Key)
-	_, err = m.rows.Txn(ctx, []meta.Condition{meta.Absent(key)}, []meta.Write{meta.Set(key, b)})
-	if errors.Is(err, meta.ErrConditionFailed) {
+	_, err = m.rows.Txn(ctx, []meta.Condition{m.session.Condition(), meta.Absent(key)}, []meta.Write{meta.Set(key, b)})
+	if failed := (*meta.ConditionError)(nil); errors.As(err, &failed) && failed.Condition.Key == key {
 		have, err := m.Lookup(ctx, f.Key)
 		if err == nil && have == nil { // collected in between: ours counts after all
 			return m.Remember(ctx, f)
@@ -116,14 +122,59 @@ func (m *Memo) Remember(ctx context.Context, f *Fragment) (*Fragment, bool, erro
 	return f, true, nil
 }
 
-// Replace makes f the result of its key, whatever it had: somebody asked for a new one.
+// Replace makes f the result of its key, whatever it had: somebody asked for a new one. What it had is
+// kept aside until a collection, for others may be about to publish it.
 func (m *Memo) Replace(ctx context.Context, f *Fragment) error {
 	b, err := json.Marshal(f)
 	if err != nil {
 		return fmt.Errorf("encode fragment: %w", err)
 	}
-	if _, err := m.rows.Txn(ctx, nil, []meta.Write{meta.Set(m.prefix+string(f.Key), b)}); err != nil {
-		return fmt.Errorf("remember %s: %w", f.Key, err)
+	key := m.prefix + string(f.Key)
+	for {
+		had, err := m.rows.Get(ctx, key)
+		conditions, writes := []meta.Condition{m.session.Condition()}, []meta.Write{meta.Set(key, b)}
+		switch {
+		case errors.Is(err, meta.ErrNotFound):
+			conditions = append(conditions, meta.Absent(key))
+		case err != nil:
+			return fmt.Errorf("look up %s: %w", f.Key, err)
+		default:
+			conditions = append(conditions, meta.At(key, had.Version))
+			writes = append(writes, meta.Set(fmt.Sprintf("%s%s/%d", m.replaced, f.Key, had.Version), had.Value))
+		}
+		_, err = m.rows.Txn(ctx, conditions, writes)
+		if failed := (*meta.ConditionError)(nil); errors.As(err, &failed) && failed.Condition.Key == key {
+			continue // somebody else was faster
+		}
+		if err != nil {
+			return fmt.Errorf("remember %s: %w", f.Key, err)
+		}
+		return nil
+	}
+}
+
+// Rows calls visit with every row and its fragment; one that cannot be read is an error.
+func (m *Memo) Rows(ctx context.Context, visit func(meta.Row, *Fragment) error) error {
+	return m.scan(ctx, m.prefix, visit)
+}
+
+// Replaced calls visit with what Replace has kept aside.
+func (m *Memo) Replaced(ctx context.Context, visit func(meta.Row, *Fragment) error) error {
+	return m.scan(ctx, m.replaced, visit)
+}
+
+func (m *Memo) scan(ctx context.Context, prefix string, visit func(meta.Row, *Fragment) error) error {
+	for row, err := range m.rows.Scan(ctx, meta.Prefix(prefix)) {
+		if err != nil {
+			return fmt.Errorf("scan memo: %w", err)
+		}
+		f, err := m.decode(row)
+		if err == nil {
+			err = visit(row, f)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

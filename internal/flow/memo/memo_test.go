@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -12,11 +13,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"tarn.dev/tarn/internal/flow/memo"
+	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/lease"
 	"tarn.dev/tarn/internal/meta/sqlitemeta"
 )
 
@@ -177,7 +181,11 @@ func TestRememberIsFirstWins(t *testing.T) {
 	}
 	defer rows.Close()
 	ctx := context.Background()
-	m := memo.Open(rows, "x/")
+	session, err := lease.Begin(ctx, rows, "s", time.Minute, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := memo.Open(rows, "x/", session)
 	if f, err := m.Lookup(ctx, "k"); f != nil || err != nil {
 		t.Fatalf("%v, %v", f, err)
 	}
@@ -213,5 +221,26 @@ func TestRememberIsFirstWins(t *testing.T) {
 	}
 	if f, err := m.Lookup(ctx, "k"); err != nil || f.Check.Message != "new" {
 		t.Errorf("%+v, %v", f, err)
+	}
+	var aside []string
+	err = m.Replaced(ctx, func(_ meta.Row, f *memo.Fragment) error {
+		aside = append(aside, f.Check.Message)
+		return nil
+	})
+	if err != nil || len(aside) != 1 || aside[0] != got[0].Check.Message {
+		t.Errorf("kept aside is %q, %v", aside, err)
+	}
+
+	// A process that was taken for dead remembers nothing: what its rows would name may be gone.
+	if err := session.End(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []*memo.Fragment{{Key: "k"}, {Key: "other"}} {
+		if err := m.Replace(ctx, f); !errors.Is(err, meta.ErrConditionFailed) {
+			t.Errorf("replace %s: %v", f.Key, err)
+		}
+	}
+	if _, _, err := m.Remember(ctx, &memo.Fragment{Key: "other"}); !errors.Is(err, meta.ErrConditionFailed) {
+		t.Errorf("remember: %v", err)
 	}
 }

@@ -128,3 +128,23 @@ func load(ctx context.Context, s Store, h Hash) (*node, error) {
 	n.hash = h
 	return n, nil
 }
+
+// Visit decodes one stored node and calls child for each node below it, or item for each item of a leaf,
+// in order.
+func Visit(data []byte, child func(Hash) error, item func(Item) error) error {
+	n, err := decode(data)
+	if err != nil {
+		return err
+	}
+	for _, it := range n.items {
+		if n.level > 0 {
+			err = child(it.child)
+		} else {
+			err = item(Item{Key: it.key, Value: it.value})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

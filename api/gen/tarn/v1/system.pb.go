@@ -1035,6 +1035,240 @@ func (x *Backup) GetSecrets() bool {
 	return false
 }
 
+type CollectRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// Find out what would be freed, and free nothing.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// For how long what a deleted branch held stays; without it, a week.
+	KeepSeconds   *int64 `protobuf:"varint,3,opt,name=keep_seconds,json=keepSeconds,proto3,oneof" json:"keep_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectRequest) Reset() {
+	*x = CollectRequest{}
+	mi := &file_tarn_v1_system_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectRequest) ProtoMessage() {}
+
+func (x *CollectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
+func (*CollectRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CollectRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *CollectRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *CollectRequest) GetKeepSeconds() int64 {
+	if x != nil && x.KeepSeconds != nil {
+		return *x.KeepSeconds
+	}
+	return 0
+}
+
+// CollectResponse is a word on what goes on, or, as the last message, the result.
+type CollectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*CollectResponse_Progress
+	//	*CollectResponse_Result
+	Event         isCollectResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectResponse) Reset() {
+	*x = CollectResponse{}
+	mi := &file_tarn_v1_system_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectResponse) ProtoMessage() {}
+
+func (x *CollectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
+func (*CollectResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CollectResponse) GetEvent() isCollectResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *CollectResponse) GetProgress() string {
+	if x != nil {
+		if x, ok := x.Event.(*CollectResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return ""
+}
+
+func (x *CollectResponse) GetResult() *Collected {
+	if x != nil {
+		if x, ok := x.Event.(*CollectResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isCollectResponse_Event interface {
+	isCollectResponse_Event()
+}
+
+type CollectResponse_Progress struct {
+	Progress string `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type CollectResponse_Result struct {
+	Result *Collected `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+func (*CollectResponse_Progress) isCollectResponse_Event() {}
+
+func (*CollectResponse_Result) isCollectResponse_Event() {}
+
+// Collected is what was freed, or would be.
+type Collected struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Bytes int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Commits that no branch or tag reached.
+	Commits int64 `protobuf:"varint,2,opt,name=commits,proto3" json:"commits,omitempty"`
+	// Lines of reflogs, requests and results that were past their time.
+	Rows int64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Packs that are gone, and how many of them held something that was moved to others.
+	Packs          int64 `protobuf:"varint,4,opt,name=packs,proto3" json:"packs,omitempty"`
+	PacksRewritten int64 `protobuf:"varint,5,opt,name=packs_rewritten,json=packsRewritten,proto3" json:"packs_rewritten,omitempty"`
+	// Data files, table metadata and results of steps.
+	Blobs         int64 `protobuf:"varint,6,opt,name=blobs,proto3" json:"blobs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Collected) Reset() {
+	*x = Collected{}
+	mi := &file_tarn_v1_system_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Collected) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Collected) ProtoMessage() {}
+
+func (x *Collected) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Collected.ProtoReflect.Descriptor instead.
+func (*Collected) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Collected) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Collected) GetCommits() int64 {
+	if x != nil {
+		return x.Commits
+	}
+	return 0
+}
+
+func (x *Collected) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Collected) GetPacks() int64 {
+	if x != nil {
+		return x.Packs
+	}
+	return 0
+}
+
+func (x *Collected) GetPacksRewritten() int64 {
+	if x != nil {
+		return x.PacksRewritten
+	}
+	return 0
+}
+
+func (x *Collected) GetBlobs() int64 {
+	if x != nil {
+		return x.Blobs
+	}
+	return 0
+}
+
 var File_tarn_v1_system_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_system_proto_rawDesc = "" +
@@ -1112,13 +1346,30 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\x05blobs\x18\x06 \x01(\x03R\x05blobs\x12\x14\n" +
 	"\x05bytes\x18\a \x01(\x03R\x05bytes\x12!\n" +
 	"\fcopied_bytes\x18\b \x01(\x03R\vcopiedBytes\x12\x18\n" +
-	"\asecrets\x18\t \x01(\bR\asecrets2\xba\x02\n" +
+	"\asecrets\x18\t \x01(\bR\asecrets\"|\n" +
+	"\x0eCollectRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12&\n" +
+	"\fkeep_seconds\x18\x03 \x01(\x03H\x00R\vkeepSeconds\x88\x01\x01B\x0f\n" +
+	"\r_keep_seconds\"f\n" +
+	"\x0fCollectResponse\x12\x1c\n" +
+	"\bprogress\x18\x01 \x01(\tH\x00R\bprogress\x12,\n" +
+	"\x06result\x18\x02 \x01(\v2\x12.tarn.v1.CollectedH\x00R\x06resultB\a\n" +
+	"\x05event\"\xa4\x01\n" +
+	"\tCollected\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x18\n" +
+	"\acommits\x18\x02 \x01(\x03R\acommits\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x03R\x04rows\x12\x14\n" +
+	"\x05packs\x18\x04 \x01(\x03R\x05packs\x12'\n" +
+	"\x0fpacks_rewritten\x18\x05 \x01(\x03R\x0epacksRewritten\x12\x14\n" +
+	"\x05blobs\x18\x06 \x01(\x03R\x05blobs2\xfa\x02\n" +
 	"\rSystemService\x129\n" +
 	"\x06Status\x12\x16.tarn.v1.StatusRequest\x1a\x17.tarn.v1.StatusResponse\x12?\n" +
 	"\bShutdown\x12\x18.tarn.v1.ShutdownRequest\x1a\x19.tarn.v1.ShutdownResponse\x129\n" +
 	"\x06Doctor\x12\x16.tarn.v1.DoctorRequest\x1a\x17.tarn.v1.DoctorResponse\x125\n" +
 	"\x04Fsck\x12\x14.tarn.v1.FsckRequest\x1a\x15.tarn.v1.FsckResponse0\x01\x12;\n" +
-	"\x06Backup\x12\x16.tarn.v1.BackupRequest\x1a\x17.tarn.v1.BackupResponse0\x01B&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
+	"\x06Backup\x12\x16.tarn.v1.BackupRequest\x1a\x17.tarn.v1.BackupResponse0\x01\x12>\n" +
+	"\aCollect\x12\x17.tarn.v1.CollectRequest\x1a\x18.tarn.v1.CollectResponse0\x01B&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
 var (
 	file_tarn_v1_system_proto_rawDescOnce sync.Once
@@ -1133,7 +1384,7 @@ func file_tarn_v1_system_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_tarn_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_tarn_v1_system_proto_goTypes = []any{
 	(Finding_Level)(0),            // 0: tarn.v1.Finding.Level
 	(*StatusRequest)(nil),         // 1: tarn.v1.StatusRequest
@@ -1151,35 +1402,41 @@ var file_tarn_v1_system_proto_goTypes = []any{
 	(*BackupResponse)(nil),        // 13: tarn.v1.BackupResponse
 	(*BackupProgress)(nil),        // 14: tarn.v1.BackupProgress
 	(*Backup)(nil),                // 15: tarn.v1.Backup
-	nil,                           // 16: tarn.v1.FsckStats.CheckedEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*CollectRequest)(nil),        // 16: tarn.v1.CollectRequest
+	(*CollectResponse)(nil),       // 17: tarn.v1.CollectResponse
+	(*Collected)(nil),             // 18: tarn.v1.Collected
+	nil,                           // 19: tarn.v1.FsckStats.CheckedEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_tarn_v1_system_proto_depIdxs = []int32{
-	17, // 0: tarn.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	17, // 1: tarn.v1.StatusResponse.built:type_name -> google.protobuf.Timestamp
+	20, // 0: tarn.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	20, // 1: tarn.v1.StatusResponse.built:type_name -> google.protobuf.Timestamp
 	7,  // 2: tarn.v1.DoctorResponse.findings:type_name -> tarn.v1.Finding
 	0,  // 3: tarn.v1.Finding.level:type_name -> tarn.v1.Finding.Level
 	10, // 4: tarn.v1.FsckResponse.problem:type_name -> tarn.v1.FsckProblem
 	11, // 5: tarn.v1.FsckResponse.stats:type_name -> tarn.v1.FsckStats
-	16, // 6: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
+	19, // 6: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
 	14, // 7: tarn.v1.BackupResponse.progress:type_name -> tarn.v1.BackupProgress
 	15, // 8: tarn.v1.BackupResponse.done:type_name -> tarn.v1.Backup
-	17, // 9: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
-	1,  // 10: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
-	3,  // 11: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
-	5,  // 12: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
-	8,  // 13: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
-	12, // 14: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
-	2,  // 15: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
-	4,  // 16: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
-	6,  // 17: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
-	9,  // 18: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
-	13, // 19: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
-	15, // [15:20] is the sub-list for method output_type
-	10, // [10:15] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	20, // 9: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
+	18, // 10: tarn.v1.CollectResponse.result:type_name -> tarn.v1.Collected
+	1,  // 11: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
+	3,  // 12: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
+	5,  // 13: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
+	8,  // 14: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
+	12, // 15: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
+	16, // 16: tarn.v1.SystemService.Collect:input_type -> tarn.v1.CollectRequest
+	2,  // 17: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
+	4,  // 18: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
+	6,  // 19: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
+	9,  // 20: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
+	13, // 21: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
+	17, // 22: tarn.v1.SystemService.Collect:output_type -> tarn.v1.CollectResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_system_proto_init() }
@@ -1195,13 +1452,18 @@ func file_tarn_v1_system_proto_init() {
 		(*BackupResponse_Progress)(nil),
 		(*BackupResponse_Done)(nil),
 	}
+	file_tarn_v1_system_proto_msgTypes[15].OneofWrappers = []any{}
+	file_tarn_v1_system_proto_msgTypes[16].OneofWrappers = []any{
+		(*CollectResponse_Progress)(nil),
+		(*CollectResponse_Result)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_system_proto_rawDesc), len(file_tarn_v1_system_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

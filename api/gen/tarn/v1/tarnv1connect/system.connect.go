@@ -45,6 +45,8 @@ const (
 	SystemServiceFsckProcedure = "/tarn.v1.SystemService/Fsck"
 	// SystemServiceBackupProcedure is the fully-qualified name of the SystemService's Backup RPC.
 	SystemServiceBackupProcedure = "/tarn.v1.SystemService/Backup"
+	// SystemServiceCollectProcedure is the fully-qualified name of the SystemService's Collect RPC.
+	SystemServiceCollectProcedure = "/tarn.v1.SystemService/Collect"
 )
 
 // SystemServiceClient is a client for the tarn.v1.SystemService service.
@@ -59,6 +61,8 @@ type SystemServiceClient interface {
 	Fsck(context.Context, *v1.FsckRequest) (*connect.ServerStreamForClient[v1.FsckResponse], error)
 	// Backup copies everything that the server has, of all projects, and streams how far it is.
 	Backup(context.Context, *v1.BackupRequest) (*connect.ServerStreamForClient[v1.BackupResponse], error)
+	// Collect frees what nothing in a project leads to, beside readers and writers, and streams its progress.
+	Collect(context.Context, *v1.CollectRequest) (*connect.ServerStreamForClient[v1.CollectResponse], error)
 }
 
 // NewSystemServiceClient constructs a client for the tarn.v1.SystemService service. By default, it
@@ -102,6 +106,12 @@ func NewSystemServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(systemServiceMethods.ByName("Backup")),
 			connect.WithClientOptions(opts...),
 		),
+		collect: connect.NewClient[v1.CollectRequest, v1.CollectResponse](
+			httpClient,
+			baseURL+SystemServiceCollectProcedure,
+			connect.WithSchema(systemServiceMethods.ByName("Collect")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -112,6 +122,7 @@ type systemServiceClient struct {
 	doctor   *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
 	fsck     *connect.Client[v1.FsckRequest, v1.FsckResponse]
 	backup   *connect.Client[v1.BackupRequest, v1.BackupResponse]
+	collect  *connect.Client[v1.CollectRequest, v1.CollectResponse]
 }
 
 // Status calls tarn.v1.SystemService.Status.
@@ -151,6 +162,11 @@ func (c *systemServiceClient) Backup(ctx context.Context, req *v1.BackupRequest)
 	return c.backup.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Collect calls tarn.v1.SystemService.Collect.
+func (c *systemServiceClient) Collect(ctx context.Context, req *v1.CollectRequest) (*connect.ServerStreamForClient[v1.CollectResponse], error) {
+	return c.collect.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // SystemServiceHandler is an implementation of the tarn.v1.SystemService service.
 type SystemServiceHandler interface {
 	// Status is also the handshake: it is the first call of every client.
@@ -163,6 +179,8 @@ type SystemServiceHandler interface {
 	Fsck(context.Context, *v1.FsckRequest, *connect.ServerStream[v1.FsckResponse]) error
 	// Backup copies everything that the server has, of all projects, and streams how far it is.
 	Backup(context.Context, *v1.BackupRequest, *connect.ServerStream[v1.BackupResponse]) error
+	// Collect frees what nothing in a project leads to, beside readers and writers, and streams its progress.
+	Collect(context.Context, *v1.CollectRequest, *connect.ServerStream[v1.CollectResponse]) error
 }
 
 // NewSystemServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -202,6 +220,12 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(systemServiceMethods.ByName("Backup")),
 		connect.WithHandlerOptions(opts...),
 	)
+	systemServiceCollectHandler := connect.NewServerStreamHandlerSimple(
+		SystemServiceCollectProcedure,
+		svc.Collect,
+		connect.WithSchema(systemServiceMethods.ByName("Collect")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.SystemService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SystemServiceStatusProcedure:
@@ -214,6 +238,8 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 			systemServiceFsckHandler.ServeHTTP(w, r)
 		case SystemServiceBackupProcedure:
 			systemServiceBackupHandler.ServeHTTP(w, r)
+		case SystemServiceCollectProcedure:
+			systemServiceCollectHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -241,4 +267,8 @@ func (UnimplementedSystemServiceHandler) Fsck(context.Context, *v1.FsckRequest, 
 
 func (UnimplementedSystemServiceHandler) Backup(context.Context, *v1.BackupRequest, *connect.ServerStream[v1.BackupResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Backup is not implemented"))
+}
+
+func (UnimplementedSystemServiceHandler) Collect(context.Context, *v1.CollectRequest, *connect.ServerStream[v1.CollectResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Collect is not implemented"))
 }

@@ -1,0 +1,261 @@
+package lake
+
+import (
+	"context"
+
+	"github.com/zeebo/blake3"
+
+	"tarn.dev/tarn/internal/lake/prolly"
+	"tarn.dev/tarn/internal/meta"
+)
+
+// Holder tells garbage collection what the layers above keep: what their entries, definitions, records and
+// rows lead to.
+type Holder interface {
+	// Entry marks what an entry names besides objects of the lake: the blobs of a table.
+	Entry(ctx context.Context, m *Mark, e Entry) error
+	// Object marks what a definition or record names. It is called once for each that is reached.
+	Object(ctx context.Context, m *Mark, t Type, data []byte) error
+	// Slot marks what an item of an asset's state names.
+	Slot(ctx context.Context, m *Mark, value []byte) error
+	// Rows marks what the holder's rows name, after everything that commits reach. Rows past their time are
+	// not marked when remove is given: it is called for them, and takes them away.
+	Rows(ctx context.Context, m *Mark, remove Remover) error
+	// Blobs are the prefixes of the names of its blobs: to each of those only a reference leads.
+	Blobs() []string
+}
+
+// Remover takes rows away in the name of the collector.
+type Remover func(ctx context.Context, conditions []meta.Condition, writes []meta.Write) error
+
+// Mark is what roots lead to: of an object its pack and where it is in there, of a blob a part of the hash
+// of its name. So a million objects are some 10 MB.
+type Mark struct {
+	l      *Lake
+	holder Holder
+	packs  map[Hash]*packMark
+	blobs  map[[16]byte]struct{}
+}
+
+// packMark are the objects of a pack that are reached, by placeBit.
+type packMark struct {
+	places map[uint32]struct{}
+	bytes  int64
+}
+
+// placeBit tells the objects of a pack apart: one that is stored in no bytes is where the next one is.
+// Packs are at most 1 GiB.
+func placeBit(p place) uint32 {
+	bit := p.offset << 1
+	if p.stored == 0 {
+		bit++
+	}
+	return bit
+}
+
+func (l *Lake) newMark(h Holder) *Mark {
+	return &Mark{l: l, holder: h, packs: map[Hash]*packMark{}, blobs: map[[16]byte]struct{}{}}
+}
+
+// has reports whether the object at p is reached.
+func (m *Mark) has(pack Hash, p place) bool {
+	reached := m.packs[pack]
+	if reached == nil {
+		return false
+	}
+	_, ok := reached.places[placeBit(p)]
+	return ok
+}
+
+// liveBytes are those of a pack's objects that are reached.
+func (m *Mark) liveBytes(pack Hash) int64 {
+	if reached := m.packs[pack]; reached != nil {
+		return reached.bytes
+	}
+	return 0
+}
+
+// mostlyDead says that a pack is worth rewriting: less than half of what its objects take is reached.
+func (m *Mark) mostlyDead(name Hash, row packRow) bool {
+	stored := row.Size - int64(packHeader) - int64(packTrailer) - int64(row.Objects)*int64(packEntry)
+	return m.packs[name] == nil || 2*m.liveBytes(name) < stored
+}
+
+// object marks an object, which must be there: below one that is missing nothing would be marked.
+func (m *Mark) object(ctx context.Context, t Type, h Hash) (loc location, first bool, err error) {
+	loc, state, err := m.l.locate(ctx, h, true)
+	if err != nil {
+		return loc, false, err
+	}
+	if state == "" || loc.typ != t {
+		return loc, false, ErrCorrupt.Errorf("garbage cannot be told from the rest: %w", m.l.notFound(t, h, loc, state)).WithNext("tarn fsck")
+	}
+	reached := m.packs[loc.pack]
+	if reached == nil {
+		reached = &packMark{places: map[uint32]struct{}{}}
+		m.packs[loc.pack] = reached
+	}
+	bit := placeBit(loc.place)
+	if _, ok := reached.places[bit]; ok {
+		return loc, false, nil
+	}
+	reached.places[bit] = struct{}{}
+	reached.bytes += int64(loc.stored)
+	return loc, true, nil
+}
+
+// read returns a node or record. It does not go through the cache, which is for those who come again.
+func (m *Mark) read(ctx context.Context, loc location) ([]byte, error) {
+	if data, ok := m.l.cache.get(loc.hash, loc.typ); ok {
+		return data, nil
+	}
+	return m.l.read(ctx, loc)
+}
+
+// Blob marks a blob and reports whether it was not marked before.
+func (m *Mark) Blob(name string) bool {
+	sum := blake3.Sum256([]byte(name))
+	key := [16]byte(sum[:])
+	_, marked := m.blobs[key]
+	m.blobs[key] = struct{}{}
+	return !marked
+}
+
+// HasBlob reports whether a blob is marked.
+func (m *Mark) HasBlob(name string) bool {
+	sum := blake3.Sum256([]byte(name))
+	_, ok := m.blobs[[16]byte(sum[:])]
+	return ok
+}
+
+// HasFile reports whether a file's content is marked.
+func (m *Mark) HasFile(ctx context.Context, ref FileRef) (bool, error) {
+	if ref.Root.IsZero() {
+		return true, nil
+	}
+	loc, _, err := m.l.locate(ctx, ref.Root, true)
+	return err == nil && m.has(loc.pack, loc.place), err
+}
+
+// File marks a file's content.
+func (m *Mark) File(ctx context.Context, ref FileRef) error {
+	if ref.Root.IsZero() {
+		return nil
+	}
+	return m.filePart(ctx, fileChild{ref.Root, ref.Size}, ref.Height)
+}
+
+func (m *Mark) filePart(ctx context.Context, part fileChild, height uint8) error {
+	if height == 0 {
+		_, _, err := m.object(ctx, TypeChunk, part.hash)
+		return err
+	}
+	loc, first, err := m.object(ctx, TypeFileNode, part.hash)
+	if err != nil || !first {
+		return err
+	}
+	data, err := m.read(ctx, loc)
+	if err != nil {
+		return err
+	}
+	children, err := decodeFileNode(data, height, part.size)
+	for _, c := range children {
+		if err == nil {
+			err = m.filePart(ctx, c, height-1)
+		}
+	}
+	return err
+}
+
+// Object marks a definition or record, with what the holder knows it to name. The zero hash is none.
+func (m *Mark) Object(ctx context.Context, t Type, h Hash) error {
+	if h.IsZero() {
+		return nil
+	}
+	loc, first, err := m.object(ctx, t, h)
+	if err != nil || !first || m.holder == nil {
+		return err
+	}
+	data, err := m.read(ctx, loc)
+	if err != nil {
+		return err
+	}
+	return m.holder.Object(ctx, m, t, data)
+}
+
+// nodes marks the nodes of a map and calls item for the items of those that were not marked before.
+func (m *Mark) nodes(ctx context.Context, root Hash, item func(prolly.Item) error) error {
+	pending := []Hash{root}
+	for len(pending) > 0 {
+		h := pending[len(pending)-1]
+		pending = pending[:len(pending)-1]
+		if h.IsZero() {
+			continue
+		}
+		loc, first, err := m.object(ctx, TypeTreeNode, h)
+		if err != nil {
+			return err
+		}
+		if !first {
+			continue
+		}
+		data, err := m.read(ctx, loc)
+		if err != nil {
+			return err
+		}
+		err = prolly.Visit(data, func(child prolly.Hash) error {
+			pending = append(pending, Hash(child))
+			return nil
+		}, item)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commit marks a commit and its tree. Its parents have rows of their own.
+func (m *Mark) commit(ctx context.Context, id Hash) error {
+	loc, first, err := m.object(ctx, TypeCommit, id)
+	if err != nil || !first {
+		return err
+	}
+	data, err := m.read(ctx, loc)
+	if err != nil {
+		return err
+	}
+	c, err := decodeCommit(id, data)
+	if err != nil {
+		return err
+	}
+	return m.nodes(ctx, c.Tree, func(it prolly.Item) error {
+		e, err := decodeAt(string(it.Key), it.Value)
+		if err != nil {
+			return err
+		}
+		return m.entry(ctx, e)
+	})
+}
+
+func (m *Mark) entry(ctx context.Context, e Entry) error {
+	at := e.Location
+	if err := m.File(ctx, at.Ref); err != nil {
+		return err
+	}
+	if err := m.Object(ctx, TypeDef, at.Object); err != nil {
+		return err
+	}
+	if err := m.Object(ctx, TypeRecord, at.Provenance); err != nil {
+		return err
+	}
+	err := m.nodes(ctx, at.Slots, func(it prolly.Item) error {
+		if m.holder == nil {
+			return nil
+		}
+		return m.holder.Slot(ctx, m, it.Value)
+	})
+	if err != nil || m.holder == nil {
+		return err
+	}
+	return m.holder.Entry(ctx, m, e)
+}

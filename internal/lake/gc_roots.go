@@ -1,0 +1,199 @@
+package lake
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+
+	"tarn.dev/tarn/internal/meta"
+)
+
+// roots are what the rows of the history said in one snapshot.
+type roots struct {
+	commits  map[Hash]int64    // versions of their rows
+	named    []Hash            // by branches, tags, and moves that are remembered
+	requests map[Hash][]string // keys of requests that led to a commit
+	old      []string          // keys of moves and requests past their time
+}
+
+// removeRoots takes away the rows of commits that nothing reaches any more, and small rows past their time.
+func (c *collection) removeRoots(ctx context.Context) error {
+	r, err := c.readRoots(ctx)
+	if err != nil {
+		return err
+	}
+	reached, err := c.reach(ctx, r.named)
+	if err != nil {
+		return err
+	}
+	unreached, err := c.unreached(ctx, r, reached)
+	if err != nil {
+		return err
+	}
+	for group := range slices.Chunk(unreached, rowsAtOnce) {
+		var conditions []meta.Condition
+		var keys []string
+		for _, commit := range group {
+			key := c.l.commitKey(commit.ID.String())
+			conditions = append(conditions, meta.At(key, r.commits[commit.ID]))
+			keys = append(append(keys, key), r.requests[commit.ID]...)
+		}
+		err := c.removeRows(ctx, conditions, keys)
+		if errors.Is(err, meta.ErrConditionFailed) {
+			// One of them was named again. It keeps its ancestors, and the next collection sees the rest.
+			break
+		}
+		if err != nil {
+			return err
+		}
+		c.got.Commits += len(group)
+		c.got.Rows -= len(group)
+		for _, commit := range group {
+			if c.turn == nil {
+				c.gone[commit.ID] = r.commits[commit.ID]
+			}
+		}
+	}
+	for group := range slices.Chunk(r.old, rowsAtOnce) {
+		if err := c.removeRows(ctx, nil, group); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeRows deletes rows in one transaction.
+func (c *collection) removeRows(ctx context.Context, conditions []meta.Condition, keys []string) error {
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
+	writes := make([]meta.Write, len(keys))
+	for i, key := range keys {
+		writes[i] = meta.Delete(key)
+	}
+	if err := c.txn(ctx, conditions, writes); err != nil {
+		return err
+	}
+	c.got.Rows += len(keys)
+	return nil
+}
+
+// readRoots reads commits and what names them in one snapshot: a commit that is missing in it came later,
+// and so did whatever names that. See docs/design/garbage.md, R3.
+func (c *collection) readRoots(ctx context.Context) (*roots, error) {
+	l := c.l
+	r := &roots{commits: map[Hash]int64{}, requests: map[Hash][]string{}}
+	c.gone = map[Hash]int64{}
+	log := reflogReader{c: c, r: r}
+	for row, err := range l.rows.Scan(ctx, meta.Range{Start: l.branchKey(""), End: meta.Prefix(l.tagKey("")).End}) {
+		if err != nil {
+			return nil, err
+		}
+		switch key := row.Key; {
+		case strings.HasPrefix(key, l.branchKey("")), strings.HasPrefix(key, l.tagKey("")):
+			var ref Ref
+			if ref, err = parseRef(key, row); err == nil {
+				r.named = append(r.named, ref.Commit)
+			}
+		case strings.HasPrefix(key, l.commitKey("")):
+			var id Hash
+			if id, err = ParseHash(strings.TrimPrefix(key, l.commitKey(""))); err == nil {
+				r.commits[id] = row.Version
+			}
+		case strings.HasPrefix(key, l.prefix+"reflog/"):
+			err = log.line(row)
+		case strings.HasPrefix(key, l.requestKey("")):
+			var done requestRow
+			if err = json.Unmarshal(row.Value, &done); err == nil {
+				r.requests[done.Commit] = append(r.requests[done.Commit], key)
+				if c.now.Sub(done.Time) >= requestAge {
+					r.old = append(r.old, key)
+				}
+			}
+		}
+		if err != nil {
+			return nil, ErrCorrupt.Errorf("row %s: %w", row.Key, err).WithNext("tarn fsck")
+		}
+	}
+	return r, nil
+}
+
+// reflogReader tells the lines of reflogs that are remembered from those that are not. Only the deletion of
+// a branch leaves commits unreached, so its lines matter, and they are remembered for Keep after it.
+type reflogReader struct {
+	c *collection
+	r *roots
+
+	branch string
+	lines  []moveLine // since the branch was last made
+}
+
+type moveLine struct {
+	key    string
+	commit Hash
+}
+
+func (x *reflogReader) line(row meta.Row) error {
+	branch := row.Key[:strings.LastIndexByte(row.Key, '/')+1]
+	move, err := parseMove(row, branch)
+	if err != nil {
+		return err
+	}
+	if branch != x.branch {
+		x.branch, x.lines = branch, nil
+	}
+	x.lines = append(x.lines, moveLine{row.Key, move.Commit})
+	if !move.Commit.IsZero() {
+		return nil
+	}
+	for _, line := range x.lines {
+		switch {
+		case x.c.now.Sub(move.Time) >= x.c.opt.Keep:
+			x.r.old = append(x.r.old, line.key)
+		case !line.commit.IsZero():
+			x.r.named = append(x.r.named, line.commit)
+		}
+	}
+	x.lines = nil
+	return nil
+}
+
+// reach returns the commits that those named lead to.
+func (c *collection) reach(ctx context.Context, named []Hash) (map[Hash]bool, error) {
+	reached := map[Hash]bool{}
+	for len(named) > 0 {
+		id := named[len(named)-1]
+		named = named[:len(named)-1]
+		if reached[id] {
+			continue
+		}
+		reached[id] = true
+		commit, err := c.l.Commit(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		named = append(named, commit.Parents...)
+	}
+	return reached, nil
+}
+
+// unreached returns the other commits, descendants before ancestors.
+func (c *collection) unreached(ctx context.Context, r *roots, reached map[Hash]bool) ([]Commit, error) {
+	var out []Commit
+	for id := range r.commits {
+		if reached[id] {
+			continue
+		}
+		commit, err := c.l.Commit(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Commit{ID: id, Generation: commit.Generation})
+	}
+	slices.SortFunc(out, func(a, b Commit) int {
+		return cmp.Or(cmp.Compare(b.Generation, a.Generation), compareHashes(a.ID, b.ID))
+	})
+	return out, nil
+}
