@@ -101,10 +101,10 @@ func TestThrottling(t *testing.T) {
 	server, s, _ := start(t)
 	var n atomic.Int64
 	server.Break(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		switch n.Add(1) % 3 {
+		switch n.Add(1) % 6 { // of ten attempts one succeeds, however those of others lie between
 		case 0:
 			refuse(w, http.StatusServiceUnavailable, "SlowDown")
-		case 1:
+		case 3:
 			refuse(w, http.StatusInternalServerError, "InternalError")
 		default:
 			next.ServeHTTP(w, r)
