@@ -13,6 +13,7 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob/s3blob"
+	"tarn.dev/tarn/internal/meta/pgmeta"
 	"tarn.dev/tarn/internal/runtime"
 	"tarn.dev/tarn/internal/runtime/process"
 	"tarn.dev/tarn/internal/server"
@@ -30,7 +31,28 @@ func (s *System) Doctor(ctx context.Context) []server.Finding {
 	if bucket := s.projects.bulk.bucket; bucket != nil {
 		found = append(found, s.checkBucket(ctx, bucket))
 	}
+	if rows, ok := s.meta.(*pgmeta.Store); ok {
+		found = append(found, checkRows(ctx, rows))
+	}
 	return found
+}
+
+// checkRows asks the database whether it is there, and keeps what it says that it keeps.
+func checkRows(ctx context.Context, rows *pgmeta.Store) server.Finding {
+	f := server.Finding{Name: "rows", Level: server.OK}
+	start := time.Now()
+	durable, err := rows.Durable(ctx)
+	switch {
+	case err != nil:
+		e := errdef.As(err)
+		f.Level, f.Text, f.Next = server.Fail, e.Message, strings.Join(e.Next, "; ")
+	case !durable:
+		f.Level, f.Text = server.Warn, fmt.Sprintf("%s loses commits when its host crashes", rows)
+		f.Next = "Set fsync and full_page_writes of that Postgres to on"
+	default:
+		f.Text = fmt.Sprintf("%s, answers in %s", rows, time.Since(start).Round(time.Millisecond/10))
+	}
+	return f
 }
 
 // checkBucket lists and writes the bucket as a start does.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -171,6 +172,9 @@ func TestServerWithoutTheBucket(t *testing.T) {
 	t.Parallel()
 	houses := pair(t)
 	houses[0].run("log")
+	if found := houses[0].run("doctor"); !strings.Contains(found, "of postgres at ") {
+		t.Errorf("doctor does not name the database:\n%s", found)
+	}
 	server := s3test.Start(t)
 	houses[1].env = append(append(houses[1].env, s3test.Env()...), "TARN_BLOB=s3://"+server.Bucket(t)+"?endpoint="+server.URL)
 	if got := houses[1].try("", "log", "--json"); got.failure(t).Reason != "system.other_blobs" {

@@ -131,6 +131,19 @@ func open(ctx context.Context, url string, o options) (_ *Store, err error) {
 // the same.
 func (s *Store) Identity() int64 { return s.identity }
 
+// String is the database for messages: without a password.
+func (s *Store) String() string { return s.where }
+
+// Durable reports whether the server is set up to keep what it acknowledges when its host crashes.
+func (s *Store) Durable(ctx context.Context) (durable bool, err error) {
+	err = s.patiently(ctx, "check metadata", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, s.answer)
+		defer cancel()
+		return s.pool.QueryRow(ctx, `SELECT current_setting('fsync')::bool AND current_setting('full_page_writes')::bool`).Scan(&durable)
+	})
+	return durable, err
+}
+
 // Get implements meta.Store.
 func (s *Store) Get(ctx context.Context, key string) (meta.Row, error) {
 	if err := meta.CheckKey(key); err != nil {

@@ -92,3 +92,37 @@ func TestWatchWithoutNotifications(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A server that is stopped while it has the lock, or whose host vanished, holds up the others for moments only,
+// and what it had begun has not happened.
+func TestStoppedWithTheLock(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	stopped, err := Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &writer{s: stopped, config: stopped.writer.config, id: []byte("stopped")}
+	v, err := w.begin(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Txn(t.Context(), nil, []meta.Write{meta.Set("k", []byte("other"))}); err != nil {
+		t.Fatal(err)
+	}
+	p := &plan{last: v.last + 1, changes: map[string]change{"k": {Row: meta.Row{Key: "k", Value: []byte("stopped"), Version: v.last + 1}}}}
+	if err := w.apply(t.Context(), p, v.last); err == nil {
+		t.Error("the stopped server wrote after all")
+	}
+	w.drop()
+	if row, err := other.Get(t.Context(), "k"); err != nil || string(row.Value) != "other" {
+		t.Errorf("k is %q: %v", row.Value, err)
+	}
+	if err := errors.Join(stopped.Close(), other.Close()); err != nil {
+		t.Error(err)
+	}
+}
