@@ -124,7 +124,7 @@ func (s *System) source(ctx context.Context) (backup.Source, error) {
 // omitted tells the rows that no backup has: of lakes' indexes, of sessions, which end with their servers, and of
 // where the bulk data is, which is elsewhere once it was restored.
 func omitted(key string) bool {
-	if strings.HasPrefix(key, sessionPrefix+"/") || key == bulkKey {
+	if strings.HasPrefix(key, sessionPrefix+"/") || key == bulkKey || key == ownerKey {
 		return true
 	}
 	rest, ok := strings.CutPrefix(key, "p/")

@@ -2,6 +2,7 @@ package system
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"math"
@@ -29,6 +30,7 @@ type blobs struct {
 	home   home.Home
 	bucket *s3blob.Store // nil: below the home
 	copies *cacheblob.Cache
+	news   string // the URL of the bucket, if the home does not remember it yet
 }
 
 // openBlobs opens the bulk data of a home: in the bucket of a URL, or for "" where it was before. The home
@@ -64,12 +66,11 @@ func openBlobs(ctx context.Context, h home.Home, url string) (*blobs, error) {
 	if err != nil {
 		return nil, err
 	}
+	out := &blobs{home: h, bucket: bucket, copies: copies}
 	if url != known {
-		if err := h.RememberBlobs(url); err != nil {
-			return nil, err
-		}
+		out.news = url
 	}
-	return &blobs{home: h, bucket: bucket, copies: copies}, nil
+	return out, nil
 }
 
 // checkSame refuses a bucket that is not where the home's projects are. How it is reached may change.
@@ -95,30 +96,63 @@ func checkSame(h home.Home, known string, at s3blob.Location) error {
 // bulkKey is the row that says where the bulk data is that the rows name.
 const bulkKey = "bulk"
 
-// bind notes with the rows where the bulk data is, or refuses another place than before. Homes that share their
-// rows share both: one without the bucket would find that everything is missing.
+// bind makes sure that the bulk data is what the rows name, and notes that: with the rows and in the home. Homes that
+// share their rows share both: one without the bucket would find that everything is missing.
 func (b *blobs) bind(ctx context.Context, rows meta.Store) error {
 	here := "the home"
 	if b.bucket != nil {
 		here = b.bucket.URI("")
 	}
 	row, err := rows.Get(ctx, bulkKey)
-	if errors.Is(err, meta.ErrNotFound) {
-		if _, err = rows.Txn(ctx, []meta.Condition{meta.Absent(bulkKey)}, []meta.Write{meta.Set(bulkKey, []byte(here))}); err == nil {
-			return nil
+	fresh := errors.Is(err, meta.ErrNotFound)
+	if err != nil && !fresh {
+		return err
+	}
+	if there := string(row.Value); !fresh && there != here {
+		return ErrOtherBlobs.Errorf("the rows name bulk data in %s, and this server has it in %s", there, here).
+			WithNext("start every server of these rows with the same bucket: --blob s3://...")
+	}
+	if b.bucket != nil {
+		if err := b.claim(ctx, rows); err != nil {
+			return err
 		}
+	}
+	if fresh {
+		_, err := rows.Txn(ctx, []meta.Condition{meta.Absent(bulkKey)}, []meta.Write{meta.Set(bulkKey, []byte(here))})
 		if errors.Is(err, meta.ErrConditionFailed) { // another server was first
-			row, err = rows.Get(ctx, bulkKey)
+			return b.bind(ctx, rows)
 		}
+		if err != nil {
+			return err
+		}
+	}
+	if b.news == "" {
+		return nil
+	}
+	return b.home.RememberBlobs(b.news)
+}
+
+// ownerKey is the row with the name under which the rows own their place in a bucket.
+const ownerKey = "bulk/owner"
+
+// claim refuses a place in a bucket that other rows own: what one names is garbage to the other.
+func (b *blobs) claim(ctx context.Context, rows meta.Store) error {
+	own := rand.Text()
+	_, err := rows.Txn(ctx, []meta.Condition{meta.Absent(ownerKey)}, []meta.Write{meta.Set(ownerKey, []byte(own))})
+	if errors.Is(err, meta.ErrConditionFailed) { // since an earlier start
+		var row meta.Row
+		row, err = rows.Get(ctx, ownerKey)
+		own = string(row.Value)
 	}
 	if err != nil {
 		return err
 	}
-	if there := string(row.Value); there != here {
-		return ErrOtherBlobs.Errorf("the rows name bulk data in %s, and this server has it in %s", there, here).
-			WithNext("start every server of these rows with the same bucket: --blob s3://...")
+	owner, err := b.bucket.Claim(ctx, own)
+	if err == nil && owner != own {
+		err = ErrOtherBlobs.Errorf("%s holds the projects of another home", b.bucket.URI("")).
+			WithNext("use another prefix: "+b.bucket.URI("other"), "start with the rows of that home: tarn server start --help")
 	}
-	return nil
+	return err
 }
 
 // project is the bulk data of one project.

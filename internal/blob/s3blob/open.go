@@ -1,7 +1,6 @@
 package s3blob
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -199,11 +198,37 @@ func (c *stallingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// marker is an object that no blob's name reaches. It says what lies here, and that a put can be refused.
+// Objects that no blob's name reaches: marker says what lies here, and that a put can be refused; ownerMark, whose it is.
 const (
-	marker = "~tarn"
-	format = "tarn-blobs 1\n"
+	marker    = "~tarn"
+	format    = "tarn-blobs 1\n"
+	ownerMark = "~owner"
+	maxOwner  = 100
 )
+
+// Claim makes the place that of an owner, if it is nobody's, and returns whose it is.
+func (s *Store) Claim(ctx context.Context, owner string) (string, error) {
+	doing := "claim " + s.location.String()
+	_, err := s.putOnce(ctx, ownerMark, owner)
+	switch {
+	case err == nil:
+		return owner, nil
+	case status(err) != http.StatusPreconditionFailed:
+		return "", ended(ctx, s.classify(err, doing))
+	}
+	found, err := s.readAll(ctx, s.prefix+ownerMark, maxOwner)
+	if err != nil {
+		return "", ended(ctx, s.classify(err, doing))
+	}
+	return found, nil
+}
+
+// putOnce puts an object that is no blob, if it is not there.
+func (s *Store) putOnce(ctx context.Context, name, text string) (*s3.PutObjectOutput, error) {
+	return s.client.PutObject(ctx, &s3.PutObjectInput{
+		Bucket: &s.location.Bucket, Key: aws.String(s.prefix + name), Body: strings.NewReader(text), IfNoneMatch: aws.String("*"),
+	})
+}
 
 // Check makes sure that the bucket can be listed, written to, and keeps puts apart.
 func (s *Store) Check(ctx context.Context) error {
@@ -226,9 +251,7 @@ func (s *Store) probe(ctx context.Context) error {
 	}
 	doing := "write to " + s.location.String()
 	for range 2 {
-		_, err := s.client.PutObject(ctx, &s3.PutObjectInput{
-			Bucket: &s.location.Bucket, Key: aws.String(s.prefix + marker), Body: bytes.NewReader([]byte(format)), IfNoneMatch: aws.String("*"),
-		})
+		_, err := s.putOnce(ctx, marker, format)
 		switch {
 		case err == nil:
 		case status(err) == http.StatusPreconditionFailed:
