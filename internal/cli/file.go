@@ -13,7 +13,7 @@ import (
 
 func (a *app) fileCommand() *cobra.Command {
 	return group("file", "Store, read and remove files", groupData,
-		a.fileListCommand(), a.filePutCommand(), a.fileGetCommand(), a.fileCatCommand(), a.fileRemoveCommand())
+		a.fileListCommand(), a.filePutCommand(), a.fileLinkCommand(), a.fileGetCommand(), a.fileCatCommand(), a.fileRemoveCommand())
 }
 
 func (a *app) fileListCommand() *cobra.Command {
@@ -48,7 +48,11 @@ func (a *app) fileListCommand() *cobra.Command {
 				if e.GetKind() == "folder" {
 					size = ""
 				}
-				rows = append(rows, []string{size, ui.Clean(e.GetName())})
+				name := ui.Clean(e.GetName())
+				if url := e.GetProperties()["url"]; e.GetKind() == "external" {
+					name += " -> " + ui.Clean(url)
+				}
+				rows = append(rows, []string{size, name})
 				return nil
 			})
 			if err != nil {
@@ -67,6 +71,7 @@ func (a *app) fileListCommand() *cobra.Command {
 
 func (a *app) fileCatCommand() *cobra.Command {
 	var ref string
+	var drift bool
 	c := codes(&cobra.Command{
 		Use:     "cat NAME...",
 		Short:   "Print files",
@@ -81,20 +86,22 @@ func (a *app) fileCatCommand() *cobra.Command {
 				return err
 			}
 			for _, name := range args {
-				if err := a.cat(c, t, name, t.ref(ref)); err != nil {
+				if err := a.cat(c, t, &tarnv1.GetRequest{Pattern: name, Ref: t.ref(ref), AcceptDrift: drift}); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
-	}, errdef.NotFound, errdef.FailedPrecondition, errdef.DataLoss)
+	}, errdef.NotFound, errdef.FailedPrecondition, errdef.PermissionDenied, errdef.Unavailable, errdef.DataLoss)
 	c.Flags().StringVar(&ref, "ref", "", "the `REF` to read (default: the current branch)")
+	acceptDrift(c, &drift)
 	return c
 }
 
 // cat copies one file to stdout.
-func (a *app) cat(c *cobra.Command, t target, name, ref string) error {
-	stream, err := t.Files.Get(c.Context(), &tarnv1.GetRequest{Project: t.project, Ref: ref, Pattern: name, One: true})
+func (a *app) cat(c *cobra.Command, t target, req *tarnv1.GetRequest) error {
+	req.Project, req.One = t.project, true
+	stream, err := t.Files.Get(c.Context(), req)
 	if err != nil {
 		return err
 	}

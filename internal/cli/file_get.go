@@ -17,6 +17,7 @@ import (
 
 func (a *app) fileGetCommand() *cobra.Command {
 	var ref string
+	var drift bool
 	c := codes(&cobra.Command{
 		Use:   "get NAME [DST]",
 		Short: "Copy files out of Tarn",
@@ -41,9 +42,9 @@ A folder NAME is copied under its own name; with a slash at its end, what lies i
 				if a.json {
 					return usage(c, "with - as DST stdout holds the file: --json has no place there")
 				}
-				return a.cat(c, t, args[0], t.ref(ref))
+				return a.cat(c, t, &tarnv1.GetRequest{Pattern: args[0], Ref: t.ref(ref), AcceptDrift: drift})
 			}
-			stream, err := t.Files.Get(c.Context(), &tarnv1.GetRequest{Project: t.project, Ref: t.ref(ref), Pattern: args[0]})
+			stream, err := t.Files.Get(c.Context(), &tarnv1.GetRequest{Project: t.project, Ref: t.ref(ref), Pattern: args[0], AcceptDrift: drift})
 			if err != nil {
 				return err
 			}
@@ -63,8 +64,9 @@ A folder NAME is copied under its own name; with a slash at its end, what lies i
 			})
 			return nil
 		},
-	}, errdef.NotFound, errdef.FailedPrecondition, errdef.ResourceExhausted, errdef.DataLoss)
+	}, errdef.NotFound, errdef.FailedPrecondition, errdef.PermissionDenied, errdef.Unavailable, errdef.ResourceExhausted, errdef.DataLoss)
 	c.Flags().StringVar(&ref, "ref", "", "the `REF` to read (default: the current branch)")
+	acceptDrift(c, &drift)
 	return c
 }
 

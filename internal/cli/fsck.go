@@ -21,20 +21,20 @@ type problem struct {
 }
 
 func (a *app) fsckCommand() *cobra.Command {
-	var deep bool
+	var deep, external bool
 	c := codes(&cobra.Command{
 		Use:     "fsck",
 		Short:   "Verify every invariant of the project's store",
 		Long:    "Read everything that the project's branches, tags and history name, and verify it: that it is\nthere, that it is what was written, and that it fits together.",
 		GroupID: groupSetup,
-		Example: "  tarn fsck\n  tarn fsck --deep       # read every stored byte too",
+		Example: "  tarn fsck\n  tarn fsck --deep       # read every stored byte too\n  tarn fsck --external   # ask whether what was linked is still there, and the same",
 		Args:    args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			t, err := a.reach(c.Context())
 			if err != nil {
 				return err
 			}
-			stream, err := t.System.Fsck(c.Context(), &tarnv1.FsckRequest{Project: t.project, Deep: deep})
+			stream, err := t.System.Fsck(c.Context(), &tarnv1.FsckRequest{Project: t.project, Deep: deep, External: external})
 			if err != nil {
 				return err
 			}
@@ -67,6 +67,7 @@ func (a *app) fsckCommand() *cobra.Command {
 			return nil
 		},
 	}, errdef.DataLoss, errdef.FailedPrecondition)
+	c.Flags().BoolVar(&external, "external", false, "ask for the originals of links on branches and tags too")
 	c.Flags().BoolVar(&deep, "deep", false, "read every stored byte too")
 	return c
 }

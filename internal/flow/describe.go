@@ -3,7 +3,6 @@ package flow
 import (
 	"context"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 
@@ -201,15 +200,8 @@ func (f *Flow) Holders(ctx context.Context, word string) ([]Holder, error) {
 		}
 		return nil
 	}
-	for _, refs := range []iter.Seq2[lake.Ref, error]{f.lake.Branches(ctx), f.lake.Tags(ctx)} {
-		for ref, err := range refs {
-			if err == nil {
-				err = look(ref)
-			}
-			if err != nil {
-				return nil, err
-			}
-		}
+	if err := f.heads(ctx, look); err != nil {
+		return nil, err
 	}
 	return out, nil
 }

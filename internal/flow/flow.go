@@ -23,6 +23,7 @@ import (
 
 	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/catalog"
+	"tarn.dev/tarn/internal/external"
 	"tarn.dev/tarn/internal/flow/call"
 	"tarn.dev/tarn/internal/flow/discover"
 	"tarn.dev/tarn/internal/flow/manifest"
@@ -49,6 +50,7 @@ type Config struct {
 	Images     *image.Store
 	Engine     *query.Engine
 	Secrets    *secret.Vault
+	Originals  *external.Originals
 	SDK        string // folder that holds the Python package tarn
 	SDKID      string // its content hash
 	Scratch    string // emptied at start

@@ -17,6 +17,7 @@ import (
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/flow/check"
 	"tarn.dev/tarn/internal/flow/manifest"
+	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/runtime"
 )
@@ -167,7 +168,11 @@ func (in inputsOf) layOut(ctx context.Context, dst string, v fileValue) error {
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
 		return err
 	}
-	r, err := in.f.lake.OpenFile(ctx, v.ref)
+	e := lake.FileEntry(v.ref)
+	if v.link != nil {
+		e = *v.link
+	}
+	r, err := in.f.OpenFile(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -176,11 +181,11 @@ func (in inputsOf) layOut(ctx context.Context, dst string, v fileValue) error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(w, r); err != nil {
-		w.Close()
-		return err
+	_, err = io.Copy(w, r)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return errors.Join(err, os.Remove(dst)) // another try must not take it for whole
 	}
-	return w.Close()
+	return nil
 }
 
 // limitsOf are the limits a function declares.

@@ -48,6 +48,7 @@ type fileValue struct {
 	ref  lake.FileRef
 	hash string
 	prov lake.Hash
+	link *lake.Entry // of a file that is elsewhere; it has no ref
 }
 
 func (v fileValue) identity() string { return memo.FileIdentity(v.path, v.hash) }
@@ -179,14 +180,18 @@ func (w *world) match(ctx context.Context, glob string) ([]fileValue, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list files %q: %w", glob, err)
 		}
-		if ke.Entry.Kind != lake.KindFile {
+		if ke.Entry.Kind != lake.KindFile && ke.Entry.Kind != lake.KindExternal {
 			continue
 		}
 		p := lake.DisplayKey(ke.Key)
 		if slices.ContainsFunc(gone, func(g string) bool { return strings.HasPrefix(p, g) }) || !project.Match(glob, p) {
 			continue
 		}
-		out = append(out, fileValue{path: p, ref: ke.Entry.Location.Ref, hash: ke.Entry.Version, prov: ke.Entry.Location.Provenance})
+		v := fileValue{path: p, ref: ke.Entry.Location.Ref, hash: ke.Entry.Version, prov: ke.Entry.Location.Provenance}
+		if ke.Entry.Kind == lake.KindExternal {
+			v.link = &ke.Entry
+		}
+		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b fileValue) int { return strings.Compare(a.path, b.path) })
 	return out, nil

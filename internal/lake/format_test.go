@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/external"
 )
 
 var updateHistory = flag.Bool("update-history", false, "rewrite the golden files of entries and commits")
@@ -128,6 +129,7 @@ func goldenEntries() []Entry {
 			Location: Location{Table: "tables/t/metadata/1.json", Slots: Hash{1}, Provenance: Hash{2}, Size: 100, Rows: 3, Data: map[string]string{"k": "v"}},
 		},
 		{Kind: KindDef, Version: "d", Location: Location{Object: Hash{3}}},
+		ExternalEntry(external.State{URL: "s3://b/k", ETag: `"e"`, Size: 7, Modified: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)}),
 	}
 }
 

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"maps"
+
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
@@ -21,10 +23,15 @@ func toCommit(c lake.Commit) *tarnv1.Commit {
 }
 
 func toEntry(key string, e lake.Entry) *tarnv1.Entry {
-	return &tarnv1.Entry{
+	out := &tarnv1.Entry{
 		Name: lake.DisplayKey(key), Key: key, Kind: string(e.Kind), Version: e.Version, Schema: e.Schema,
 		Size: e.Location.Size, Rows: e.Location.Rows, Properties: e.Properties,
 	}
+	if e.Kind == lake.KindExternal { // its time is no part of what it is, but of what is known of it
+		out.Properties = maps.Clone(e.Properties)
+		maps.Copy(out.Properties, e.Location.Data)
+	}
+	return out
 }
 
 func toChange(c lake.Change) *tarnv1.Change {

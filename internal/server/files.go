@@ -61,7 +61,7 @@ func (s *fileService) Put(ctx context.Context, in *connect.ClientStream[tarnv1.P
 		return nil, err
 	}
 	resp := &tarnv1.PutResponse{Files: int64(len(files)), Bytes: size}
-	pub, err := p.Flow.Publish(ctx, publication(write, putMessage(files), func(ctx context.Context, tx *lake.Tx) error {
+	pub, err := p.Flow.Publish(ctx, publication(write, putMessage("Put", files), func(ctx context.Context, tx *lake.Tx) error {
 		return publishFiles(ctx, tx, p.Lake.Tree(tx.Head.Tree), files)
 	}))
 	if err != nil {
@@ -76,20 +76,20 @@ func publication(w *tarnv1.Write, message string, change func(ctx context.Contex
 	return flow.Publication{Branch: w.GetInto(), Info: info(w, message), Dir: w.GetDir(), Change: change}
 }
 
-// putMessage says what a put did, when its caller does not.
-func putMessage(files map[string]lake.FileRef) string {
+// putMessage says what a put or link did, when its caller does not.
+func putMessage(verb string, files map[string]lake.Entry) string {
 	if len(files) > 1 {
-		return fmt.Sprintf("Put %d files", len(files))
+		return fmt.Sprintf("%s %d files", verb, len(files))
 	}
 	for name := range files {
-		return "Put " + name
+		return verb + " " + name
 	}
-	return "Put nothing"
+	return verb + " nothing"
 }
 
 // receiveFiles stores what a put sends and returns it by path. may is asked for the key of each before its bytes.
-func receiveFiles(ctx context.Context, batch *lake.Batch, in *connect.ClientStream[tarnv1.PutRequest], may func(key string) error) (map[string]lake.FileRef, int64, error) {
-	files := map[string]lake.FileRef{}
+func receiveFiles(ctx context.Context, batch *lake.Batch, in *connect.ClientStream[tarnv1.PutRequest], may func(key string) error) (map[string]lake.Entry, int64, error) {
+	files := map[string]lake.Entry{}
 	size := int64(0)
 	r := &putReader{in: in}
 	if err := r.advance(); err != nil && !errors.Is(err, io.EOF) {
@@ -111,7 +111,7 @@ func receiveFiles(ctx context.Context, batch *lake.Batch, in *connect.ClientStre
 		if err != nil {
 			return nil, 0, fmt.Errorf("put %s: %w", name, err)
 		}
-		files[name], size = ref, size+ref.Size
+		files[name], size = lake.FileEntry(ref), size+ref.Size
 	}
 	if len(r.data) > 0 {
 		return nil, 0, errPutProtocol
@@ -170,10 +170,10 @@ func (r *putReader) advance() error {
 
 // publishFiles puts files into the tree of an update. A path is a file or a folder, never both: copies
 // on a disk could not hold it.
-func publishFiles(ctx context.Context, tx *lake.Tx, tree lake.Tree, files map[string]lake.FileRef) error {
+func publishFiles(ctx context.Context, tx *lake.Tx, tree lake.Tree, files map[string]lake.Entry) error {
 	folders := map[string]bool{} // looked at, and no file
 	occupied := map[string]bool{}
-	for name, ref := range files {
+	for name, e := range files {
 		for dir := path.Dir(name); dir != "." && !folders[dir]; dir = path.Dir(dir) {
 			_, inTree, err := tree.Get(ctx, lake.FileKey(dir))
 			if err != nil {
@@ -204,7 +204,7 @@ func publishFiles(ctx context.Context, tx *lake.Tx, tree lake.Tree, files map[st
 				return errPath.Errorf("%s is a folder: write %s/ to store something in it", name, name)
 			}
 		}
-		if !ref.Root.IsZero() {
+		if ref := e.Location.Ref; !ref.Root.IsZero() {
 			kind := lake.TypeChunk
 			if ref.Height > 0 {
 				kind = lake.TypeFileNode
@@ -213,7 +213,7 @@ func publishFiles(ctx context.Context, tx *lake.Tx, tree lake.Tree, files map[st
 				return err
 			}
 		}
-		tx.Put(lake.FileKey(name), lake.FileEntry(ref))
+		tx.Put(lake.FileKey(name), e)
 	}
 	return nil
 }
@@ -230,6 +230,10 @@ func (s *fileService) Get(ctx context.Context, req *tarnv1.GetRequest, out *conn
 	if err != nil {
 		return err
 	}
+	open := p.Flow.OpenFile
+	if req.GetAcceptDrift() {
+		open = p.Flow.OpenDrifted
+	}
 	return inCommit(ctx, p.Lake, req.GetRef(), req.GetPattern(), func(c lake.Commit, pattern, ref string) error {
 		sel, err := selectFiles(ctx, p.Lake.Tree(c.Tree), pattern, ref)
 		if err != nil {
@@ -243,7 +247,7 @@ func (s *fileService) Get(ctx context.Context, req *tarnv1.GetRequest, out *conn
 			if err != nil {
 				return err
 			}
-			if err := sendFile(ctx, p.Lake, ke, sel, buf, out); err != nil {
+			if err := sendFile(ctx, open, ke, sel, buf, out); err != nil {
 				return err
 			}
 		}
@@ -251,13 +255,16 @@ func (s *fileService) Get(ctx context.Context, req *tarnv1.GetRequest, out *conn
 	})
 }
 
-func sendFile(ctx context.Context, l *lake.Lake, ke lake.KeyEntry, sel selection, buf []byte, out *connect.ServerStream[tarnv1.GetResponse]) error {
+// opener reads the bytes of a file.
+type opener func(ctx context.Context, e lake.Entry) (io.ReadCloser, error)
+
+func sendFile(ctx context.Context, open opener, ke lake.KeyEntry, sel selection, buf []byte, out *connect.ServerStream[tarnv1.GetResponse]) error {
 	e := toEntry(ke.Key, ke.Entry)
 	head := &tarnv1.GetFile{Entry: e, Relative: strings.TrimPrefix(e.GetName(), sel.strip), One: sel.one}
 	if err := out.Send(&tarnv1.GetResponse{Event: &tarnv1.GetResponse_File{File: head}}); err != nil {
 		return err
 	}
-	r, err := l.OpenFile(ctx, ke.Entry.Location.Ref)
+	r, err := open(ctx, ke.Entry)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", e.GetName(), err)
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"connectrpc.com/connect"
@@ -113,20 +114,23 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 	if err == nil {
 		upper, err = p.Flow.Fsck(ctx, req.GetDeep(), report)
 	}
+	asked := map[string]int64{}
+	if err == nil && req.GetExternal() {
+		asked["originals"], err = p.Flow.FsckExternal(ctx, report)
+	}
 	if err = errors.Join(err, sendErr); err != nil {
 		return err
 	}
-	return out.Send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Stats{Stats: &tarnv1.FsckStats{
-		Problems: found,
-		Checked: map[string]int64{
-			"packs": int64(stats.Packs), "objects": stats.Objects, "bytes": stats.Bytes,
-			"garbage_blobs": int64(stats.Garbage), "garbage_bytes": stats.GarbageBytes,
-			"branches": int64(stats.Branches), "tags": int64(stats.Tags), "commits": int64(stats.Commits),
-			"nodes": int64(stats.Nodes), "entries": stats.Entries,
-			"tables": upper.Tables, "definitions": upper.Definitions, "slots": upper.Slots,
-			"fragments": upper.Fragments, "provenance": upper.Provenance, "runs": upper.Runs,
-		},
-	}}})
+	checked := map[string]int64{
+		"packs": int64(stats.Packs), "objects": stats.Objects, "bytes": stats.Bytes,
+		"garbage_blobs": int64(stats.Garbage), "garbage_bytes": stats.GarbageBytes,
+		"branches": int64(stats.Branches), "tags": int64(stats.Tags), "commits": int64(stats.Commits),
+		"nodes": int64(stats.Nodes), "entries": stats.Entries,
+		"tables": upper.Tables, "definitions": upper.Definitions, "slots": upper.Slots,
+		"fragments": upper.Fragments, "provenance": upper.Provenance, "runs": upper.Runs,
+	}
+	maps.Copy(checked, asked)
+	return out.Send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Stats{Stats: &tarnv1.FsckStats{Problems: found, Checked: checked}}})
 }
 
 // backupProgress is how often a client is told how far a backup is.

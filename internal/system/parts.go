@@ -14,6 +14,8 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/room"
+	"tarn.dev/tarn/internal/blob/s3blob"
+	"tarn.dev/tarn/internal/external"
 	"tarn.dev/tarn/internal/flow"
 	"tarn.dev/tarn/internal/flow/call"
 	"tarn.dev/tarn/internal/flow/secret"
@@ -83,7 +85,7 @@ func openParts(ctx context.Context, h home.Home, rows meta.Store, log *slog.Logg
 	images.KeepWithin(budget)
 	p.engine = query.New(query.Options{Runtime: p.runtime, Command: []string{exe, query.Role}})
 	p.flow = flow.Config{
-		Runtime: p.runtime, Images: images, Engine: p.engine, Secrets: secret.Open(rows, h.SecretKey()), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
+		Runtime: p.runtime, Images: images, Originals: external.New(map[string]external.Source{s3blob.Scheme: &s3blob.Originals{}}), Engine: p.engine, Secrets: secret.Open(rows, h.SecretKey()), SDK: sdkDir, SDKID: sdk.Hash(), Scratch: filepath.Join(h.Scratch(), "projects"),
 		Host: flow.NewHost(runtime.NumCPU(), room.Memory(), h.Scratch()), CallMemory: call.NewBudget(callMemory), Session: p.session, Log: log, Hold: hold, CallsOf: server.CallsOf(log),
 	}
 	return p, nil

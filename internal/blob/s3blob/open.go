@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/stall"
 	"tarn.dev/tarn/internal/blob"
 )
 
@@ -42,8 +42,8 @@ const (
 // openAttempts is less: whoever starts a server waits for it, and what is wrong is mostly what they typed.
 const openAttempts = 5
 
-// stall is how long a connection may neither take nor give a byte before it is given up.
-const stall = time.Minute
+// longestStall is how long a connection may neither take nor give a byte before it is given up.
+const longestStall = time.Minute
 
 // Location is where a store lies: what a URL s3://BUCKET/PREFIX?endpoint=URL&region=NAME&profile=NAME says.
 type Location struct {
@@ -54,12 +54,28 @@ type Location struct {
 
 // Parse reads the URL of a bucket.
 func Parse(text string) (Location, error) {
-	refuse := func(format string, args ...any) (Location, error) {
-		return Location{}, ErrURL.Errorf("%.200q: "+format, append([]any{text}, args...)...)
-	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return refuse("%w", errors.Unwrap(err))
+		return Location{}, ErrURL.Errorf("%.200q: %w", text, errors.Unwrap(err))
+	}
+	l, err := locate(u)
+	if err != nil {
+		return Location{}, err
+	}
+	l.text = text
+	if prefix := strings.Trim(u.Path, "/"); prefix != "" {
+		if err := blob.CheckName(prefix); err != nil || len(prefix) > maxPrefix {
+			return Location{}, ErrURL.Errorf("%.200q: a prefix is a path of letters, digits and ._=-, of up to %d bytes", text, maxPrefix)
+		}
+		l.Prefix = prefix + "/"
+	}
+	return l, nil
+}
+
+// locate reads a URL but for its path.
+func locate(u *url.URL) (Location, error) {
+	refuse := func(format string, args ...any) (Location, error) {
+		return Location{}, ErrURL.Errorf("%.200q: "+format, append([]any{u.String()}, args...)...)
 	}
 	switch {
 	case u.Scheme != Scheme || u.Opaque != "":
@@ -74,13 +90,7 @@ func Parse(text string) (Location, error) {
 	case u.Fragment != "":
 		return refuse("what does # mean?")
 	}
-	l := Location{Bucket: u.Host, text: text}
-	if prefix := strings.Trim(u.Path, "/"); prefix != "" {
-		if err := blob.CheckName(prefix); err != nil || len(prefix) > maxPrefix {
-			return refuse("a prefix is a path of letters, digits and ._=-, of up to %d bytes", maxPrefix)
-		}
-		l.Prefix = prefix + "/"
-	}
+	l := Location{Bucket: u.Host, text: u.String()}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return refuse("%w", err)
@@ -138,7 +148,7 @@ func connect(ctx context.Context, l Location) (*Store, error) {
 		}
 		// A server of one's own has rarely a host name for each bucket.
 		o.UsePathStyle = o.BaseEndpoint != nil
-		o.HTTPClient = &http.Client{Transport: transport(stall)}
+		o.HTTPClient = &http.Client{Transport: stall.Transport(longestStall)}
 		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) {
 			r.MaxAttempts = attempts
 			r.Backoff = retry.BackoffDelayerFunc(func(attempt int, _ error) (time.Duration, error) { return wait(attempt), nil })
@@ -161,41 +171,6 @@ func wait(attempt int) time.Duration {
 		longest = min(longestWait, firstWait<<attempt)
 	}
 	return rand.N(longest)
-}
-
-// transport gives a connection up that makes no progress in either direction.
-func transport(stall time.Duration) *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.MaxIdleConnsPerHost = 64
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		c, err := dialer.DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &stallingConn{c, stall}, nil
-	}
-	return t
-}
-
-type stallingConn struct {
-	net.Conn
-	stall time.Duration
-}
-
-// Read may begin long before its answer can come; each Write moves its deadline.
-func (c *stallingConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *stallingConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.stall)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }
 
 // Objects that no blob's name reaches: marker says what lies here, and that a put can be refused; ownerMark, whose it is.

@@ -295,10 +295,11 @@ type Entry struct {
 	// file, table, def or external.
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	// The content's identity.
-	Version    string            `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	Size       int64             `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
-	Rows       int64             `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
-	Schema     string            `protobuf:"bytes,6,opt,name=schema,proto3" json:"schema,omitempty"`
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Size    int64  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Rows    int64  `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
+	Schema  string `protobuf:"bytes,6,opt,name=schema,proto3" json:"schema,omitempty"`
+	// Of an external one: url, etag, modified.
 	Properties map[string]string `protobuf:"bytes,7,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The key in the tree, such as file/images/a.png.
 	Key           string `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`

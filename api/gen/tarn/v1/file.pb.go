@@ -181,6 +181,130 @@ func (x *PutResponse) GetBytes() int64 {
 	return 0
 }
 
+type LinkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Write *Write                 `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`
+	// URLs: s3://, http://, https://, or file:// of the server's host. A folder or prefix links what lies in
+	// it, under its own name, or, with a slash at its end, without.
+	Urls []string `protobuf:"bytes,2,rep,name=urls,proto3" json:"urls,omitempty"`
+	// A folder (with a slash at its end), or the name of the one file.
+	To            string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkRequest) Reset() {
+	*x = LinkRequest{}
+	mi := &file_tarn_v1_file_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkRequest) ProtoMessage() {}
+
+func (x *LinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
+func (*LinkRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LinkRequest) GetWrite() *Write {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *LinkRequest) GetUrls() []string {
+	if x != nil {
+		return x.Urls
+	}
+	return nil
+}
+
+func (x *LinkRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type LinkResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Written *Written               `protobuf:"bytes,1,opt,name=written,proto3" json:"written,omitempty"`
+	Files   int64                  `protobuf:"varint,2,opt,name=files,proto3" json:"files,omitempty"`
+	// Of the originals.
+	Bytes         int64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkResponse) Reset() {
+	*x = LinkResponse{}
+	mi := &file_tarn_v1_file_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkResponse) ProtoMessage() {}
+
+func (x *LinkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
+func (*LinkResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LinkResponse) GetWritten() *Written {
+	if x != nil {
+		return x.Written
+	}
+	return nil
+}
+
+func (x *LinkResponse) GetFiles() int64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *LinkResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type GetRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -188,14 +312,16 @@ type GetRequest struct {
 	// A path, a folder (with a slash at its end: what lies in it), or a glob; each may end in @REF.
 	Pattern string `protobuf:"bytes,3,opt,name=pattern,proto3" json:"pattern,omitempty"`
 	// Refuse everything but the path of one file.
-	One           bool `protobuf:"varint,4,opt,name=one,proto3" json:"one,omitempty"`
+	One bool `protobuf:"varint,4,opt,name=one,proto3" json:"one,omitempty"`
+	// Of links: take what is at the original now, if it has changed since it was linked.
+	AcceptDrift   bool `protobuf:"varint,5,opt,name=accept_drift,json=acceptDrift,proto3" json:"accept_drift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[2]
+	mi := &file_tarn_v1_file_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -207,7 +333,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[2]
+	mi := &file_tarn_v1_file_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -220,7 +346,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{2}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetRequest) GetProject() string {
@@ -251,6 +377,13 @@ func (x *GetRequest) GetOne() bool {
 	return false
 }
 
+func (x *GetRequest) GetAcceptDrift() bool {
+	if x != nil {
+		return x.AcceptDrift
+	}
+	return false
+}
+
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Event:
@@ -264,7 +397,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[3]
+	mi := &file_tarn_v1_file_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -276,7 +409,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[3]
+	mi := &file_tarn_v1_file_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -289,7 +422,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{3}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetResponse) GetEvent() isGetResponse_Event {
@@ -347,7 +480,7 @@ type GetFile struct {
 
 func (x *GetFile) Reset() {
 	*x = GetFile{}
-	mi := &file_tarn_v1_file_proto_msgTypes[4]
+	mi := &file_tarn_v1_file_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -359,7 +492,7 @@ func (x *GetFile) String() string {
 func (*GetFile) ProtoMessage() {}
 
 func (x *GetFile) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[4]
+	mi := &file_tarn_v1_file_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -372,7 +505,7 @@ func (x *GetFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFile.ProtoReflect.Descriptor instead.
 func (*GetFile) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetFile) GetEntry() *Entry {
@@ -410,7 +543,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[5]
+	mi := &file_tarn_v1_file_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +555,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[5]
+	mi := &file_tarn_v1_file_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +568,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRequest) GetProject() string {
@@ -476,7 +609,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[6]
+	mi := &file_tarn_v1_file_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +621,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[6]
+	mi := &file_tarn_v1_file_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +634,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListResponse) GetFile() *Entry {
@@ -521,7 +654,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[7]
+	mi := &file_tarn_v1_file_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +666,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[7]
+	mi := &file_tarn_v1_file_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +679,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveRequest) GetWrite() *Write {
@@ -573,7 +706,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[8]
+	mi := &file_tarn_v1_file_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +718,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[8]
+	mi := &file_tarn_v1_file_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +731,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemoveResponse) GetWritten() *Written {
@@ -629,13 +762,22 @@ const file_tarn_v1_file_proto_rawDesc = "" +
 	"\vPutResponse\x12*\n" +
 	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x14\n" +
 	"\x05files\x18\x02 \x01(\x03R\x05files\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"d\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"W\n" +
+	"\vLinkRequest\x12$\n" +
+	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x12\n" +
+	"\x04urls\x18\x02 \x03(\tR\x04urls\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\"f\n" +
+	"\fLinkResponse\x12*\n" +
+	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x14\n" +
+	"\x05files\x18\x02 \x01(\x03R\x05files\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"\x87\x01\n" +
 	"\n" +
 	"GetRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x18\n" +
 	"\apattern\x18\x03 \x01(\tR\apattern\x12\x10\n" +
-	"\x03one\x18\x04 \x01(\bR\x03one\"T\n" +
+	"\x03one\x18\x04 \x01(\bR\x03one\x12!\n" +
+	"\faccept_drift\x18\x05 \x01(\bR\vacceptDrift\"T\n" +
 	"\vGetResponse\x12&\n" +
 	"\x04file\x18\x01 \x01(\v2\x10.tarn.v1.GetFileH\x00R\x04file\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\a\n" +
@@ -656,9 +798,10 @@ const file_tarn_v1_file_proto_rawDesc = "" +
 	"\bpatterns\x18\x02 \x03(\tR\bpatterns\"R\n" +
 	"\x0eRemoveResponse\x12*\n" +
 	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x14\n" +
-	"\x05files\x18\x02 \x01(\x03R\x05files2\xe7\x01\n" +
+	"\x05files\x18\x02 \x01(\x03R\x05files2\x9c\x02\n" +
 	"\vFileService\x122\n" +
-	"\x03Put\x12\x13.tarn.v1.PutRequest\x1a\x14.tarn.v1.PutResponse(\x01\x122\n" +
+	"\x03Put\x12\x13.tarn.v1.PutRequest\x1a\x14.tarn.v1.PutResponse(\x01\x123\n" +
+	"\x04Link\x12\x14.tarn.v1.LinkRequest\x1a\x15.tarn.v1.LinkResponse\x122\n" +
 	"\x03Get\x12\x13.tarn.v1.GetRequest\x1a\x14.tarn.v1.GetResponse0\x01\x125\n" +
 	"\x04List\x12\x14.tarn.v1.ListRequest\x1a\x15.tarn.v1.ListResponse0\x01\x129\n" +
 	"\x06Remove\x12\x16.tarn.v1.RemoveRequest\x1a\x17.tarn.v1.RemoveResponseB&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
@@ -675,42 +818,48 @@ func file_tarn_v1_file_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_file_proto_rawDescData
 }
 
-var file_tarn_v1_file_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tarn_v1_file_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_tarn_v1_file_proto_goTypes = []any{
 	(*PutRequest)(nil),     // 0: tarn.v1.PutRequest
 	(*PutResponse)(nil),    // 1: tarn.v1.PutResponse
-	(*GetRequest)(nil),     // 2: tarn.v1.GetRequest
-	(*GetResponse)(nil),    // 3: tarn.v1.GetResponse
-	(*GetFile)(nil),        // 4: tarn.v1.GetFile
-	(*ListRequest)(nil),    // 5: tarn.v1.ListRequest
-	(*ListResponse)(nil),   // 6: tarn.v1.ListResponse
-	(*RemoveRequest)(nil),  // 7: tarn.v1.RemoveRequest
-	(*RemoveResponse)(nil), // 8: tarn.v1.RemoveResponse
-	(*Write)(nil),          // 9: tarn.v1.Write
-	(*Written)(nil),        // 10: tarn.v1.Written
-	(*Entry)(nil),          // 11: tarn.v1.Entry
+	(*LinkRequest)(nil),    // 2: tarn.v1.LinkRequest
+	(*LinkResponse)(nil),   // 3: tarn.v1.LinkResponse
+	(*GetRequest)(nil),     // 4: tarn.v1.GetRequest
+	(*GetResponse)(nil),    // 5: tarn.v1.GetResponse
+	(*GetFile)(nil),        // 6: tarn.v1.GetFile
+	(*ListRequest)(nil),    // 7: tarn.v1.ListRequest
+	(*ListResponse)(nil),   // 8: tarn.v1.ListResponse
+	(*RemoveRequest)(nil),  // 9: tarn.v1.RemoveRequest
+	(*RemoveResponse)(nil), // 10: tarn.v1.RemoveResponse
+	(*Write)(nil),          // 11: tarn.v1.Write
+	(*Written)(nil),        // 12: tarn.v1.Written
+	(*Entry)(nil),          // 13: tarn.v1.Entry
 }
 var file_tarn_v1_file_proto_depIdxs = []int32{
-	9,  // 0: tarn.v1.PutRequest.write:type_name -> tarn.v1.Write
-	10, // 1: tarn.v1.PutResponse.written:type_name -> tarn.v1.Written
-	4,  // 2: tarn.v1.GetResponse.file:type_name -> tarn.v1.GetFile
-	11, // 3: tarn.v1.GetFile.entry:type_name -> tarn.v1.Entry
-	11, // 4: tarn.v1.ListResponse.file:type_name -> tarn.v1.Entry
-	9,  // 5: tarn.v1.RemoveRequest.write:type_name -> tarn.v1.Write
-	10, // 6: tarn.v1.RemoveResponse.written:type_name -> tarn.v1.Written
-	0,  // 7: tarn.v1.FileService.Put:input_type -> tarn.v1.PutRequest
-	2,  // 8: tarn.v1.FileService.Get:input_type -> tarn.v1.GetRequest
-	5,  // 9: tarn.v1.FileService.List:input_type -> tarn.v1.ListRequest
-	7,  // 10: tarn.v1.FileService.Remove:input_type -> tarn.v1.RemoveRequest
-	1,  // 11: tarn.v1.FileService.Put:output_type -> tarn.v1.PutResponse
-	3,  // 12: tarn.v1.FileService.Get:output_type -> tarn.v1.GetResponse
-	6,  // 13: tarn.v1.FileService.List:output_type -> tarn.v1.ListResponse
-	8,  // 14: tarn.v1.FileService.Remove:output_type -> tarn.v1.RemoveResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	11, // 0: tarn.v1.PutRequest.write:type_name -> tarn.v1.Write
+	12, // 1: tarn.v1.PutResponse.written:type_name -> tarn.v1.Written
+	11, // 2: tarn.v1.LinkRequest.write:type_name -> tarn.v1.Write
+	12, // 3: tarn.v1.LinkResponse.written:type_name -> tarn.v1.Written
+	6,  // 4: tarn.v1.GetResponse.file:type_name -> tarn.v1.GetFile
+	13, // 5: tarn.v1.GetFile.entry:type_name -> tarn.v1.Entry
+	13, // 6: tarn.v1.ListResponse.file:type_name -> tarn.v1.Entry
+	11, // 7: tarn.v1.RemoveRequest.write:type_name -> tarn.v1.Write
+	12, // 8: tarn.v1.RemoveResponse.written:type_name -> tarn.v1.Written
+	0,  // 9: tarn.v1.FileService.Put:input_type -> tarn.v1.PutRequest
+	2,  // 10: tarn.v1.FileService.Link:input_type -> tarn.v1.LinkRequest
+	4,  // 11: tarn.v1.FileService.Get:input_type -> tarn.v1.GetRequest
+	7,  // 12: tarn.v1.FileService.List:input_type -> tarn.v1.ListRequest
+	9,  // 13: tarn.v1.FileService.Remove:input_type -> tarn.v1.RemoveRequest
+	1,  // 14: tarn.v1.FileService.Put:output_type -> tarn.v1.PutResponse
+	3,  // 15: tarn.v1.FileService.Link:output_type -> tarn.v1.LinkResponse
+	5,  // 16: tarn.v1.FileService.Get:output_type -> tarn.v1.GetResponse
+	8,  // 17: tarn.v1.FileService.List:output_type -> tarn.v1.ListResponse
+	10, // 18: tarn.v1.FileService.Remove:output_type -> tarn.v1.RemoveResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_file_proto_init() }
@@ -724,7 +873,7 @@ func file_tarn_v1_file_proto_init() {
 		(*PutRequest_Path)(nil),
 		(*PutRequest_Data)(nil),
 	}
-	file_tarn_v1_file_proto_msgTypes[3].OneofWrappers = []any{
+	file_tarn_v1_file_proto_msgTypes[5].OneofWrappers = []any{
 		(*GetResponse_File)(nil),
 		(*GetResponse_Data)(nil),
 	}
@@ -734,7 +883,7 @@ func file_tarn_v1_file_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_file_proto_rawDesc), len(file_tarn_v1_file_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

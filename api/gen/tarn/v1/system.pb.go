@@ -490,7 +490,9 @@ type FsckRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
 	// Read every stored byte too.
-	Deep          bool `protobuf:"varint,2,opt,name=deep,proto3" json:"deep,omitempty"`
+	Deep bool `protobuf:"varint,2,opt,name=deep,proto3" json:"deep,omitempty"`
+	// Ask for the originals of the links on branches and tags too.
+	External      bool `protobuf:"varint,3,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -535,6 +537,13 @@ func (x *FsckRequest) GetProject() string {
 func (x *FsckRequest) GetDeep() bool {
 	if x != nil {
 		return x.Deep
+	}
+	return false
+}
+
+func (x *FsckRequest) GetExternal() bool {
+	if x != nil {
+		return x.External
 	}
 	return false
 }
@@ -1308,10 +1317,11 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\n" +
 	"LEVEL_WARN\x10\x02\x12\x0e\n" +
 	"\n" +
-	"LEVEL_FAIL\x10\x03\";\n" +
+	"LEVEL_FAIL\x10\x03\"W\n" +
 	"\vFsckRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
-	"\x04deep\x18\x02 \x01(\bR\x04deep\"u\n" +
+	"\x04deep\x18\x02 \x01(\bR\x04deep\x12\x1a\n" +
+	"\bexternal\x18\x03 \x01(\bR\bexternal\"u\n" +
 	"\fFsckResponse\x120\n" +
 	"\aproblem\x18\x01 \x01(\v2\x14.tarn.v1.FsckProblemH\x00R\aproblem\x12*\n" +
 	"\x05stats\x18\x02 \x01(\v2\x12.tarn.v1.FsckStatsH\x00R\x05statsB\a\n" +

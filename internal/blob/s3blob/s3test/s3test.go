@@ -21,6 +21,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
 // What the server accepts.
@@ -147,6 +150,16 @@ func (s *Server) Bucket(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return filepath.Base(dir)
+}
+
+// Client speaks to the server.
+func (s *Server) Client() *s3.Client {
+	return s3.New(s3.Options{
+		BaseEndpoint: &s.URL, Region: Region, UsePathStyle: true,
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: Key, SecretAccessKey: Secret}, nil
+		}),
+	})
 }
 
 // Env is what a process needs to use any of the servers.

@@ -37,6 +37,8 @@ const (
 const (
 	// FileServicePutProcedure is the fully-qualified name of the FileService's Put RPC.
 	FileServicePutProcedure = "/tarn.v1.FileService/Put"
+	// FileServiceLinkProcedure is the fully-qualified name of the FileService's Link RPC.
+	FileServiceLinkProcedure = "/tarn.v1.FileService/Link"
 	// FileServiceGetProcedure is the fully-qualified name of the FileService's Get RPC.
 	FileServiceGetProcedure = "/tarn.v1.FileService/Get"
 	// FileServiceListProcedure is the fully-qualified name of the FileService's List RPC.
@@ -50,6 +52,8 @@ type FileServiceClient interface {
 	// Put stores any number of files as one commit. The first message holds `write`; then for each file
 	// one message with `path`, followed by its bytes in `data`. Nothing is visible before the end.
 	Put(context.Context) (*connect.ClientStreamForClientSimple[v1.PutRequest, v1.PutResponse], error)
+	// Link stores files by reference, as one commit: the originals stay where they are.
+	Link(context.Context, *v1.LinkRequest) (*v1.LinkResponse, error)
 	// Get streams the files that a pattern selects: for each one message with `file`, then its bytes.
 	Get(context.Context, *v1.GetRequest) (*connect.ServerStreamForClient[v1.GetResponse], error)
 	// List streams what a pattern selects, in order.
@@ -73,6 +77,12 @@ func NewFileServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			httpClient,
 			baseURL+FileServicePutProcedure,
 			connect.WithSchema(fileServiceMethods.ByName("Put")),
+			connect.WithClientOptions(opts...),
+		),
+		link: connect.NewClient[v1.LinkRequest, v1.LinkResponse](
+			httpClient,
+			baseURL+FileServiceLinkProcedure,
+			connect.WithSchema(fileServiceMethods.ByName("Link")),
 			connect.WithClientOptions(opts...),
 		),
 		get: connect.NewClient[v1.GetRequest, v1.GetResponse](
@@ -99,6 +109,7 @@ func NewFileServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 // fileServiceClient implements FileServiceClient.
 type fileServiceClient struct {
 	put    *connect.Client[v1.PutRequest, v1.PutResponse]
+	link   *connect.Client[v1.LinkRequest, v1.LinkResponse]
 	get    *connect.Client[v1.GetRequest, v1.GetResponse]
 	list   *connect.Client[v1.ListRequest, v1.ListResponse]
 	remove *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
@@ -107,6 +118,15 @@ type fileServiceClient struct {
 // Put calls tarn.v1.FileService.Put.
 func (c *fileServiceClient) Put(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.PutRequest, v1.PutResponse], error) {
 	return c.put.CallClientStreamSimple(ctx)
+}
+
+// Link calls tarn.v1.FileService.Link.
+func (c *fileServiceClient) Link(ctx context.Context, req *v1.LinkRequest) (*v1.LinkResponse, error) {
+	response, err := c.link.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Get calls tarn.v1.FileService.Get.
@@ -133,6 +153,8 @@ type FileServiceHandler interface {
 	// Put stores any number of files as one commit. The first message holds `write`; then for each file
 	// one message with `path`, followed by its bytes in `data`. Nothing is visible before the end.
 	Put(context.Context, *connect.ClientStream[v1.PutRequest]) (*v1.PutResponse, error)
+	// Link stores files by reference, as one commit: the originals stay where they are.
+	Link(context.Context, *v1.LinkRequest) (*v1.LinkResponse, error)
 	// Get streams the files that a pattern selects: for each one message with `file`, then its bytes.
 	Get(context.Context, *v1.GetRequest, *connect.ServerStream[v1.GetResponse]) error
 	// List streams what a pattern selects, in order.
@@ -152,6 +174,12 @@ func NewFileServiceHandler(svc FileServiceHandler, opts ...connect.HandlerOption
 		FileServicePutProcedure,
 		svc.Put,
 		connect.WithSchema(fileServiceMethods.ByName("Put")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fileServiceLinkHandler := connect.NewUnaryHandlerSimple(
+		FileServiceLinkProcedure,
+		svc.Link,
+		connect.WithSchema(fileServiceMethods.ByName("Link")),
 		connect.WithHandlerOptions(opts...),
 	)
 	fileServiceGetHandler := connect.NewServerStreamHandlerSimple(
@@ -176,6 +204,8 @@ func NewFileServiceHandler(svc FileServiceHandler, opts ...connect.HandlerOption
 		switch r.URL.Path {
 		case FileServicePutProcedure:
 			fileServicePutHandler.ServeHTTP(w, r)
+		case FileServiceLinkProcedure:
+			fileServiceLinkHandler.ServeHTTP(w, r)
 		case FileServiceGetProcedure:
 			fileServiceGetHandler.ServeHTTP(w, r)
 		case FileServiceListProcedure:
@@ -193,6 +223,10 @@ type UnimplementedFileServiceHandler struct{}
 
 func (UnimplementedFileServiceHandler) Put(context.Context, *connect.ClientStream[v1.PutRequest]) (*v1.PutResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Put is not implemented"))
+}
+
+func (UnimplementedFileServiceHandler) Link(context.Context, *v1.LinkRequest) (*v1.LinkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Link is not implemented"))
 }
 
 func (UnimplementedFileServiceHandler) Get(context.Context, *v1.GetRequest, *connect.ServerStream[v1.GetResponse]) error {

@@ -1,4 +1,4 @@
-package s3blob
+package stall
 
 import (
 	"errors"
@@ -14,22 +14,22 @@ import (
 // A server that takes a request and falls silent is given up; one that is slow, but goes on, is not.
 func TestStallingConnection(t *testing.T) {
 	t.Parallel()
-	const stall = 300 * time.Millisecond
+	const limit = 300 * time.Millisecond
 	silent := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/silent" {
 			<-silent
 			return
 		}
-		for range 5 { // longer than stall, all in all
+		for range 5 { // longer than limit, all in all
 			_, _ = io.WriteString(w, "x")
 			_ = http.NewResponseController(w).Flush()
-			<-time.After(stall / 3)
+			<-time.After(limit / 3)
 		}
 	}))
 	defer server.Close()
 	defer close(silent)
-	client := &http.Client{Transport: transport(stall)}
+	client := &http.Client{Transport: Transport(limit)}
 	if answer, err := client.Get(server.URL + "/silent"); err == nil {
 		t.Errorf("silent: %s", answer.Status)
 	} else if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {

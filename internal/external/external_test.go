@@ -1,0 +1,119 @@
+package external_test
+
+import (
+	"errors"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tarn.dev/tarn/internal/external"
+)
+
+func TestSame(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2024, 1, 2, 3, 4, 5, 0, time.UTC)
+	was := external.State{URL: "u", ETag: `"a"`, Size: 3, Modified: at}
+	timed := external.State{URL: "u", Size: 3, Modified: at}
+	for name, c := range map[string]struct {
+		was, now external.State
+		same     bool
+	}{
+		"all":                      {was, was, true},
+		"etag, at another time":    {was, external.State{ETag: `"a"`, Size: 3, Modified: at.Add(time.Hour)}, true},
+		"etag, compressed":         {was, external.State{ETag: `W/"a"`, Size: 3}, true},
+		"another etag":             {was, external.State{ETag: `"b"`, Size: 3, Modified: at}, false},
+		"another size":             {was, external.State{ETag: `"a"`, Size: 4, Modified: at}, false},
+		"no etag any more":         {was, timed, false},
+		"time":                     {timed, timed, true},
+		"time, and an etag by now": {timed, was, true},
+		"another time":             {timed, external.State{Size: 3, Modified: at.Add(time.Second)}, false},
+		"no time any more":         {timed, external.State{Size: 3}, false},
+	} {
+		if got := c.was.Same(c.now); got != c.same {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// A version is what tells states apart, and no more.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2024, 1, 2, 3, 4, 5, 6, time.UTC)
+	one := external.State{URL: "u", ETag: `"a"`, Size: 3, Modified: at}
+	const pinned = "841cce99961fedd55af719bc353edd39487f87972e563a147ba5c56e2077600b"
+	if got := one.Version(); got != pinned {
+		t.Errorf("the version of a state is %s, not what it was", got)
+	}
+	later := one
+	later.Modified = at.Add(time.Hour)
+	if later.Version() != one.Version() {
+		t.Error("the time counts beside an etag")
+	}
+	seen := map[string]bool{one.Version(): true}
+	for _, s := range []external.State{
+		{URL: "v", ETag: `"a"`, Size: 3},
+		{URL: "u", ETag: `"b"`, Size: 3},
+		{URL: "u", ETag: `"a"`, Size: 4},
+		{URL: "u", Size: 3, Modified: at},
+		{URL: "u", Size: 3, Modified: at.Add(1)},
+	} {
+		if seen[s.Version()] {
+			t.Errorf("%+v has the version of another", s)
+		}
+		seen[s.Version()] = true
+	}
+}
+
+// A file that is written to while it is read ends in an error, not in a mixture.
+func TestWrittenWhileRead(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]func(f *os.File) error{
+		"longer":  func(f *os.File) error { _, err := f.WriteString("more"); return err },
+		"shorter": func(f *os.File) error { return f.Truncate(100_000) },
+		"other":   func(f *os.File) error { _, err := f.WriteAt([]byte("x"), 0); return err },
+	} {
+		file := filepath.Join(t.TempDir(), "a")
+		if err := os.WriteFile(file, []byte(strings.Repeat("a", 300_000)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		past := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+		if err := os.Chtimes(file, past, past); err != nil {
+			t.Fatal(err)
+		}
+		o := external.New(nil)
+		var was external.State
+		for found, err := range o.Find(t.Context(), (&url.URL{Scheme: "file", Path: file}).String()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			was = found.State
+		}
+		r, err := o.Open(t.Context(), was)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(r, make([]byte, 200_000)); err != nil {
+			t.Fatal(err)
+		}
+		w, err := os.OpenFile(file, os.O_RDWR|os.O_APPEND, 0)
+		if name == "other" {
+			w, err = os.OpenFile(file, os.O_RDWR, 0)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(then(w), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(r); !errors.Is(err, external.ErrChanged) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"tarn.dev/tarn/internal/lake"
+)
+
+// OpenFile reads a file of the history, wherever it is. Of a link come the bytes that were linked, or an error.
+func (f *Flow) OpenFile(ctx context.Context, e lake.Entry) (io.ReadCloser, error) {
+	if e.Kind != lake.KindExternal {
+		return f.lake.OpenFile(ctx, e.Location.Ref)
+	}
+	was, err := e.Original()
+	if err != nil {
+		return nil, err
+	}
+	return f.Originals.Open(ctx, was)
+}
+
+// OpenDrifted reads a file as OpenFile does, but of a link come the bytes that its original has now. No run reads so:
+// what it made would be remembered as made of others.
+func (f *Flow) OpenDrifted(ctx context.Context, e lake.Entry) (io.ReadCloser, error) {
+	if e.Kind != lake.KindExternal {
+		return f.lake.OpenFile(ctx, e.Location.Ref)
+	}
+	was, err := e.Original()
+	if err != nil {
+		return nil, err
+	}
+	return f.Originals.OpenDrifted(ctx, was)
+}
+
+// looks is how many originals are asked for at once.
+const looks = 16
+
+// FsckExternal asks for the originals of the links on all branches and tags, and reports those that are not what was
+// linked. What older commits linked may have changed since, and mostly has: they are not asked for.
+func (f *Flow) FsckExternal(ctx context.Context, report func(lake.Problem)) (int64, error) {
+	var mu sync.Mutex // of report
+	seen := map[string]bool{}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(looks)
+	look := func(ke lake.KeyEntry) {
+		g.Go(func() error {
+			was, err := ke.Entry.Original()
+			if err == nil {
+				err = f.Originals.Check(ctx, was)
+			}
+			if err == nil || ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			report(lake.Problem{Reason: "fsck.external", Where: ke.Key, Message: err.Error()})
+			return nil
+		})
+	}
+	err := f.heads(ctx, func(ref lake.Ref) error {
+		head, err := f.lake.Commit(ctx, ref.Commit)
+		if err != nil {
+			return err
+		}
+		for ke, err := range f.lake.Tree(head.Tree).Scan(ctx, lake.FilePrefix, "") {
+			if err != nil {
+				return err
+			}
+			if id := ke.Key + "\x00" + ke.Entry.Version; ke.Entry.Kind == lake.KindExternal && !seen[id] {
+				seen[id] = true
+				look(ke)
+			}
+		}
+		return nil
+	})
+	return int64(len(seen)), errors.Join(err, g.Wait())
+}
+
+// heads visits every branch and tag.
+func (f *Flow) heads(ctx context.Context, visit func(lake.Ref) error) error {
+	for _, refs := range []func(yield func(lake.Ref, error) bool){f.lake.Branches(ctx), f.lake.Tags(ctx)} {
+		for ref, err := range refs {
+			if err == nil {
+				err = visit(ref)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
