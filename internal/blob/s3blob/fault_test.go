@@ -283,10 +283,14 @@ func TestFailedPutsLeaveNoParts(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
 	server.Break(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.Method == http.MethodPut && r.URL.Query().Get("partNumber") != "1" {
+			<-ctx.Done() // it comes too late to be stored
+			return
+		}
+		next.ServeHTTP(w, r)
 		if r.Method == http.MethodPut {
 			cancel(why)
 		}
-		next.ServeHTTP(w, r)
 	})
 	if err := s.Put(ctx, "a", bytes.NewReader(random(large))); !errors.Is(err, why) {
 		t.Errorf("canceled: %v", err)
