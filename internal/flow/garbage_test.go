@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -10,38 +9,17 @@ import (
 	"time"
 
 	"tarn.dev/tarn/internal/blob"
-	"tarn.dev/tarn/internal/blob/fsblob"
 	"tarn.dev/tarn/internal/flow/memo"
 	"tarn.dev/tarn/internal/lake"
 	"tarn.dev/tarn/internal/meta"
-	"tarn.dev/tarn/internal/meta/lease"
-	"tarn.dev/tarn/internal/meta/sqlitemeta"
 )
 
 // What results and runs name stays for its time, and no longer; what nothing names goes.
 func TestCollectResults(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	rows, err := sqlitemeta.Open(t.TempDir() + "/meta.db")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = rows.Close() })
-	session, err := lease.Begin(ctx, rows, "s", time.Minute, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = session.End(context.WithoutCancel(ctx)) })
-	blobs, err := fsblob.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := lake.Open(ctx, blobs, rows, "lake/", lake.Options{Session: session})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	f := New(Config{Session: session}, "test", l, blobs, rows, "flow/", nil)
+	f := bareFlow(t)
+	l, rows, blobs := f.lake, f.rows, f.blobs
 
 	b := l.Begin(ctx)
 	text := strings.Repeat("a line of output\n", 100)

@@ -12,8 +12,9 @@ import (
 	"tarn.dev/tarn/internal/meta/sqlitemeta"
 )
 
-func TestPruneKeepsWhatIsYoung(t *testing.T) {
-	t.Parallel()
+// bareFlow is a project without files, engine or sandboxes.
+func bareFlow(t *testing.T) *Flow {
+	t.Helper()
 	ctx := t.Context()
 	rows, err := sqlitemeta.Open(t.TempDir() + "/meta.db")
 	if err != nil {
@@ -34,7 +35,14 @@ func TestPruneKeepsWhatIsYoung(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	f := New(Config{Session: session}, "test", l, blobs, rows, "flow/", nil)
+	return New(Config{Session: session}, "test", l, blobs, rows, "flow/", nil)
+}
+
+func TestPruneKeepsWhatIsYoung(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	f := bareFlow(t)
+	l, rows := f.lake, f.rows
 	head, err := l.Resolve(ctx, lake.MainBranch)
 	if err != nil {
 		t.Fatal(err)

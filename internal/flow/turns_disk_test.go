@@ -1,14 +1,13 @@
 package flow
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 
+	"tarn.dev/tarn/internal/base/room/roomtest"
 	"tarn.dev/tarn/internal/flow/turn"
 	"tarn.dev/tarn/internal/runtime"
 )
@@ -16,17 +15,7 @@ import (
 // On a disk without room one goes on at a time, and there are several again when there is room.
 func TestTurnsOnFullDisk(t *testing.T) {
 	t.Parallel()
-	disk := t.TempDir()
-	if err := syscall.Mount("tarn-test", disk, "tmpfs", 0, "size=8m"); errors.Is(err, syscall.EPERM) {
-		t.Skip("only root mounts a disk")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	disk := roomtest.Disk(t, "8m")
 	full := filepath.Join(disk, "full")
 	if err := os.WriteFile(full, make([]byte, 8<<20-64<<10), 0o600); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ func TestScriptsOnPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	files = slices.DeleteFunc(files, func(name string) bool { return filepath.Base(name) == "backup.txtar" })
+	files = append(files, "testdata/postgres/backup-rows.txtar")
 	testscript.Run(t, scripts(testscript.Params{Files: files}, func() []string {
 		address, err := server.Create()
 		if err != nil {

@@ -7,10 +7,12 @@ package load
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,7 +98,7 @@ type samples struct {
 // Run does it. What was measured until then is reported also when ctx ends or something fails. The branch stays if keep is set, or
 // when something was wrong.
 func Run(ctx context.Context, c *client.Client, p Plan, keep bool, progress func(done int64)) (Report, error) {
-	r := &run{client: c, plan: p, branch: "load-" + ids.Request()[len("q-"):][:8], taken: map[Operation]*samples{}}
+	r := &run{client: c, plan: p, branch: "load-" + strings.ToLower(rand.Text()[:8]), taken: map[Operation]*samples{}}
 	r.left.Store(p.Count)
 	for _, op := range Operations {
 		for range p.Mix[op] {
@@ -112,7 +114,7 @@ func Run(ctx context.Context, c *client.Client, p Plan, keep bool, progress func
 	}
 	var wg sync.WaitGroup
 	for i := range p.Clients {
-		w := &worker{run: r, folder: fmt.Sprintf("%s/%03d/", r.branch, i), rng: rand.New(rand.NewPCG(p.Seed, uint64(i))), has: map[string]content{}} //nolint:gosec // not a secret, positive
+		w := &worker{run: r, folder: fmt.Sprintf("%s/%03d/", r.branch, i), rng: mathrand.New(mathrand.NewPCG(p.Seed, uint64(i))), has: map[string]content{}} //nolint:gosec // not a secret, positive
 		wg.Go(func() { w.work(ctx, progress) })
 	}
 	wg.Wait()

@@ -6,22 +6,14 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"tarn.dev/tarn/internal/base/room/roomtest"
 )
 
 // TestRoom fills a small disk: the last twentieth of it stays free.
 func TestRoom(t *testing.T) {
 	t.Parallel()
-	disk := t.TempDir()
-	if err := syscall.Mount("tarn-test", disk, "tmpfs", 0, "size=4m"); errors.Is(err, syscall.EPERM) {
-		t.Skip("only root mounts a disk")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	disk := roomtest.Disk(t, "4m")
 	f, err := os.Create(filepath.Join(disk, "x"))
 	if err != nil {
 		t.Fatal(err)

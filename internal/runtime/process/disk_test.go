@@ -6,10 +6,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
+	"tarn.dev/tarn/internal/base/room/roomtest"
 	"tarn.dev/tarn/internal/runtime"
 	"tarn.dev/tarn/internal/runtime/process"
 )
@@ -28,17 +28,7 @@ func TestNearlyFullDisk(t *testing.T) {
 }
 
 func nearlyFullDisk(t *testing.T, level runtime.Level) {
-	disk := t.TempDir()
-	if err := syscall.Mount("tarn-test", disk, "tmpfs", 0, "size=128m"); errors.Is(err, syscall.EPERM) {
-		t.Skip("only root mounts a disk")
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(disk, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	disk := roomtest.Disk(t, "128m")
 	rt, err := process.New(process.Place{Dir: filepath.Join(disk, "boxes"), Init: os.Getenv("TARN_INIT")}, level)
 	if err != nil {
 		t.Fatal(err)
