@@ -5,12 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/dustin/go-humanize"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob"
@@ -181,14 +178,5 @@ const blobCacheDefault = 10 << 30
 
 // blobCacheBudget reads TARN_BLOB_CACHE: how much copies of what is in a bucket may take on the disk.
 func blobCacheBudget() (int64, error) {
-	text := os.Getenv("TARN_BLOB_CACHE")
-	if text == "" {
-		return blobCacheDefault, nil
-	}
-	n, err := humanize.ParseBytes(text)
-	if err != nil || n > math.MaxInt64 {
-		return 0, errdef.Newf(errdef.InvalidArgument, "system.blob_cache", "TARN_BLOB_CACHE=%s is no size", text).
-			WithNext("export TARN_BLOB_CACHE=10GiB, or 0 to keep only what is in use")
-	}
-	return int64(n), nil
+	return sizeOf("TARN_BLOB_CACHE", blobCacheDefault, "system.blob_cache", "export TARN_BLOB_CACHE=10GiB, or 0 to keep only what is in use")
 }

@@ -110,14 +110,18 @@ const cacheBudgetDefault = 20 << 30
 
 // cacheBudget reads TARN_CACHE_BUDGET: how much packages may take on the disk, or 0 for whatever they need.
 func cacheBudget() (int64, error) {
-	text := os.Getenv("TARN_CACHE_BUDGET")
+	return sizeOf("TARN_CACHE_BUDGET", cacheBudgetDefault, "system.cache_budget", "export TARN_CACHE_BUDGET=20GiB, or 0 for no limit")
+}
+
+// sizeOf reads a variable that holds a number of bytes, such as 20GiB.
+func sizeOf(variable string, unset int64, reason, next string) (int64, error) {
+	text := os.Getenv(variable)
 	if text == "" {
-		return cacheBudgetDefault, nil
+		return unset, nil
 	}
 	n, err := humanize.ParseBytes(text)
 	if err != nil || n > math.MaxInt64 {
-		return 0, errdef.Newf(errdef.InvalidArgument, "system.cache_budget", "TARN_CACHE_BUDGET=%s is no size", text).
-			WithNext("export TARN_CACHE_BUDGET=20GiB, or 0 for no limit")
+		return 0, errdef.Newf(errdef.InvalidArgument, reason, "%s=%s is no size", variable, text).WithNext(next)
 	}
 	return int64(n), nil
 }
