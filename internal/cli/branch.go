@@ -3,6 +3,7 @@ package cli
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,8 +21,8 @@ type refJSON struct {
 }
 
 func (a *app) branchCommand() *cobra.Command {
-	return group("branch", "List, create and remove branches", groupHistory,
-		a.branchListCommand(), a.branchCreateCommand(), a.branchRemoveCommand())
+	return group("branch", "List, create and remove branches, and bring them back", groupHistory,
+		a.branchListCommand(), a.branchCreateCommand(), a.branchRemoveCommand(), a.branchUndeleteCommand(), a.branchLogCommand())
 }
 
 func (a *app) branchListCommand() *cobra.Command {
@@ -100,10 +101,16 @@ func (t target) createBranch(c *cobra.Command, name, ref string) (*tarnv1.Ref, e
 	return resp.GetBranch(), err
 }
 
+// removedJSON is a branch that was removed, and until when it certainly can be brought back.
+type removedJSON struct {
+	refJSON
+	KeptUntil time.Time `json:"kept_until"`
+}
+
 func (a *app) branchRemoveCommand() *cobra.Command {
 	return codes(&cobra.Command{
 		Use:     "rm NAME...",
-		Short:   "Remove branches; their commits stay until nothing names them",
+		Short:   "Remove branches; they can be brought back for a week",
 		Example: "  tarn branch rm dev",
 		Args:    args(1, -1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -111,7 +118,7 @@ func (a *app) branchRemoveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			removed := []refJSON{}
+			removed := []removedJSON{}
 			for _, name := range args {
 				if name == t.branch {
 					return errdef.Newf(errdef.FailedPrecondition, "cli.current_branch", "%s is the current branch", name).
@@ -121,9 +128,10 @@ func (a *app) branchRemoveCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				removed = append(removed, refJSON{Name: name, Commit: commitDocument(resp.GetBranch().GetCommit())})
-				id := short(resp.GetBranch().GetCommit().GetId())
-				a.note("removed branch %s (tarn branch create %s --ref %s brings it back)", name, name, id)
+				until := resp.GetKeptUntil().AsTime()
+				removed = append(removed, removedJSON{refJSON{Name: name, Commit: commitDocument(resp.GetBranch().GetCommit())}, until})
+				a.note("removed branch %s @ %s (until %s brings it back: tarn branch undelete %s)",
+					name, short(resp.GetBranch().GetCommit().GetId()), a.out.Time(until), name)
 			}
 			a.print(map[string]any{"removed": removed}, func() {})
 			return nil

@@ -33,7 +33,7 @@ func TestFsckFindsBrokenHistory(t *testing.T) {
 		change(&c)
 		c.ID = put(f, b, TypeCommit, encodeCommit(c))
 		flush(f, b)
-		rows, err := f.l.moveRows(MainBranch, c, "update", "", time.Now())
+		rows, err := f.l.moveRows(MainBranch, c, time.Now(), moveRow{Commit: c.ID, Why: "update"})
 		if err != nil {
 			f.Fatal(err)
 		}

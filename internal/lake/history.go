@@ -33,7 +33,7 @@ func (l *Lake) openHistory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	move, err := l.moveRows(MainBranch, root, "create", root.Author, root.Time)
+	move, err := l.moveRows(MainBranch, root, root.Time, moveRow{Commit: root.ID, Why: "create", Author: root.Author})
 	if err != nil {
 		return err
 	}

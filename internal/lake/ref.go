@@ -49,13 +49,6 @@ type refRow struct {
 	Time   time.Time `json:"time"`
 }
 
-// moveRow is one line of a branch's reflog: what it named from then on. A zero commit: it was deleted.
-type moveRow struct {
-	Commit Hash   `json:"commit"`
-	Why    string `json:"why"` // create, update, merge, revert, delete
-	Author string `json:"author,omitempty"`
-}
-
 // requestRow is what an idempotent request has come to.
 type requestRow struct {
 	Did    string    `json:"did,omitempty"` // one of the constants below; an update when empty
@@ -71,17 +64,14 @@ const (
 	didDeleteBranch = "delete branch"
 	didCreateTag    = "create tag"
 	didDeleteTag    = "delete tag"
+	didUndelete     = "undelete branch"
 )
 
-// Rows of the history. A ref's name is the tail of its key as it is, so that refs list in order; in
-// the reflog it is one escaped part, because the time follows.
+// Rows of the history. A ref's name is the tail of its key as it is, so that refs list in order.
 func (l *Lake) branchKey(name string) string { return l.prefix + "branch/" + name }
 func (l *Lake) tagKey(name string) string    { return l.prefix + "tag/" + name }
 func (l *Lake) commitKey(id string) string   { return l.prefix + "commit/" + id }
 func (l *Lake) requestKey(id string) string  { return l.prefix + "request/" + meta.Key(id) }
-func (l *Lake) moveKey(branch string, t time.Time) string {
-	return fmt.Sprintf("%sreflog/%s/%016x", l.prefix, meta.Key(branch), uint64(t.UnixNano()))
-}
 
 // CheckRefName returns ErrInvalidRef, with the reason, for a name that no branch or tag may have.
 func CheckRefName(name string) error {
@@ -202,16 +192,11 @@ func (l *Lake) refNotFound(ctx context.Context, sentinel *errdef.Error, what, na
 // request again returns the same branch.
 func (l *Lake) CreateBranch(ctx context.Context, name string, from Hash, request string) (Ref, error) {
 	ref, err := l.changeRef(ctx, request, didCreateBranch, name, func() (Ref, []meta.Condition, []meta.Write, error) {
-		ref, value, err := l.newRef(ctx, name, from)
+		ref, conditions, writes, err := l.newBranch(ctx, name, moveRow{Commit: from, Why: "create", Request: request})
 		if err != nil {
 			return Ref{}, nil, nil, err
 		}
-		log, err := json.Marshal(moveRow{Commit: from, Why: "create"})
-		if err != nil {
-			return Ref{}, nil, nil, err
-		}
-		return ref, l.free(name, from), []meta.Write{l.touch(from), meta.Set(l.branchKey(name), value), meta.Set(l.moveKey(name, ref.Time), log)},
-			fault.Point("lake.branch.create.before_txn")
+		return ref, conditions, writes, fault.Point("lake.branch.create.before_txn")
 	})
 	if err != nil {
 		return Ref{}, l.taken(name, err)
@@ -219,10 +204,25 @@ func (l *Lake) CreateBranch(ctx context.Context, name string, from Hash, request
 	return ref, fault.Point("lake.branch.create.after_txn")
 }
 
+// newBranch is what the transaction asserts and writes that makes a branch.
+func (l *Lake) newBranch(ctx context.Context, name string, move moveRow) (Ref, []meta.Condition, []meta.Write, error) {
+	var last time.Time // of a deleted branch of that name
+	for m, err := range l.moves(ctx, name, time.Time{}, 1) {
+		if err != nil {
+			return Ref{}, nil, nil, err
+		}
+		last = m.Time
+	}
+	ref, value, err := l.newRef(ctx, name, move.Commit, after(last))
+	return ref, l.free(name, move.Commit), []meta.Write{
+		l.touch(move.Commit), meta.Set(l.branchKey(name), value), meta.Set(l.moveKey(name, ref.Time), mustJSON(move)),
+	}, err
+}
+
 // CreateTag makes a tag that names the commit for good; with a request id, once.
 func (l *Lake) CreateTag(ctx context.Context, name string, commit Hash, request string) (Ref, error) {
 	ref, err := l.changeRef(ctx, request, didCreateTag, name, func() (Ref, []meta.Condition, []meta.Write, error) {
-		ref, value, err := l.newRef(ctx, name, commit)
+		ref, value, err := l.newRef(ctx, name, commit, time.Now().UTC())
 		return ref, l.free(name, commit), []meta.Write{l.touch(commit), meta.Set(l.tagKey(name), value)}, err
 	})
 	if err != nil {
@@ -272,7 +272,7 @@ func (l *Lake) free(name string, commit Hash) []meta.Condition {
 // which may be about to remove the row, sees that it changed.
 func (l *Lake) touch(commit Hash) meta.Write { return meta.Set(l.commitKey(commit.String()), nil) }
 
-func (l *Lake) newRef(ctx context.Context, name string, commit Hash) (Ref, []byte, error) {
+func (l *Lake) newRef(ctx context.Context, name string, commit Hash, now time.Time) (Ref, []byte, error) {
 	if err := CheckRefName(name); err != nil {
 		return Ref{}, nil, err
 	}
@@ -282,7 +282,7 @@ func (l *Lake) newRef(ctx context.Context, name string, commit Hash) (Ref, []byt
 		}
 		return Ref{}, nil, err
 	}
-	ref := Ref{Name: name, Commit: commit, Time: time.Now().UTC()}
+	ref := Ref{Name: name, Commit: commit, Time: now}
 	value, err := json.Marshal(refRow{Commit: ref.Commit, Time: ref.Time})
 	return ref, value, err
 }
@@ -315,9 +315,9 @@ func (l *Lake) DeleteBranch(ctx context.Context, name, request string) (Ref, err
 			if err != nil {
 				return Ref{}, nil, nil, err
 			}
-			log, err := json.Marshal(moveRow{Why: "delete"})
+			log := mustJSON(moveRow{Why: "delete", Request: request})
 			return ref, []meta.Condition{meta.At(l.branchKey(name), version)},
-				[]meta.Write{meta.Delete(l.branchKey(name)), meta.Set(l.moveKey(name, after(ref.Time)), log)}, err
+				[]meta.Write{meta.Delete(l.branchKey(name)), meta.Set(l.moveKey(name, after(ref.Time)), log)}, nil
 		})
 		if !errors.Is(err, meta.ErrConditionFailed) { // else it moved
 			return ref, err
@@ -346,58 +346,4 @@ func (l *Lake) DeleteTag(ctx context.Context, name, request string) (Ref, error)
 			return ref, err
 		}
 	}
-}
-
-// after is now, or just behind t if the clock is not past it: the moves of a branch have an order.
-func after(t time.Time) time.Time {
-	if now := time.Now().UTC(); now.After(t) {
-		return now
-	}
-	return t.Add(1)
-}
-
-// Move is a line of a branch's reflog.
-type Move struct {
-	Time   time.Time
-	Commit Hash // zero: the branch was deleted
-	Why    string
-	Author string
-}
-
-// Reflog yields the moves of a branch, the newest first, those before its deletion included.
-func (l *Lake) Reflog(ctx context.Context, branch string) iter.Seq2[Move, error] {
-	return l.moves(ctx, branch, time.Time{}, 0)
-}
-
-// moves yields the moves up to a time (zero: all), the newest first.
-func (l *Lake) moves(ctx context.Context, branch string, until time.Time, limit int) iter.Seq2[Move, error] {
-	prefix := l.prefix + "reflog/" + meta.Key(branch) + "/"
-	return func(yield func(Move, error) bool) {
-		r := meta.Prefix(prefix)
-		r.Reverse, r.Limit = true, limit
-		if !until.IsZero() {
-			r.End = l.moveKey(branch, until.Add(1))
-		}
-		for row, err := range l.rows.Scan(ctx, r) {
-			var m Move
-			if err == nil {
-				m, err = parseMove(row, prefix)
-			}
-			if !yield(m, err) || err != nil {
-				return
-			}
-		}
-	}
-}
-
-func parseMove(row meta.Row, prefix string) (Move, error) {
-	var nanos uint64
-	if _, err := fmt.Sscanf(strings.TrimPrefix(row.Key, prefix), "%016x", &nanos); err != nil {
-		return Move{}, ErrCorrupt.Errorf("row %s names no time", row.Key)
-	}
-	var m moveRow
-	if err := json.Unmarshal(row.Value, &m); err != nil {
-		return Move{}, ErrCorrupt.Errorf("row %s is not a move: %w", row.Key, err)
-	}
-	return Move{Time: time.Unix(0, int64(nanos)).UTC(), Commit: m.Commit, Why: m.Why, Author: m.Author}, nil
 }

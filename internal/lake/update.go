@@ -183,7 +183,7 @@ func (l *Lake) publishTx(ctx context.Context, tx *Tx, next Commit, ref Ref, vers
 	conditions := append([]meta.Condition{meta.At(l.branchKey(ref.Name), version)}, ticket.Conditions()...)
 	conditions = append(conditions, sealed...)
 	if next.ID != tx.Head.ID {
-		move, err := l.moveRows(ref.Name, next, tx.why, info.Author, tx.moved)
+		move, err := l.moveRows(ref.Name, next, tx.moved, moveRow{Commit: next.ID, Why: tx.why, Author: info.Author, Request: info.RequestID})
 		if err != nil {
 			return err
 		}
@@ -252,18 +252,14 @@ func (tx *Tx) next(ctx context.Context, info CommitInfo) (Commit, error) {
 }
 
 // moveRows let a branch name a commit.
-func (l *Lake) moveRows(branch string, c Commit, why, author string, now time.Time) ([]meta.Write, error) {
+func (l *Lake) moveRows(branch string, c Commit, now time.Time, why moveRow) ([]meta.Write, error) {
 	ref, err := json.Marshal(refRow{Commit: c.ID, Time: now})
-	if err != nil {
-		return nil, err
-	}
-	move, err := json.Marshal(moveRow{Commit: c.ID, Why: why, Author: author})
 	if err != nil {
 		return nil, err
 	}
 	return []meta.Write{
 		meta.Set(l.branchKey(branch), ref),
-		meta.Set(l.moveKey(branch, now), move),
+		meta.Set(l.moveKey(branch, now), mustJSON(why)),
 		meta.Set(l.commitKey(c.ID.String()), nil),
 	}, nil
 }

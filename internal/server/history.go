@@ -6,8 +6,10 @@ import (
 	"errors"
 	"iter"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/base/errdef"
@@ -92,7 +94,77 @@ func (s *historyService) DeleteBranch(ctx context.Context, req *tarnv1.DeleteBra
 		return nil, err
 	}
 	ref, err := toRef(ctx, p.Lake, b)
-	return &tarnv1.DeleteBranchResponse{Branch: ref}, err
+	return &tarnv1.DeleteBranchResponse{Branch: ref, KeptUntil: timestamppb.New(time.Now().Add(flow.KeepDeleted))}, err
+}
+
+func (s *historyService) BranchLog(ctx context.Context, req *tarnv1.BranchLogRequest, out *connect.ServerStream[tarnv1.BranchLogResponse]) error {
+	p, err := s.projects.Open(ctx, req.GetProject())
+	if err != nil {
+		return err
+	}
+	if err := lake.CheckRefName(req.GetName()); err != nil {
+		return err
+	}
+	// Each move is sent when the one before it is known: that is where it came from.
+	var next *tarnv1.Move
+	sent := 0
+	for m, err := range p.Lake.Reflog(ctx, req.GetName()) {
+		if err != nil {
+			return err
+		}
+		move, err := toMove(ctx, p.Lake, m)
+		if err != nil {
+			return err
+		}
+		if next != nil {
+			next.From = move.GetTo()
+			if err := out.Send(&tarnv1.BranchLogResponse{Move: next}); err != nil {
+				return err
+			}
+			if sent++; sent == int(req.GetLimit()) {
+				return nil
+			}
+		}
+		next = move
+	}
+	if next == nil {
+		_, err := p.Lake.Branch(ctx, req.GetName()) // says which branches there are
+		return err
+	}
+	return out.Send(&tarnv1.BranchLogResponse{Move: next})
+}
+
+func toMove(ctx context.Context, l *lake.Lake, m lake.Move) (*tarnv1.Move, error) {
+	move := &tarnv1.Move{Time: timestamppb.New(m.Time), Why: m.Why, Author: m.Author, Request: m.Request}
+	if m.Commit.IsZero() {
+		move.KeptUntil = timestamppb.New(m.Time.Add(flow.KeepDeleted))
+		return move, nil
+	}
+	c, err := l.Commit(ctx, m.Commit)
+	move.To, move.Commit = m.Commit.String(), toCommit(c)
+	return move, err
+}
+
+func (s *historyService) UndeleteBranch(ctx context.Context, req *tarnv1.UndeleteBranchRequest) (*tarnv1.UndeleteBranchResponse, error) {
+	if err := checkRequestID(req.GetRequestId()); err != nil {
+		return nil, err
+	}
+	p, err := s.projects.Open(ctx, req.GetProject())
+	if err != nil {
+		return nil, err
+	}
+	var at lake.Commit
+	if req.GetAt() != "" {
+		if at, err = p.Lake.Resolve(ctx, req.GetAt()); err != nil {
+			return nil, err
+		}
+	}
+	b, err := p.Lake.UndeleteBranch(ctx, req.GetName(), at.ID, lake.CommitInfo{RequestID: req.GetRequestId(), Author: req.GetAuthor()})
+	if err != nil {
+		return nil, err
+	}
+	ref, err := toRef(ctx, p.Lake, b)
+	return &tarnv1.UndeleteBranchResponse{Branch: ref}, err
 }
 
 func (s *historyService) ListTags(ctx context.Context, req *tarnv1.ListTagsRequest) (*tarnv1.ListTagsResponse, error) {

@@ -11,6 +11,7 @@ package tarnv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -338,8 +339,10 @@ func (x *DeleteBranchRequest) GetName() string {
 
 // DeleteBranchResponse names the commit that the branch pointed to, so that it can be made again.
 type DeleteBranchResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Branch        *Ref                   `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Branch *Ref                   `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
+	// Until then UndeleteBranch brings it back for certain; garbage collection waits for it.
+	KeptUntil     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=kept_until,json=keptUntil,proto3" json:"kept_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -381,6 +384,345 @@ func (x *DeleteBranchResponse) GetBranch() *Ref {
 	return nil
 }
 
+func (x *DeleteBranchResponse) GetKeptUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeptUntil
+	}
+	return nil
+}
+
+// Move is one change of what a branch names.
+type Move struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// create, update, merge, revert, delete or undelete.
+	Why string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	// The commits that it named before and after; empty for none.
+	From   string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	To     string `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	Author string `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
+	// The request that made it, or empty.
+	Request string `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	// What it led to. Unset when the branch was deleted.
+	Commit *Commit `protobuf:"bytes,7,opt,name=commit,proto3" json:"commit,omitempty"`
+	// Of a deletion: until when the branch can be brought back for certain.
+	KeptUntil     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=kept_until,json=keptUntil,proto3" json:"kept_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_tarn_v1_history_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Move) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Move) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Move) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Move) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Move) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *Move) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+func (x *Move) GetCommit() *Commit {
+	if x != nil {
+		return x.Commit
+	}
+	return nil
+}
+
+func (x *Move) GetKeptUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeptUntil
+	}
+	return nil
+}
+
+type BranchLogRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Name    string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Zero: all.
+	Limit         int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BranchLogRequest) Reset() {
+	*x = BranchLogRequest{}
+	mi := &file_tarn_v1_history_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BranchLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BranchLogRequest) ProtoMessage() {}
+
+func (x *BranchLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BranchLogRequest.ProtoReflect.Descriptor instead.
+func (*BranchLogRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BranchLogRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *BranchLogRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BranchLogRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type BranchLogResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Move          *Move                  `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BranchLogResponse) Reset() {
+	*x = BranchLogResponse{}
+	mi := &file_tarn_v1_history_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BranchLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BranchLogResponse) ProtoMessage() {}
+
+func (x *BranchLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BranchLogResponse.ProtoReflect.Descriptor instead.
+func (*BranchLogResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BranchLogResponse) GetMove() *Move {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+type UndeleteBranchRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Project   string                 `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// A commit where the branch was; empty: where it was when it was deleted.
+	At            string `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	Author        string `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeleteBranchRequest) Reset() {
+	*x = UndeleteBranchRequest{}
+	mi := &file_tarn_v1_history_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeleteBranchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeleteBranchRequest) ProtoMessage() {}
+
+func (x *UndeleteBranchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeleteBranchRequest.ProtoReflect.Descriptor instead.
+func (*UndeleteBranchRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UndeleteBranchRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UndeleteBranchRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *UndeleteBranchRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UndeleteBranchRequest) GetAt() string {
+	if x != nil {
+		return x.At
+	}
+	return ""
+}
+
+func (x *UndeleteBranchRequest) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+type UndeleteBranchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Branch        *Ref                   `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeleteBranchResponse) Reset() {
+	*x = UndeleteBranchResponse{}
+	mi := &file_tarn_v1_history_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeleteBranchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeleteBranchResponse) ProtoMessage() {}
+
+func (x *UndeleteBranchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeleteBranchResponse.ProtoReflect.Descriptor instead.
+func (*UndeleteBranchResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UndeleteBranchResponse) GetBranch() *Ref {
+	if x != nil {
+		return x.Branch
+	}
+	return nil
+}
+
 type ListTagsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -390,7 +732,7 @@ type ListTagsRequest struct {
 
 func (x *ListTagsRequest) Reset() {
 	*x = ListTagsRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[7]
+	mi := &file_tarn_v1_history_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +744,7 @@ func (x *ListTagsRequest) String() string {
 func (*ListTagsRequest) ProtoMessage() {}
 
 func (x *ListTagsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[7]
+	mi := &file_tarn_v1_history_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +757,7 @@ func (x *ListTagsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTagsRequest.ProtoReflect.Descriptor instead.
 func (*ListTagsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListTagsRequest) GetProject() string {
@@ -434,7 +776,7 @@ type ListTagsResponse struct {
 
 func (x *ListTagsResponse) Reset() {
 	*x = ListTagsResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[8]
+	mi := &file_tarn_v1_history_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +788,7 @@ func (x *ListTagsResponse) String() string {
 func (*ListTagsResponse) ProtoMessage() {}
 
 func (x *ListTagsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[8]
+	mi := &file_tarn_v1_history_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +801,7 @@ func (x *ListTagsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTagsResponse.ProtoReflect.Descriptor instead.
 func (*ListTagsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListTagsResponse) GetTags() []*Ref {
@@ -482,7 +824,7 @@ type CreateTagRequest struct {
 
 func (x *CreateTagRequest) Reset() {
 	*x = CreateTagRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[9]
+	mi := &file_tarn_v1_history_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +836,7 @@ func (x *CreateTagRequest) String() string {
 func (*CreateTagRequest) ProtoMessage() {}
 
 func (x *CreateTagRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[9]
+	mi := &file_tarn_v1_history_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +849,7 @@ func (x *CreateTagRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTagRequest.ProtoReflect.Descriptor instead.
 func (*CreateTagRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateTagRequest) GetRequestId() string {
@@ -547,7 +889,7 @@ type CreateTagResponse struct {
 
 func (x *CreateTagResponse) Reset() {
 	*x = CreateTagResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[10]
+	mi := &file_tarn_v1_history_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +901,7 @@ func (x *CreateTagResponse) String() string {
 func (*CreateTagResponse) ProtoMessage() {}
 
 func (x *CreateTagResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[10]
+	mi := &file_tarn_v1_history_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +914,7 @@ func (x *CreateTagResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTagResponse.ProtoReflect.Descriptor instead.
 func (*CreateTagResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateTagResponse) GetTag() *Ref {
@@ -593,7 +935,7 @@ type DeleteTagRequest struct {
 
 func (x *DeleteTagRequest) Reset() {
 	*x = DeleteTagRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[11]
+	mi := &file_tarn_v1_history_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +947,7 @@ func (x *DeleteTagRequest) String() string {
 func (*DeleteTagRequest) ProtoMessage() {}
 
 func (x *DeleteTagRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[11]
+	mi := &file_tarn_v1_history_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +960,7 @@ func (x *DeleteTagRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTagRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTagRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteTagRequest) GetRequestId() string {
@@ -651,7 +993,7 @@ type DeleteTagResponse struct {
 
 func (x *DeleteTagResponse) Reset() {
 	*x = DeleteTagResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[12]
+	mi := &file_tarn_v1_history_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +1005,7 @@ func (x *DeleteTagResponse) String() string {
 func (*DeleteTagResponse) ProtoMessage() {}
 
 func (x *DeleteTagResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[12]
+	mi := &file_tarn_v1_history_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +1018,7 @@ func (x *DeleteTagResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTagResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTagResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteTagResponse) GetTag() *Ref {
@@ -696,7 +1038,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[13]
+	mi := &file_tarn_v1_history_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +1050,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[13]
+	mi := &file_tarn_v1_history_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +1063,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResolveRequest) GetProject() string {
@@ -751,7 +1093,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[14]
+	mi := &file_tarn_v1_history_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +1105,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[14]
+	mi := &file_tarn_v1_history_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +1118,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResolveResponse) GetCommit() *Commit {
@@ -814,7 +1156,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[15]
+	mi := &file_tarn_v1_history_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +1168,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[15]
+	mi := &file_tarn_v1_history_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +1181,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LogRequest) GetProject() string {
@@ -879,7 +1221,7 @@ type LogResponse struct {
 
 func (x *LogResponse) Reset() {
 	*x = LogResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[16]
+	mi := &file_tarn_v1_history_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1233,7 @@ func (x *LogResponse) String() string {
 func (*LogResponse) ProtoMessage() {}
 
 func (x *LogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[16]
+	mi := &file_tarn_v1_history_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1246,7 @@ func (x *LogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogResponse.ProtoReflect.Descriptor instead.
 func (*LogResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogResponse) GetCommit() *Commit {
@@ -927,7 +1269,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[17]
+	mi := &file_tarn_v1_history_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1281,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[17]
+	mi := &file_tarn_v1_history_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1294,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiffRequest) GetProject() string {
@@ -992,7 +1334,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[18]
+	mi := &file_tarn_v1_history_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1346,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[18]
+	mi := &file_tarn_v1_history_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1359,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DiffResponse) GetChange() *Change {
@@ -1041,7 +1383,7 @@ type MergeRequest struct {
 
 func (x *MergeRequest) Reset() {
 	*x = MergeRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[19]
+	mi := &file_tarn_v1_history_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1395,7 @@ func (x *MergeRequest) String() string {
 func (*MergeRequest) ProtoMessage() {}
 
 func (x *MergeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[19]
+	mi := &file_tarn_v1_history_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1408,7 @@ func (x *MergeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeRequest.ProtoReflect.Descriptor instead.
 func (*MergeRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MergeRequest) GetWrite() *Write {
@@ -1109,7 +1451,7 @@ type MergeResponse struct {
 
 func (x *MergeResponse) Reset() {
 	*x = MergeResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[20]
+	mi := &file_tarn_v1_history_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1463,7 @@ func (x *MergeResponse) String() string {
 func (*MergeResponse) ProtoMessage() {}
 
 func (x *MergeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[20]
+	mi := &file_tarn_v1_history_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1476,7 @@ func (x *MergeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeResponse.ProtoReflect.Descriptor instead.
 func (*MergeResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MergeResponse) GetChanges() []*Change {
@@ -1169,7 +1511,7 @@ type RevertRequest struct {
 
 func (x *RevertRequest) Reset() {
 	*x = RevertRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[21]
+	mi := &file_tarn_v1_history_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1523,7 @@ func (x *RevertRequest) String() string {
 func (*RevertRequest) ProtoMessage() {}
 
 func (x *RevertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[21]
+	mi := &file_tarn_v1_history_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1536,7 @@ func (x *RevertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertRequest.ProtoReflect.Descriptor instead.
 func (*RevertRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RevertRequest) GetWrite() *Write {
@@ -1220,7 +1562,7 @@ type RevertResponse struct {
 
 func (x *RevertResponse) Reset() {
 	*x = RevertResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[22]
+	mi := &file_tarn_v1_history_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1574,7 @@ func (x *RevertResponse) String() string {
 func (*RevertResponse) ProtoMessage() {}
 
 func (x *RevertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[22]
+	mi := &file_tarn_v1_history_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1587,7 @@ func (x *RevertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertResponse.ProtoReflect.Descriptor instead.
 func (*RevertResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevertResponse) GetWritten() *Written {
@@ -1268,7 +1610,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[23]
+	mi := &file_tarn_v1_history_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1622,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[23]
+	mi := &file_tarn_v1_history_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1635,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ShowRequest) GetProject() string {
@@ -1348,7 +1690,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[24]
+	mi := &file_tarn_v1_history_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1702,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[24]
+	mi := &file_tarn_v1_history_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1715,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ShowResponse) GetKind() string {
@@ -1467,7 +1809,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_tarn_v1_history_proto_msgTypes[25]
+	mi := &file_tarn_v1_history_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1821,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[25]
+	mi := &file_tarn_v1_history_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1834,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Item) GetRun() string {
@@ -1574,7 +1916,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_tarn_v1_history_proto_msgTypes[26]
+	mi := &file_tarn_v1_history_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1928,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[26]
+	mi := &file_tarn_v1_history_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1941,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Holder) GetWhat() string {
@@ -1634,7 +1976,7 @@ var File_tarn_v1_history_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_history_proto_rawDesc = "" +
 	"\n" +
-	"\x15tarn/v1/history.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\x1a\x11tarn/v1/env.proto\"B\n" +
+	"\x15tarn/v1/history.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tarn/v1/common.proto\x1a\x11tarn/v1/env.proto\"B\n" +
 	"\x03Ref\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x06commit\x18\x02 \x01(\v2\x0f.tarn.v1.CommitR\x06commit\"/\n" +
@@ -1654,8 +1996,35 @@ const file_tarn_v1_history_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
 	"\aproject\x18\x02 \x01(\tR\aproject\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"<\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"w\n" +
 	"\x14DeleteBranchResponse\x12$\n" +
+	"\x06branch\x18\x01 \x01(\v2\f.tarn.v1.RefR\x06branch\x129\n" +
+	"\n" +
+	"kept_until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tkeptUntil\"\x82\x02\n" +
+	"\x04Move\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12\x16\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\x12\x18\n" +
+	"\arequest\x18\x06 \x01(\tR\arequest\x12'\n" +
+	"\x06commit\x18\a \x01(\v2\x0f.tarn.v1.CommitR\x06commit\x129\n" +
+	"\n" +
+	"kept_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tkeptUntil\"V\n" +
+	"\x10BranchLogRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x05R\x05limit\"6\n" +
+	"\x11BranchLogResponse\x12!\n" +
+	"\x04move\x18\x01 \x01(\v2\r.tarn.v1.MoveR\x04move\"\x8c\x01\n" +
+	"\x15UndeleteBranchRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\aproject\x18\x02 \x01(\tR\aproject\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02at\x18\x04 \x01(\tR\x02at\x12\x16\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\">\n" +
+	"\x16UndeleteBranchResponse\x12$\n" +
 	"\x06branch\x18\x01 \x01(\v2\f.tarn.v1.RefR\x06branch\"+\n" +
 	"\x0fListTagsRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\"4\n" +
@@ -1750,11 +2119,13 @@ const file_tarn_v1_history_proto_rawDesc = "" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03ref\x18\x03 \x01(\tR\x03ref\x12\x12\n" +
-	"\x04hash\x18\x04 \x01(\tR\x04hash2\x91\x06\n" +
+	"\x04hash\x18\x04 \x01(\tR\x04hash2\xaa\a\n" +
 	"\x0eHistoryService\x12K\n" +
 	"\fListBranches\x12\x1c.tarn.v1.ListBranchesRequest\x1a\x1d.tarn.v1.ListBranchesResponse\x12K\n" +
 	"\fCreateBranch\x12\x1c.tarn.v1.CreateBranchRequest\x1a\x1d.tarn.v1.CreateBranchResponse\x12K\n" +
-	"\fDeleteBranch\x12\x1c.tarn.v1.DeleteBranchRequest\x1a\x1d.tarn.v1.DeleteBranchResponse\x12?\n" +
+	"\fDeleteBranch\x12\x1c.tarn.v1.DeleteBranchRequest\x1a\x1d.tarn.v1.DeleteBranchResponse\x12D\n" +
+	"\tBranchLog\x12\x19.tarn.v1.BranchLogRequest\x1a\x1a.tarn.v1.BranchLogResponse0\x01\x12Q\n" +
+	"\x0eUndeleteBranch\x12\x1e.tarn.v1.UndeleteBranchRequest\x1a\x1f.tarn.v1.UndeleteBranchResponse\x12?\n" +
 	"\bListTags\x12\x18.tarn.v1.ListTagsRequest\x1a\x19.tarn.v1.ListTagsResponse\x12B\n" +
 	"\tCreateTag\x12\x19.tarn.v1.CreateTagRequest\x1a\x1a.tarn.v1.CreateTagResponse\x12B\n" +
 	"\tDeleteTag\x12\x19.tarn.v1.DeleteTagRequest\x1a\x1a.tarn.v1.DeleteTagResponse\x12<\n" +
@@ -1777,102 +2148,118 @@ func file_tarn_v1_history_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_history_proto_rawDescData
 }
 
-var file_tarn_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_tarn_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_tarn_v1_history_proto_goTypes = []any{
-	(*Ref)(nil),                  // 0: tarn.v1.Ref
-	(*ListBranchesRequest)(nil),  // 1: tarn.v1.ListBranchesRequest
-	(*ListBranchesResponse)(nil), // 2: tarn.v1.ListBranchesResponse
-	(*CreateBranchRequest)(nil),  // 3: tarn.v1.CreateBranchRequest
-	(*CreateBranchResponse)(nil), // 4: tarn.v1.CreateBranchResponse
-	(*DeleteBranchRequest)(nil),  // 5: tarn.v1.DeleteBranchRequest
-	(*DeleteBranchResponse)(nil), // 6: tarn.v1.DeleteBranchResponse
-	(*ListTagsRequest)(nil),      // 7: tarn.v1.ListTagsRequest
-	(*ListTagsResponse)(nil),     // 8: tarn.v1.ListTagsResponse
-	(*CreateTagRequest)(nil),     // 9: tarn.v1.CreateTagRequest
-	(*CreateTagResponse)(nil),    // 10: tarn.v1.CreateTagResponse
-	(*DeleteTagRequest)(nil),     // 11: tarn.v1.DeleteTagRequest
-	(*DeleteTagResponse)(nil),    // 12: tarn.v1.DeleteTagResponse
-	(*ResolveRequest)(nil),       // 13: tarn.v1.ResolveRequest
-	(*ResolveResponse)(nil),      // 14: tarn.v1.ResolveResponse
-	(*LogRequest)(nil),           // 15: tarn.v1.LogRequest
-	(*LogResponse)(nil),          // 16: tarn.v1.LogResponse
-	(*DiffRequest)(nil),          // 17: tarn.v1.DiffRequest
-	(*DiffResponse)(nil),         // 18: tarn.v1.DiffResponse
-	(*MergeRequest)(nil),         // 19: tarn.v1.MergeRequest
-	(*MergeResponse)(nil),        // 20: tarn.v1.MergeResponse
-	(*RevertRequest)(nil),        // 21: tarn.v1.RevertRequest
-	(*RevertResponse)(nil),       // 22: tarn.v1.RevertResponse
-	(*ShowRequest)(nil),          // 23: tarn.v1.ShowRequest
-	(*ShowResponse)(nil),         // 24: tarn.v1.ShowResponse
-	(*Item)(nil),                 // 25: tarn.v1.Item
-	(*Holder)(nil),               // 26: tarn.v1.Holder
-	nil,                          // 27: tarn.v1.ResolveResponse.CountsEntry
-	nil,                          // 28: tarn.v1.MergeRequest.PreferEntry
-	(*Commit)(nil),               // 29: tarn.v1.Commit
-	(*Change)(nil),               // 30: tarn.v1.Change
-	(*Write)(nil),                // 31: tarn.v1.Write
-	(*Conflict)(nil),             // 32: tarn.v1.Conflict
-	(*Written)(nil),              // 33: tarn.v1.Written
-	(*Entry)(nil),                // 34: tarn.v1.Entry
-	(*Environment)(nil),          // 35: tarn.v1.Environment
-	(*ErrorDetail)(nil),          // 36: tarn.v1.ErrorDetail
+	(*Ref)(nil),                    // 0: tarn.v1.Ref
+	(*ListBranchesRequest)(nil),    // 1: tarn.v1.ListBranchesRequest
+	(*ListBranchesResponse)(nil),   // 2: tarn.v1.ListBranchesResponse
+	(*CreateBranchRequest)(nil),    // 3: tarn.v1.CreateBranchRequest
+	(*CreateBranchResponse)(nil),   // 4: tarn.v1.CreateBranchResponse
+	(*DeleteBranchRequest)(nil),    // 5: tarn.v1.DeleteBranchRequest
+	(*DeleteBranchResponse)(nil),   // 6: tarn.v1.DeleteBranchResponse
+	(*Move)(nil),                   // 7: tarn.v1.Move
+	(*BranchLogRequest)(nil),       // 8: tarn.v1.BranchLogRequest
+	(*BranchLogResponse)(nil),      // 9: tarn.v1.BranchLogResponse
+	(*UndeleteBranchRequest)(nil),  // 10: tarn.v1.UndeleteBranchRequest
+	(*UndeleteBranchResponse)(nil), // 11: tarn.v1.UndeleteBranchResponse
+	(*ListTagsRequest)(nil),        // 12: tarn.v1.ListTagsRequest
+	(*ListTagsResponse)(nil),       // 13: tarn.v1.ListTagsResponse
+	(*CreateTagRequest)(nil),       // 14: tarn.v1.CreateTagRequest
+	(*CreateTagResponse)(nil),      // 15: tarn.v1.CreateTagResponse
+	(*DeleteTagRequest)(nil),       // 16: tarn.v1.DeleteTagRequest
+	(*DeleteTagResponse)(nil),      // 17: tarn.v1.DeleteTagResponse
+	(*ResolveRequest)(nil),         // 18: tarn.v1.ResolveRequest
+	(*ResolveResponse)(nil),        // 19: tarn.v1.ResolveResponse
+	(*LogRequest)(nil),             // 20: tarn.v1.LogRequest
+	(*LogResponse)(nil),            // 21: tarn.v1.LogResponse
+	(*DiffRequest)(nil),            // 22: tarn.v1.DiffRequest
+	(*DiffResponse)(nil),           // 23: tarn.v1.DiffResponse
+	(*MergeRequest)(nil),           // 24: tarn.v1.MergeRequest
+	(*MergeResponse)(nil),          // 25: tarn.v1.MergeResponse
+	(*RevertRequest)(nil),          // 26: tarn.v1.RevertRequest
+	(*RevertResponse)(nil),         // 27: tarn.v1.RevertResponse
+	(*ShowRequest)(nil),            // 28: tarn.v1.ShowRequest
+	(*ShowResponse)(nil),           // 29: tarn.v1.ShowResponse
+	(*Item)(nil),                   // 30: tarn.v1.Item
+	(*Holder)(nil),                 // 31: tarn.v1.Holder
+	nil,                            // 32: tarn.v1.ResolveResponse.CountsEntry
+	nil,                            // 33: tarn.v1.MergeRequest.PreferEntry
+	(*Commit)(nil),                 // 34: tarn.v1.Commit
+	(*timestamppb.Timestamp)(nil),  // 35: google.protobuf.Timestamp
+	(*Change)(nil),                 // 36: tarn.v1.Change
+	(*Write)(nil),                  // 37: tarn.v1.Write
+	(*Conflict)(nil),               // 38: tarn.v1.Conflict
+	(*Written)(nil),                // 39: tarn.v1.Written
+	(*Entry)(nil),                  // 40: tarn.v1.Entry
+	(*Environment)(nil),            // 41: tarn.v1.Environment
+	(*ErrorDetail)(nil),            // 42: tarn.v1.ErrorDetail
 }
 var file_tarn_v1_history_proto_depIdxs = []int32{
-	29, // 0: tarn.v1.Ref.commit:type_name -> tarn.v1.Commit
+	34, // 0: tarn.v1.Ref.commit:type_name -> tarn.v1.Commit
 	0,  // 1: tarn.v1.ListBranchesResponse.branches:type_name -> tarn.v1.Ref
 	0,  // 2: tarn.v1.CreateBranchResponse.branch:type_name -> tarn.v1.Ref
 	0,  // 3: tarn.v1.DeleteBranchResponse.branch:type_name -> tarn.v1.Ref
-	0,  // 4: tarn.v1.ListTagsResponse.tags:type_name -> tarn.v1.Ref
-	0,  // 5: tarn.v1.CreateTagResponse.tag:type_name -> tarn.v1.Ref
-	0,  // 6: tarn.v1.DeleteTagResponse.tag:type_name -> tarn.v1.Ref
-	29, // 7: tarn.v1.ResolveResponse.commit:type_name -> tarn.v1.Commit
-	27, // 8: tarn.v1.ResolveResponse.counts:type_name -> tarn.v1.ResolveResponse.CountsEntry
-	29, // 9: tarn.v1.LogResponse.commit:type_name -> tarn.v1.Commit
-	30, // 10: tarn.v1.DiffResponse.change:type_name -> tarn.v1.Change
-	31, // 11: tarn.v1.MergeRequest.write:type_name -> tarn.v1.Write
-	28, // 12: tarn.v1.MergeRequest.prefer:type_name -> tarn.v1.MergeRequest.PreferEntry
-	30, // 13: tarn.v1.MergeResponse.changes:type_name -> tarn.v1.Change
-	32, // 14: tarn.v1.MergeResponse.conflicts:type_name -> tarn.v1.Conflict
-	33, // 15: tarn.v1.MergeResponse.written:type_name -> tarn.v1.Written
-	31, // 16: tarn.v1.RevertRequest.write:type_name -> tarn.v1.Write
-	33, // 17: tarn.v1.RevertResponse.written:type_name -> tarn.v1.Written
-	29, // 18: tarn.v1.ShowResponse.commit:type_name -> tarn.v1.Commit
-	30, // 19: tarn.v1.ShowResponse.changes:type_name -> tarn.v1.Change
-	34, // 20: tarn.v1.ShowResponse.entry:type_name -> tarn.v1.Entry
-	29, // 21: tarn.v1.ShowResponse.last_change:type_name -> tarn.v1.Commit
-	25, // 22: tarn.v1.ShowResponse.item:type_name -> tarn.v1.Item
-	35, // 23: tarn.v1.ShowResponse.environment:type_name -> tarn.v1.Environment
-	26, // 24: tarn.v1.ShowResponse.holders:type_name -> tarn.v1.Holder
-	36, // 25: tarn.v1.Item.error:type_name -> tarn.v1.ErrorDetail
-	1,  // 26: tarn.v1.HistoryService.ListBranches:input_type -> tarn.v1.ListBranchesRequest
-	3,  // 27: tarn.v1.HistoryService.CreateBranch:input_type -> tarn.v1.CreateBranchRequest
-	5,  // 28: tarn.v1.HistoryService.DeleteBranch:input_type -> tarn.v1.DeleteBranchRequest
-	7,  // 29: tarn.v1.HistoryService.ListTags:input_type -> tarn.v1.ListTagsRequest
-	9,  // 30: tarn.v1.HistoryService.CreateTag:input_type -> tarn.v1.CreateTagRequest
-	11, // 31: tarn.v1.HistoryService.DeleteTag:input_type -> tarn.v1.DeleteTagRequest
-	13, // 32: tarn.v1.HistoryService.Resolve:input_type -> tarn.v1.ResolveRequest
-	15, // 33: tarn.v1.HistoryService.Log:input_type -> tarn.v1.LogRequest
-	17, // 34: tarn.v1.HistoryService.Diff:input_type -> tarn.v1.DiffRequest
-	19, // 35: tarn.v1.HistoryService.Merge:input_type -> tarn.v1.MergeRequest
-	21, // 36: tarn.v1.HistoryService.Revert:input_type -> tarn.v1.RevertRequest
-	23, // 37: tarn.v1.HistoryService.Show:input_type -> tarn.v1.ShowRequest
-	2,  // 38: tarn.v1.HistoryService.ListBranches:output_type -> tarn.v1.ListBranchesResponse
-	4,  // 39: tarn.v1.HistoryService.CreateBranch:output_type -> tarn.v1.CreateBranchResponse
-	6,  // 40: tarn.v1.HistoryService.DeleteBranch:output_type -> tarn.v1.DeleteBranchResponse
-	8,  // 41: tarn.v1.HistoryService.ListTags:output_type -> tarn.v1.ListTagsResponse
-	10, // 42: tarn.v1.HistoryService.CreateTag:output_type -> tarn.v1.CreateTagResponse
-	12, // 43: tarn.v1.HistoryService.DeleteTag:output_type -> tarn.v1.DeleteTagResponse
-	14, // 44: tarn.v1.HistoryService.Resolve:output_type -> tarn.v1.ResolveResponse
-	16, // 45: tarn.v1.HistoryService.Log:output_type -> tarn.v1.LogResponse
-	18, // 46: tarn.v1.HistoryService.Diff:output_type -> tarn.v1.DiffResponse
-	20, // 47: tarn.v1.HistoryService.Merge:output_type -> tarn.v1.MergeResponse
-	22, // 48: tarn.v1.HistoryService.Revert:output_type -> tarn.v1.RevertResponse
-	24, // 49: tarn.v1.HistoryService.Show:output_type -> tarn.v1.ShowResponse
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	35, // 4: tarn.v1.DeleteBranchResponse.kept_until:type_name -> google.protobuf.Timestamp
+	35, // 5: tarn.v1.Move.time:type_name -> google.protobuf.Timestamp
+	34, // 6: tarn.v1.Move.commit:type_name -> tarn.v1.Commit
+	35, // 7: tarn.v1.Move.kept_until:type_name -> google.protobuf.Timestamp
+	7,  // 8: tarn.v1.BranchLogResponse.move:type_name -> tarn.v1.Move
+	0,  // 9: tarn.v1.UndeleteBranchResponse.branch:type_name -> tarn.v1.Ref
+	0,  // 10: tarn.v1.ListTagsResponse.tags:type_name -> tarn.v1.Ref
+	0,  // 11: tarn.v1.CreateTagResponse.tag:type_name -> tarn.v1.Ref
+	0,  // 12: tarn.v1.DeleteTagResponse.tag:type_name -> tarn.v1.Ref
+	34, // 13: tarn.v1.ResolveResponse.commit:type_name -> tarn.v1.Commit
+	32, // 14: tarn.v1.ResolveResponse.counts:type_name -> tarn.v1.ResolveResponse.CountsEntry
+	34, // 15: tarn.v1.LogResponse.commit:type_name -> tarn.v1.Commit
+	36, // 16: tarn.v1.DiffResponse.change:type_name -> tarn.v1.Change
+	37, // 17: tarn.v1.MergeRequest.write:type_name -> tarn.v1.Write
+	33, // 18: tarn.v1.MergeRequest.prefer:type_name -> tarn.v1.MergeRequest.PreferEntry
+	36, // 19: tarn.v1.MergeResponse.changes:type_name -> tarn.v1.Change
+	38, // 20: tarn.v1.MergeResponse.conflicts:type_name -> tarn.v1.Conflict
+	39, // 21: tarn.v1.MergeResponse.written:type_name -> tarn.v1.Written
+	37, // 22: tarn.v1.RevertRequest.write:type_name -> tarn.v1.Write
+	39, // 23: tarn.v1.RevertResponse.written:type_name -> tarn.v1.Written
+	34, // 24: tarn.v1.ShowResponse.commit:type_name -> tarn.v1.Commit
+	36, // 25: tarn.v1.ShowResponse.changes:type_name -> tarn.v1.Change
+	40, // 26: tarn.v1.ShowResponse.entry:type_name -> tarn.v1.Entry
+	34, // 27: tarn.v1.ShowResponse.last_change:type_name -> tarn.v1.Commit
+	30, // 28: tarn.v1.ShowResponse.item:type_name -> tarn.v1.Item
+	41, // 29: tarn.v1.ShowResponse.environment:type_name -> tarn.v1.Environment
+	31, // 30: tarn.v1.ShowResponse.holders:type_name -> tarn.v1.Holder
+	42, // 31: tarn.v1.Item.error:type_name -> tarn.v1.ErrorDetail
+	1,  // 32: tarn.v1.HistoryService.ListBranches:input_type -> tarn.v1.ListBranchesRequest
+	3,  // 33: tarn.v1.HistoryService.CreateBranch:input_type -> tarn.v1.CreateBranchRequest
+	5,  // 34: tarn.v1.HistoryService.DeleteBranch:input_type -> tarn.v1.DeleteBranchRequest
+	8,  // 35: tarn.v1.HistoryService.BranchLog:input_type -> tarn.v1.BranchLogRequest
+	10, // 36: tarn.v1.HistoryService.UndeleteBranch:input_type -> tarn.v1.UndeleteBranchRequest
+	12, // 37: tarn.v1.HistoryService.ListTags:input_type -> tarn.v1.ListTagsRequest
+	14, // 38: tarn.v1.HistoryService.CreateTag:input_type -> tarn.v1.CreateTagRequest
+	16, // 39: tarn.v1.HistoryService.DeleteTag:input_type -> tarn.v1.DeleteTagRequest
+	18, // 40: tarn.v1.HistoryService.Resolve:input_type -> tarn.v1.ResolveRequest
+	20, // 41: tarn.v1.HistoryService.Log:input_type -> tarn.v1.LogRequest
+	22, // 42: tarn.v1.HistoryService.Diff:input_type -> tarn.v1.DiffRequest
+	24, // 43: tarn.v1.HistoryService.Merge:input_type -> tarn.v1.MergeRequest
+	26, // 44: tarn.v1.HistoryService.Revert:input_type -> tarn.v1.RevertRequest
+	28, // 45: tarn.v1.HistoryService.Show:input_type -> tarn.v1.ShowRequest
+	2,  // 46: tarn.v1.HistoryService.ListBranches:output_type -> tarn.v1.ListBranchesResponse
+	4,  // 47: tarn.v1.HistoryService.CreateBranch:output_type -> tarn.v1.CreateBranchResponse
+	6,  // 48: tarn.v1.HistoryService.DeleteBranch:output_type -> tarn.v1.DeleteBranchResponse
+	9,  // 49: tarn.v1.HistoryService.BranchLog:output_type -> tarn.v1.BranchLogResponse
+	11, // 50: tarn.v1.HistoryService.UndeleteBranch:output_type -> tarn.v1.UndeleteBranchResponse
+	13, // 51: tarn.v1.HistoryService.ListTags:output_type -> tarn.v1.ListTagsResponse
+	15, // 52: tarn.v1.HistoryService.CreateTag:output_type -> tarn.v1.CreateTagResponse
+	17, // 53: tarn.v1.HistoryService.DeleteTag:output_type -> tarn.v1.DeleteTagResponse
+	19, // 54: tarn.v1.HistoryService.Resolve:output_type -> tarn.v1.ResolveResponse
+	21, // 55: tarn.v1.HistoryService.Log:output_type -> tarn.v1.LogResponse
+	23, // 56: tarn.v1.HistoryService.Diff:output_type -> tarn.v1.DiffResponse
+	25, // 57: tarn.v1.HistoryService.Merge:output_type -> tarn.v1.MergeResponse
+	27, // 58: tarn.v1.HistoryService.Revert:output_type -> tarn.v1.RevertResponse
+	29, // 59: tarn.v1.HistoryService.Show:output_type -> tarn.v1.ShowResponse
+	46, // [46:60] is the sub-list for method output_type
+	32, // [32:46] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_history_proto_init() }
@@ -1888,7 +2275,7 @@ func file_tarn_v1_history_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_history_proto_rawDesc), len(file_tarn_v1_history_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,12 @@ const (
 	// HistoryServiceDeleteBranchProcedure is the fully-qualified name of the HistoryService's
 	// DeleteBranch RPC.
 	HistoryServiceDeleteBranchProcedure = "/tarn.v1.HistoryService/DeleteBranch"
+	// HistoryServiceBranchLogProcedure is the fully-qualified name of the HistoryService's BranchLog
+	// RPC.
+	HistoryServiceBranchLogProcedure = "/tarn.v1.HistoryService/BranchLog"
+	// HistoryServiceUndeleteBranchProcedure is the fully-qualified name of the HistoryService's
+	// UndeleteBranch RPC.
+	HistoryServiceUndeleteBranchProcedure = "/tarn.v1.HistoryService/UndeleteBranch"
 	// HistoryServiceListTagsProcedure is the fully-qualified name of the HistoryService's ListTags RPC.
 	HistoryServiceListTagsProcedure = "/tarn.v1.HistoryService/ListTags"
 	// HistoryServiceCreateTagProcedure is the fully-qualified name of the HistoryService's CreateTag
@@ -71,6 +77,10 @@ type HistoryServiceClient interface {
 	ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error)
 	CreateBranch(context.Context, *v1.CreateBranchRequest) (*v1.CreateBranchResponse, error)
 	DeleteBranch(context.Context, *v1.DeleteBranchRequest) (*v1.DeleteBranchResponse, error)
+	// BranchLog streams the moves of a branch, newest first, those of deleted branches of the name included.
+	BranchLog(context.Context, *v1.BranchLogRequest) (*connect.ServerStreamForClient[v1.BranchLogResponse], error)
+	// UndeleteBranch makes a deleted branch again.
+	UndeleteBranch(context.Context, *v1.UndeleteBranchRequest) (*v1.UndeleteBranchResponse, error)
 	ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error)
 	CreateTag(context.Context, *v1.CreateTagRequest) (*v1.CreateTagResponse, error)
 	DeleteTag(context.Context, *v1.DeleteTagRequest) (*v1.DeleteTagResponse, error)
@@ -117,6 +127,18 @@ func NewHistoryServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			httpClient,
 			baseURL+HistoryServiceDeleteBranchProcedure,
 			connect.WithSchema(historyServiceMethods.ByName("DeleteBranch")),
+			connect.WithClientOptions(opts...),
+		),
+		branchLog: connect.NewClient[v1.BranchLogRequest, v1.BranchLogResponse](
+			httpClient,
+			baseURL+HistoryServiceBranchLogProcedure,
+			connect.WithSchema(historyServiceMethods.ByName("BranchLog")),
+			connect.WithClientOptions(opts...),
+		),
+		undeleteBranch: connect.NewClient[v1.UndeleteBranchRequest, v1.UndeleteBranchResponse](
+			httpClient,
+			baseURL+HistoryServiceUndeleteBranchProcedure,
+			connect.WithSchema(historyServiceMethods.ByName("UndeleteBranch")),
 			connect.WithClientOptions(opts...),
 		),
 		listTags: connect.NewClient[v1.ListTagsRequest, v1.ListTagsResponse](
@@ -178,18 +200,20 @@ func NewHistoryServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 
 // historyServiceClient implements HistoryServiceClient.
 type historyServiceClient struct {
-	listBranches *connect.Client[v1.ListBranchesRequest, v1.ListBranchesResponse]
-	createBranch *connect.Client[v1.CreateBranchRequest, v1.CreateBranchResponse]
-	deleteBranch *connect.Client[v1.DeleteBranchRequest, v1.DeleteBranchResponse]
-	listTags     *connect.Client[v1.ListTagsRequest, v1.ListTagsResponse]
-	createTag    *connect.Client[v1.CreateTagRequest, v1.CreateTagResponse]
-	deleteTag    *connect.Client[v1.DeleteTagRequest, v1.DeleteTagResponse]
-	resolve      *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
-	log          *connect.Client[v1.LogRequest, v1.LogResponse]
-	diff         *connect.Client[v1.DiffRequest, v1.DiffResponse]
-	merge        *connect.Client[v1.MergeRequest, v1.MergeResponse]
-	revert       *connect.Client[v1.RevertRequest, v1.RevertResponse]
-	show         *connect.Client[v1.ShowRequest, v1.ShowResponse]
+	listBranches   *connect.Client[v1.ListBranchesRequest, v1.ListBranchesResponse]
+	createBranch   *connect.Client[v1.CreateBranchRequest, v1.CreateBranchResponse]
+	deleteBranch   *connect.Client[v1.DeleteBranchRequest, v1.DeleteBranchResponse]
+	branchLog      *connect.Client[v1.BranchLogRequest, v1.BranchLogResponse]
+	undeleteBranch *connect.Client[v1.UndeleteBranchRequest, v1.UndeleteBranchResponse]
+	listTags       *connect.Client[v1.ListTagsRequest, v1.ListTagsResponse]
+	createTag      *connect.Client[v1.CreateTagRequest, v1.CreateTagResponse]
+	deleteTag      *connect.Client[v1.DeleteTagRequest, v1.DeleteTagResponse]
+	resolve        *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
+	log            *connect.Client[v1.LogRequest, v1.LogResponse]
+	diff           *connect.Client[v1.DiffRequest, v1.DiffResponse]
+	merge          *connect.Client[v1.MergeRequest, v1.MergeResponse]
+	revert         *connect.Client[v1.RevertRequest, v1.RevertResponse]
+	show           *connect.Client[v1.ShowRequest, v1.ShowResponse]
 }
 
 // ListBranches calls tarn.v1.HistoryService.ListBranches.
@@ -213,6 +237,20 @@ func (c *historyServiceClient) CreateBranch(ctx context.Context, req *v1.CreateB
 // DeleteBranch calls tarn.v1.HistoryService.DeleteBranch.
 func (c *historyServiceClient) DeleteBranch(ctx context.Context, req *v1.DeleteBranchRequest) (*v1.DeleteBranchResponse, error) {
 	response, err := c.deleteBranch.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// BranchLog calls tarn.v1.HistoryService.BranchLog.
+func (c *historyServiceClient) BranchLog(ctx context.Context, req *v1.BranchLogRequest) (*connect.ServerStreamForClient[v1.BranchLogResponse], error) {
+	return c.branchLog.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// UndeleteBranch calls tarn.v1.HistoryService.UndeleteBranch.
+func (c *historyServiceClient) UndeleteBranch(ctx context.Context, req *v1.UndeleteBranchRequest) (*v1.UndeleteBranchResponse, error) {
+	response, err := c.undeleteBranch.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -297,6 +335,10 @@ type HistoryServiceHandler interface {
 	ListBranches(context.Context, *v1.ListBranchesRequest) (*v1.ListBranchesResponse, error)
 	CreateBranch(context.Context, *v1.CreateBranchRequest) (*v1.CreateBranchResponse, error)
 	DeleteBranch(context.Context, *v1.DeleteBranchRequest) (*v1.DeleteBranchResponse, error)
+	// BranchLog streams the moves of a branch, newest first, those of deleted branches of the name included.
+	BranchLog(context.Context, *v1.BranchLogRequest, *connect.ServerStream[v1.BranchLogResponse]) error
+	// UndeleteBranch makes a deleted branch again.
+	UndeleteBranch(context.Context, *v1.UndeleteBranchRequest) (*v1.UndeleteBranchResponse, error)
 	ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error)
 	CreateTag(context.Context, *v1.CreateTagRequest) (*v1.CreateTagResponse, error)
 	DeleteTag(context.Context, *v1.DeleteTagRequest) (*v1.DeleteTagResponse, error)
@@ -339,6 +381,18 @@ func NewHistoryServiceHandler(svc HistoryServiceHandler, opts ...connect.Handler
 		HistoryServiceDeleteBranchProcedure,
 		svc.DeleteBranch,
 		connect.WithSchema(historyServiceMethods.ByName("DeleteBranch")),
+		connect.WithHandlerOptions(opts...),
+	)
+	historyServiceBranchLogHandler := connect.NewServerStreamHandlerSimple(
+		HistoryServiceBranchLogProcedure,
+		svc.BranchLog,
+		connect.WithSchema(historyServiceMethods.ByName("BranchLog")),
+		connect.WithHandlerOptions(opts...),
+	)
+	historyServiceUndeleteBranchHandler := connect.NewUnaryHandlerSimple(
+		HistoryServiceUndeleteBranchProcedure,
+		svc.UndeleteBranch,
+		connect.WithSchema(historyServiceMethods.ByName("UndeleteBranch")),
 		connect.WithHandlerOptions(opts...),
 	)
 	historyServiceListTagsHandler := connect.NewUnaryHandlerSimple(
@@ -403,6 +457,10 @@ func NewHistoryServiceHandler(svc HistoryServiceHandler, opts ...connect.Handler
 			historyServiceCreateBranchHandler.ServeHTTP(w, r)
 		case HistoryServiceDeleteBranchProcedure:
 			historyServiceDeleteBranchHandler.ServeHTTP(w, r)
+		case HistoryServiceBranchLogProcedure:
+			historyServiceBranchLogHandler.ServeHTTP(w, r)
+		case HistoryServiceUndeleteBranchProcedure:
+			historyServiceUndeleteBranchHandler.ServeHTTP(w, r)
 		case HistoryServiceListTagsProcedure:
 			historyServiceListTagsHandler.ServeHTTP(w, r)
 		case HistoryServiceCreateTagProcedure:
@@ -440,6 +498,14 @@ func (UnimplementedHistoryServiceHandler) CreateBranch(context.Context, *v1.Crea
 
 func (UnimplementedHistoryServiceHandler) DeleteBranch(context.Context, *v1.DeleteBranchRequest) (*v1.DeleteBranchResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.DeleteBranch is not implemented"))
+}
+
+func (UnimplementedHistoryServiceHandler) BranchLog(context.Context, *v1.BranchLogRequest, *connect.ServerStream[v1.BranchLogResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.BranchLog is not implemented"))
+}
+
+func (UnimplementedHistoryServiceHandler) UndeleteBranch(context.Context, *v1.UndeleteBranchRequest) (*v1.UndeleteBranchResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.UndeleteBranch is not implemented"))
 }
 
 func (UnimplementedHistoryServiceHandler) ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error) {
