@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -156,6 +157,36 @@ func number(f float64) string {
 		return fmt.Sprintf("%.1f", f)
 	}
 	return fmt.Sprintf("%.3g", f)
+}
+
+// median sorts what it is given.
+func median(took []time.Duration) time.Duration {
+	slices.Sort(took)
+	return took[len(took)/2]
+}
+
+// memoryBudget is what every benchmark of the store is to stay under, in MB.
+const memoryBudget = 512
+
+// forgetPeak lets the kernel begin anew with the most memory that this process had.
+func forgetPeak() error {
+	debug.FreeOSMemory()
+	return os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
+}
+
+// printPeak prints the most memory that this process had since forgetPeak.
+func printPeak(what string) error {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	_, peak, _ := strings.Cut(string(status), "VmHWM:")
+	var kilobytes float64
+	if _, err := fmt.Sscan(peak, &kilobytes); err != nil {
+		return fmt.Errorf("the kernel tells no peak of memory: %w", err)
+	}
+	row{what: what, figure: kilobytes / 1000, unit: "MB", budget: atMost(memoryBudget)}.print()
+	return nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

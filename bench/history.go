@@ -13,30 +13,36 @@ import (
 	"tarn.dev/tarn/internal/meta/sqlitemeta"
 )
 
-// history is what branches, commits, diffs and merges cost when the tree is large. Against one durable
-// transaction of SQLite, which is the least that anything durable costs here.
-func history(ctx context.Context, b *bench) (err error) {
-	blobs, err := fsblob.Open(filepath.Join(b.dir, "blobs"))
-	if err != nil {
-		return err
-	}
-	rows, err := sqlitemeta.Open(filepath.Join(b.dir, "meta.db"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	l, err := lake.Open(ctx, blobs, rows, "p/bench/lake/", lake.Options{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	keys := b.size(1_000_000, 200_000)
-	h := &historian{lake: l, keys: keys}
-	if err := h.fill(ctx); err != nil {
-		return err
-	}
+// history is what branches, commits, diffs and merges cost in trees of several sizes: it must follow the change, not the tree.
+// Against one durable transaction of SQLite, which is the least that anything durable costs here.
+func history(ctx context.Context, b *bench) error {
 	unit, err := sqliteTransaction(ctx, filepath.Join(b.dir, "peer.db"))
 	if err != nil {
+		return err
+	}
+	sizes := []int{10_000, 100_000, 1_000_000, 10_000_000}
+	if b.short {
+		sizes = sizes[:2]
+	}
+	for _, keys := range sizes {
+		if err := historyOf(ctx, filepath.Join(b.dir, fmt.Sprint(keys)), keys, unit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func historyOf(ctx context.Context, dir string, keys int, unit time.Duration) (err error) {
+	if err := forgetPeak(); err != nil {
+		return err
+	}
+	l, closeLake, err := openLake(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeLake(), removeAll(dir)) }()
+	h := &historian{lake: l, keys: keys}
+	if err := h.fill(ctx); err != nil {
 		return err
 	}
 	peer := fmt.Sprintf("one durable SQLite transaction (%s ms)", number(milliseconds(unit)))
@@ -50,17 +56,35 @@ func history(ctx context.Context, b *bench) (err error) {
 		{"diff of one change", nil, h.diff},
 		{"merge of one change", atMost(10), h.merge},
 	} {
-		var d time.Duration
-		for range 30 {
-			took, err := m.try(ctx)
+		var took []time.Duration
+		for range 31 {
+			d, err := m.try(ctx)
 			if err != nil {
 				return err
 			}
-			d = least(d, took)
+			took = append(took, d)
 		}
-		row{fmt.Sprintf("%s at %d keys", m.what, keys), milliseconds(d), "ms", m.budget, peer, float64(d) / float64(unit)}.print()
+		d := median(took)
+		row{fmt.Sprintf("%s at %d keys, median", m.what, keys), milliseconds(d), "ms", m.budget, peer, float64(d) / float64(unit)}.print()
 	}
-	return nil
+	return printPeak(fmt.Sprintf("most memory at %d keys, in the server's part", keys))
+}
+
+// openLake makes a lake of its own in a folder.
+func openLake(ctx context.Context, dir string) (*lake.Lake, func() error, error) {
+	blobs, err := fsblob.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, err := sqlitemeta.Open(filepath.Join(dir, "meta.db"))
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := lake.Open(ctx, blobs, rows, "p/bench/lake/", lake.Options{})
+	if err != nil {
+		return nil, nil, errors.Join(err, rows.Close())
+	}
+	return l, func() error { return errors.Join(l.Close(), rows.Close()) }, nil
 }
 
 // historian makes branches and changes, each time others.
@@ -71,20 +95,24 @@ type historian struct {
 }
 
 func (h *historian) key(i int) string {
-	return lake.FileKey(fmt.Sprintf("images/%03d/%07d.png", i%1000, i))
+	return lake.FileKey(fmt.Sprintf("images/%05d/%08d.png", i/1000, i))
 }
 
+// fill makes the tree in commits of many keys each, as who has so many would.
 func (h *historian) fill(ctx context.Context) error {
-	_, err := h.lake.Update(ctx, "main", lake.CommitInfo{Message: "fill"}, func(ctx context.Context, tx *lake.Tx) error {
-		edits := make([]lake.Edit, h.keys)
-		for i := range edits {
-			edits[i] = lake.Edit{Key: h.key(i), Entry: &lake.Entry{Kind: lake.KindFile, Version: fmt.Sprintf("%064x", i)}}
+	const at = 100_000
+	for from := 0; from < h.keys; from += at {
+		_, err := h.lake.Update(ctx, "main", lake.CommitInfo{Message: "fill"}, func(_ context.Context, tx *lake.Tx) error {
+			for i := from; i < min(from+at, h.keys); i++ {
+				tx.Put(h.key(i), lake.Entry{Kind: lake.KindFile, Version: fmt.Sprintf("%064x", i)})
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		t, err := h.lake.Tree(lake.Hash{}).Edit(ctx, tx.Batch(), edits)
-		tx.SetTree(t)
-		return err
-	})
-	return err
+	}
+	return nil
 }
 
 // newBranch makes a branch at main.
@@ -180,7 +208,7 @@ func (h *historian) merge(ctx context.Context) (time.Duration, error) {
 	})
 }
 
-// sqliteTransaction is how long it takes to make one row durable.
+// sqliteTransaction is how long it takes to make one row durable, in the median.
 func sqliteTransaction(ctx context.Context, file string) (d time.Duration, err error) {
 	db, err := sql.Open("sqlite", "file:"+file+"?_pragma=journal_mode(wal)&_pragma=synchronous(full)")
 	if err != nil {
@@ -191,10 +219,16 @@ func sqliteTransaction(ctx context.Context, file string) (d time.Duration, err e
 	if _, err := db.ExecContext(ctx, "CREATE TABLE t (k TEXT PRIMARY KEY, v BLOB)"); err != nil {
 		return 0, err
 	}
-	i := 0
-	return best(50, func() error {
-		i++
-		_, err := db.ExecContext(ctx, "INSERT INTO t VALUES (?, ?)", fmt.Sprint(i), make([]byte, 100))
-		return err
-	})
+	var took []time.Duration
+	for i := range 51 {
+		d, err := best(1, func() error {
+			_, err := db.ExecContext(ctx, "INSERT INTO t VALUES (?, ?)", fmt.Sprint(i), make([]byte, 100))
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		took = append(took, d)
+	}
+	return median(took), nil
 }

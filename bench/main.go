@@ -37,6 +37,7 @@ var benchmarks = []benchmark{
 	{"first_call", "a Python function whose packages are there", firstCall},
 	{"packages", "another version of pandas in a project, and the next run", packages},
 	{"history", "branch, commit, diff and merge in a large tree", history},
+	{"collect", "garbage collection, when half of the store is garbage", collect},
 	{"import", "3,000,000 rows into a published table", importing},
 	{"query", "SQL by the command and in process", query},
 	{"dataver", "the hash that identifies rows", dataVersion},
