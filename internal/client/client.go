@@ -104,6 +104,7 @@ func openSocket(ctx context.Context, socket string) (*Client, error) {
 	return open(ctx, "http://tarn", &http.Transport{
 		Protocols:          protocols,
 		DisableCompression: true,
+		HTTP2:              &http.HTTP2Config{MaxReadFrameSize: 1 << 20}, // of what is got: the default is 16 KiB
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},

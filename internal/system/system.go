@@ -169,6 +169,7 @@ func (s *System) edge() service.Service {
 			Handler:           server.Handler(server.Services{Log: s.config.Log, Control: s, Projects: s.projects}),
 			Protocols:         protocols,
 			ReadHeaderTimeout: 10 * time.Second,
+			HTTP2:             &http.HTTP2Config{MaxReadFrameSize: 1 << 20}, // of what is put: the default is 16 KiB
 			ErrorLog:          slog.NewLogLogger(s.config.Log.Handler(), slog.LevelWarn),
 			BaseContext:       func(net.Listener) context.Context { return base },
 		}

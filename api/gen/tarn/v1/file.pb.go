@@ -30,6 +30,7 @@ type PutRequest struct {
 	//	*PutRequest_Write
 	//	*PutRequest_Path
 	//	*PutRequest_Data
+	//	*PutRequest_Files
 	Event         isPutRequest_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -99,6 +100,15 @@ func (x *PutRequest) GetData() []byte {
 	return nil
 }
 
+func (x *PutRequest) GetFiles() *WholeFiles {
+	if x != nil {
+		if x, ok := x.Event.(*PutRequest_Files); ok {
+			return x.Files
+		}
+	}
+	return nil
+}
+
 type isPutRequest_Event interface {
 	isPutRequest_Event()
 }
@@ -115,24 +125,128 @@ type PutRequest_Data struct {
 	Data []byte `protobuf:"bytes,3,opt,name=data,proto3,oneof"`
 }
 
+type PutRequest_Files struct {
+	Files *WholeFiles `protobuf:"bytes,4,opt,name=files,proto3,oneof"`
+}
+
 func (*PutRequest_Write) isPutRequest_Event() {}
 
 func (*PutRequest_Path) isPutRequest_Event() {}
 
 func (*PutRequest_Data) isPutRequest_Event() {}
 
-type PutResponse struct {
+func (*PutRequest_Files) isPutRequest_Event() {}
+
+type WholeFiles struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Written       *Written               `protobuf:"bytes,1,opt,name=written,proto3" json:"written,omitempty"`
-	Files         int64                  `protobuf:"varint,2,opt,name=files,proto3" json:"files,omitempty"`
-	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Files         []*WholeFile           `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WholeFiles) Reset() {
+	*x = WholeFiles{}
+	mi := &file_tarn_v1_file_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WholeFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WholeFiles) ProtoMessage() {}
+
+func (x *WholeFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WholeFiles.ProtoReflect.Descriptor instead.
+func (*WholeFiles) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WholeFiles) GetFiles() []*WholeFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+type WholeFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Content       []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WholeFile) Reset() {
+	*x = WholeFile{}
+	mi := &file_tarn_v1_file_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WholeFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WholeFile) ProtoMessage() {}
+
+func (x *WholeFile) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WholeFile.ProtoReflect.Descriptor instead.
+func (*WholeFile) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WholeFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *WholeFile) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+type PutResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Written *Written               `protobuf:"bytes,1,opt,name=written,proto3" json:"written,omitempty"`
+	Files   int64                  `protobuf:"varint,2,opt,name=files,proto3" json:"files,omitempty"`
+	Bytes   int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Of the bytes, those that were stored already.
+	Reused        int64 `protobuf:"varint,4,opt,name=reused,proto3" json:"reused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[1]
+	mi := &file_tarn_v1_file_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -144,7 +258,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[1]
+	mi := &file_tarn_v1_file_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -157,7 +271,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{1}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PutResponse) GetWritten() *Written {
@@ -181,6 +295,13 @@ func (x *PutResponse) GetBytes() int64 {
 	return 0
 }
 
+func (x *PutResponse) GetReused() int64 {
+	if x != nil {
+		return x.Reused
+	}
+	return 0
+}
+
 type LinkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Write *Write                 `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`
@@ -195,7 +316,7 @@ type LinkRequest struct {
 
 func (x *LinkRequest) Reset() {
 	*x = LinkRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[2]
+	mi := &file_tarn_v1_file_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -207,7 +328,7 @@ func (x *LinkRequest) String() string {
 func (*LinkRequest) ProtoMessage() {}
 
 func (x *LinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[2]
+	mi := &file_tarn_v1_file_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -220,7 +341,7 @@ func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
 func (*LinkRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{2}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LinkRequest) GetWrite() *Write {
@@ -256,7 +377,7 @@ type LinkResponse struct {
 
 func (x *LinkResponse) Reset() {
 	*x = LinkResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[3]
+	mi := &file_tarn_v1_file_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +389,7 @@ func (x *LinkResponse) String() string {
 func (*LinkResponse) ProtoMessage() {}
 
 func (x *LinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[3]
+	mi := &file_tarn_v1_file_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +402,7 @@ func (x *LinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkResponse.ProtoReflect.Descriptor instead.
 func (*LinkResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{3}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LinkResponse) GetWritten() *Written {
@@ -321,7 +442,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[4]
+	mi := &file_tarn_v1_file_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +454,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[4]
+	mi := &file_tarn_v1_file_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +467,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetRequest) GetProject() string {
@@ -397,7 +518,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[5]
+	mi := &file_tarn_v1_file_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -409,7 +530,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[5]
+	mi := &file_tarn_v1_file_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -422,7 +543,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetResponse) GetEvent() isGetResponse_Event {
@@ -480,7 +601,7 @@ type GetFile struct {
 
 func (x *GetFile) Reset() {
 	*x = GetFile{}
-	mi := &file_tarn_v1_file_proto_msgTypes[6]
+	mi := &file_tarn_v1_file_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +613,7 @@ func (x *GetFile) String() string {
 func (*GetFile) ProtoMessage() {}
 
 func (x *GetFile) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[6]
+	mi := &file_tarn_v1_file_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +626,7 @@ func (x *GetFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFile.ProtoReflect.Descriptor instead.
 func (*GetFile) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetFile) GetEntry() *Entry {
@@ -529,6 +650,377 @@ func (x *GetFile) GetOne() bool {
 	return false
 }
 
+type SelectRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	Ref     string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	// As in a GetRequest.
+	Pattern       string `protobuf:"bytes,3,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectRequest) Reset() {
+	*x = SelectRequest{}
+	mi := &file_tarn_v1_file_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectRequest) ProtoMessage() {}
+
+func (x *SelectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectRequest.ProtoReflect.Descriptor instead.
+func (*SelectRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SelectRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *SelectRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *SelectRequest) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+type SelectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The commit that the pattern was looked up in.
+	Commit string `protobuf:"bytes,1,opt,name=commit,proto3" json:"commit,omitempty"`
+	// The pattern is the one file's own path, so a copy may be given another name.
+	One           bool        `protobuf:"varint,2,opt,name=one,proto3" json:"one,omitempty"`
+	Files         []*Selected `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectResponse) Reset() {
+	*x = SelectResponse{}
+	mi := &file_tarn_v1_file_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectResponse) ProtoMessage() {}
+
+func (x *SelectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectResponse.ProtoReflect.Descriptor instead.
+func (*SelectResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SelectResponse) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *SelectResponse) GetOne() bool {
+	if x != nil {
+		return x.One
+	}
+	return false
+}
+
+func (x *SelectResponse) GetFiles() []*Selected {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+type Selected struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Where a copy belongs, seen from the folder that copies go to.
+	Relative string `protobuf:"bytes,2,opt,name=relative,proto3" json:"relative,omitempty"`
+	Size     int64  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// BLAKE3 of the content, in hexadecimal; empty where it is not known: of links.
+	Hash          string `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Selected) Reset() {
+	*x = Selected{}
+	mi := &file_tarn_v1_file_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Selected) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Selected) ProtoMessage() {}
+
+func (x *Selected) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Selected.ProtoReflect.Descriptor instead.
+func (*Selected) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Selected) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Selected) GetRelative() string {
+	if x != nil {
+		return x.Relative
+	}
+	return ""
+}
+
+func (x *Selected) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Selected) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+type ReadRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// As a Select told it.
+	Commit string `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	// Of the files, in the order in which they are to come.
+	Keys []string `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	// How many bytes of the first one are not wanted.
+	Offset int64 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Of links: take what is at the original now, if it has changed since it was linked.
+	AcceptDrift   bool `protobuf:"varint,5,opt,name=accept_drift,json=acceptDrift,proto3" json:"accept_drift,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRequest) Reset() {
+	*x = ReadRequest{}
+	mi := &file_tarn_v1_file_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRequest) ProtoMessage() {}
+
+func (x *ReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
+func (*ReadRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReadRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ReadRequest) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *ReadRequest) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ReadRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ReadRequest) GetAcceptDrift() bool {
+	if x != nil {
+		return x.AcceptDrift
+	}
+	return false
+}
+
+type ReadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pieces        []*Piece               `protobuf:"bytes,1,rep,name=pieces,proto3" json:"pieces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadResponse) Reset() {
+	*x = ReadResponse{}
+	mi := &file_tarn_v1_file_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadResponse) ProtoMessage() {}
+
+func (x *ReadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
+func (*ReadResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReadResponse) GetPieces() []*Piece {
+	if x != nil {
+		return x.Pieces
+	}
+	return nil
+}
+
+// Piece is what comes next of the file that is being read.
+type Piece struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Data  []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// It is the file's last; the next piece is of the next file.
+	Last          bool `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Piece) Reset() {
+	*x = Piece{}
+	mi := &file_tarn_v1_file_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Piece) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Piece) ProtoMessage() {}
+
+func (x *Piece) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Piece.ProtoReflect.Descriptor instead.
+func (*Piece) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Piece) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Piece) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
 type ListRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -543,7 +1035,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[7]
+	mi := &file_tarn_v1_file_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +1047,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[7]
+	mi := &file_tarn_v1_file_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +1060,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRequest) GetProject() string {
@@ -609,7 +1101,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[8]
+	mi := &file_tarn_v1_file_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +1113,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[8]
+	mi := &file_tarn_v1_file_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +1126,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListResponse) GetFile() *Entry {
@@ -654,7 +1146,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[9]
+	mi := &file_tarn_v1_file_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +1158,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[9]
+	mi := &file_tarn_v1_file_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +1171,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveRequest) GetWrite() *Write {
@@ -706,7 +1198,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[10]
+	mi := &file_tarn_v1_file_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +1210,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[10]
+	mi := &file_tarn_v1_file_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +1223,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveResponse) GetWritten() *Written {
@@ -752,17 +1244,25 @@ var File_tarn_v1_file_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_file_proto_rawDesc = "" +
 	"\n" +
-	"\x12tarn/v1/file.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\"i\n" +
+	"\x12tarn/v1/file.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\"\x96\x01\n" +
 	"\n" +
 	"PutRequest\x12&\n" +
 	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteH\x00R\x05write\x12\x14\n" +
 	"\x04path\x18\x02 \x01(\tH\x00R\x04path\x12\x14\n" +
-	"\x04data\x18\x03 \x01(\fH\x00R\x04dataB\a\n" +
-	"\x05event\"e\n" +
+	"\x04data\x18\x03 \x01(\fH\x00R\x04data\x12+\n" +
+	"\x05files\x18\x04 \x01(\v2\x13.tarn.v1.WholeFilesH\x00R\x05filesB\a\n" +
+	"\x05event\"6\n" +
+	"\n" +
+	"WholeFiles\x12(\n" +
+	"\x05files\x18\x01 \x03(\v2\x12.tarn.v1.WholeFileR\x05files\"9\n" +
+	"\tWholeFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"}\n" +
 	"\vPutResponse\x12*\n" +
 	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x14\n" +
 	"\x05files\x18\x02 \x01(\x03R\x05files\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\"W\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x16\n" +
+	"\x06reused\x18\x04 \x01(\x03R\x06reused\"W\n" +
 	"\vLinkRequest\x12$\n" +
 	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x12\n" +
 	"\x04urls\x18\x02 \x03(\tR\x04urls\x12\x0e\n" +
@@ -785,7 +1285,31 @@ const file_tarn_v1_file_proto_rawDesc = "" +
 	"\aGetFile\x12$\n" +
 	"\x05entry\x18\x01 \x01(\v2\x0e.tarn.v1.EntryR\x05entry\x12\x1a\n" +
 	"\brelative\x18\x02 \x01(\tR\brelative\x12\x10\n" +
-	"\x03one\x18\x03 \x01(\bR\x03one\"q\n" +
+	"\x03one\x18\x03 \x01(\bR\x03one\"U\n" +
+	"\rSelectRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
+	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x18\n" +
+	"\apattern\x18\x03 \x01(\tR\apattern\"c\n" +
+	"\x0eSelectResponse\x12\x16\n" +
+	"\x06commit\x18\x01 \x01(\tR\x06commit\x12\x10\n" +
+	"\x03one\x18\x02 \x01(\bR\x03one\x12'\n" +
+	"\x05files\x18\x03 \x03(\v2\x11.tarn.v1.SelectedR\x05files\"`\n" +
+	"\bSelected\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
+	"\brelative\x18\x02 \x01(\tR\brelative\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\tR\x04hash\"\x8e\x01\n" +
+	"\vReadRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x16\n" +
+	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x12\n" +
+	"\x04keys\x18\x03 \x03(\tR\x04keys\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\x12!\n" +
+	"\faccept_drift\x18\x05 \x01(\bR\vacceptDrift\"6\n" +
+	"\fReadResponse\x12&\n" +
+	"\x06pieces\x18\x01 \x03(\v2\x0e.tarn.v1.PieceR\x06pieces\"/\n" +
+	"\x05Piece\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\bR\x04last\"q\n" +
 	"\vListRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x18\n" +
@@ -798,11 +1322,13 @@ const file_tarn_v1_file_proto_rawDesc = "" +
 	"\bpatterns\x18\x02 \x03(\tR\bpatterns\"R\n" +
 	"\x0eRemoveResponse\x12*\n" +
 	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x14\n" +
-	"\x05files\x18\x02 \x01(\x03R\x05files2\x9c\x02\n" +
+	"\x05files\x18\x02 \x01(\x03R\x05files2\x90\x03\n" +
 	"\vFileService\x122\n" +
 	"\x03Put\x12\x13.tarn.v1.PutRequest\x1a\x14.tarn.v1.PutResponse(\x01\x123\n" +
 	"\x04Link\x12\x14.tarn.v1.LinkRequest\x1a\x15.tarn.v1.LinkResponse\x122\n" +
-	"\x03Get\x12\x13.tarn.v1.GetRequest\x1a\x14.tarn.v1.GetResponse0\x01\x125\n" +
+	"\x03Get\x12\x13.tarn.v1.GetRequest\x1a\x14.tarn.v1.GetResponse0\x01\x12;\n" +
+	"\x06Select\x12\x16.tarn.v1.SelectRequest\x1a\x17.tarn.v1.SelectResponse0\x01\x125\n" +
+	"\x04Read\x12\x14.tarn.v1.ReadRequest\x1a\x15.tarn.v1.ReadResponse0\x01\x125\n" +
 	"\x04List\x12\x14.tarn.v1.ListRequest\x1a\x15.tarn.v1.ListResponse0\x01\x129\n" +
 	"\x06Remove\x12\x16.tarn.v1.RemoveRequest\x1a\x17.tarn.v1.RemoveResponseB&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
@@ -818,48 +1344,64 @@ func file_tarn_v1_file_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_file_proto_rawDescData
 }
 
-var file_tarn_v1_file_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_tarn_v1_file_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_tarn_v1_file_proto_goTypes = []any{
 	(*PutRequest)(nil),     // 0: tarn.v1.PutRequest
-	(*PutResponse)(nil),    // 1: tarn.v1.PutResponse
-	(*LinkRequest)(nil),    // 2: tarn.v1.LinkRequest
-	(*LinkResponse)(nil),   // 3: tarn.v1.LinkResponse
-	(*GetRequest)(nil),     // 4: tarn.v1.GetRequest
-	(*GetResponse)(nil),    // 5: tarn.v1.GetResponse
-	(*GetFile)(nil),        // 6: tarn.v1.GetFile
-	(*ListRequest)(nil),    // 7: tarn.v1.ListRequest
-	(*ListResponse)(nil),   // 8: tarn.v1.ListResponse
-	(*RemoveRequest)(nil),  // 9: tarn.v1.RemoveRequest
-	(*RemoveResponse)(nil), // 10: tarn.v1.RemoveResponse
-	(*Write)(nil),          // 11: tarn.v1.Write
-	(*Written)(nil),        // 12: tarn.v1.Written
-	(*Entry)(nil),          // 13: tarn.v1.Entry
+	(*WholeFiles)(nil),     // 1: tarn.v1.WholeFiles
+	(*WholeFile)(nil),      // 2: tarn.v1.WholeFile
+	(*PutResponse)(nil),    // 3: tarn.v1.PutResponse
+	(*LinkRequest)(nil),    // 4: tarn.v1.LinkRequest
+	(*LinkResponse)(nil),   // 5: tarn.v1.LinkResponse
+	(*GetRequest)(nil),     // 6: tarn.v1.GetRequest
+	(*GetResponse)(nil),    // 7: tarn.v1.GetResponse
+	(*GetFile)(nil),        // 8: tarn.v1.GetFile
+	(*SelectRequest)(nil),  // 9: tarn.v1.SelectRequest
+	(*SelectResponse)(nil), // 10: tarn.v1.SelectResponse
+	(*Selected)(nil),       // 11: tarn.v1.Selected
+	(*ReadRequest)(nil),    // 12: tarn.v1.ReadRequest
+	(*ReadResponse)(nil),   // 13: tarn.v1.ReadResponse
+	(*Piece)(nil),          // 14: tarn.v1.Piece
+	(*ListRequest)(nil),    // 15: tarn.v1.ListRequest
+	(*ListResponse)(nil),   // 16: tarn.v1.ListResponse
+	(*RemoveRequest)(nil),  // 17: tarn.v1.RemoveRequest
+	(*RemoveResponse)(nil), // 18: tarn.v1.RemoveResponse
+	(*Write)(nil),          // 19: tarn.v1.Write
+	(*Written)(nil),        // 20: tarn.v1.Written
+	(*Entry)(nil),          // 21: tarn.v1.Entry
 }
 var file_tarn_v1_file_proto_depIdxs = []int32{
-	11, // 0: tarn.v1.PutRequest.write:type_name -> tarn.v1.Write
-	12, // 1: tarn.v1.PutResponse.written:type_name -> tarn.v1.Written
-	11, // 2: tarn.v1.LinkRequest.write:type_name -> tarn.v1.Write
-	12, // 3: tarn.v1.LinkResponse.written:type_name -> tarn.v1.Written
-	6,  // 4: tarn.v1.GetResponse.file:type_name -> tarn.v1.GetFile
-	13, // 5: tarn.v1.GetFile.entry:type_name -> tarn.v1.Entry
-	13, // 6: tarn.v1.ListResponse.file:type_name -> tarn.v1.Entry
-	11, // 7: tarn.v1.RemoveRequest.write:type_name -> tarn.v1.Write
-	12, // 8: tarn.v1.RemoveResponse.written:type_name -> tarn.v1.Written
-	0,  // 9: tarn.v1.FileService.Put:input_type -> tarn.v1.PutRequest
-	2,  // 10: tarn.v1.FileService.Link:input_type -> tarn.v1.LinkRequest
-	4,  // 11: tarn.v1.FileService.Get:input_type -> tarn.v1.GetRequest
-	7,  // 12: tarn.v1.FileService.List:input_type -> tarn.v1.ListRequest
-	9,  // 13: tarn.v1.FileService.Remove:input_type -> tarn.v1.RemoveRequest
-	1,  // 14: tarn.v1.FileService.Put:output_type -> tarn.v1.PutResponse
-	3,  // 15: tarn.v1.FileService.Link:output_type -> tarn.v1.LinkResponse
-	5,  // 16: tarn.v1.FileService.Get:output_type -> tarn.v1.GetResponse
-	8,  // 17: tarn.v1.FileService.List:output_type -> tarn.v1.ListResponse
-	10, // 18: tarn.v1.FileService.Remove:output_type -> tarn.v1.RemoveResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	19, // 0: tarn.v1.PutRequest.write:type_name -> tarn.v1.Write
+	1,  // 1: tarn.v1.PutRequest.files:type_name -> tarn.v1.WholeFiles
+	2,  // 2: tarn.v1.WholeFiles.files:type_name -> tarn.v1.WholeFile
+	20, // 3: tarn.v1.PutResponse.written:type_name -> tarn.v1.Written
+	19, // 4: tarn.v1.LinkRequest.write:type_name -> tarn.v1.Write
+	20, // 5: tarn.v1.LinkResponse.written:type_name -> tarn.v1.Written
+	8,  // 6: tarn.v1.GetResponse.file:type_name -> tarn.v1.GetFile
+	21, // 7: tarn.v1.GetFile.entry:type_name -> tarn.v1.Entry
+	11, // 8: tarn.v1.SelectResponse.files:type_name -> tarn.v1.Selected
+	14, // 9: tarn.v1.ReadResponse.pieces:type_name -> tarn.v1.Piece
+	21, // 10: tarn.v1.ListResponse.file:type_name -> tarn.v1.Entry
+	19, // 11: tarn.v1.RemoveRequest.write:type_name -> tarn.v1.Write
+	20, // 12: tarn.v1.RemoveResponse.written:type_name -> tarn.v1.Written
+	0,  // 13: tarn.v1.FileService.Put:input_type -> tarn.v1.PutRequest
+	4,  // 14: tarn.v1.FileService.Link:input_type -> tarn.v1.LinkRequest
+	6,  // 15: tarn.v1.FileService.Get:input_type -> tarn.v1.GetRequest
+	9,  // 16: tarn.v1.FileService.Select:input_type -> tarn.v1.SelectRequest
+	12, // 17: tarn.v1.FileService.Read:input_type -> tarn.v1.ReadRequest
+	15, // 18: tarn.v1.FileService.List:input_type -> tarn.v1.ListRequest
+	17, // 19: tarn.v1.FileService.Remove:input_type -> tarn.v1.RemoveRequest
+	3,  // 20: tarn.v1.FileService.Put:output_type -> tarn.v1.PutResponse
+	5,  // 21: tarn.v1.FileService.Link:output_type -> tarn.v1.LinkResponse
+	7,  // 22: tarn.v1.FileService.Get:output_type -> tarn.v1.GetResponse
+	10, // 23: tarn.v1.FileService.Select:output_type -> tarn.v1.SelectResponse
+	13, // 24: tarn.v1.FileService.Read:output_type -> tarn.v1.ReadResponse
+	16, // 25: tarn.v1.FileService.List:output_type -> tarn.v1.ListResponse
+	18, // 26: tarn.v1.FileService.Remove:output_type -> tarn.v1.RemoveResponse
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_file_proto_init() }
@@ -872,8 +1414,9 @@ func file_tarn_v1_file_proto_init() {
 		(*PutRequest_Write)(nil),
 		(*PutRequest_Path)(nil),
 		(*PutRequest_Data)(nil),
+		(*PutRequest_Files)(nil),
 	}
-	file_tarn_v1_file_proto_msgTypes[5].OneofWrappers = []any{
+	file_tarn_v1_file_proto_msgTypes[7].OneofWrappers = []any{
 		(*GetResponse_File)(nil),
 		(*GetResponse_Data)(nil),
 	}
@@ -883,7 +1426,7 @@ func file_tarn_v1_file_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_file_proto_rawDesc), len(file_tarn_v1_file_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,6 +41,10 @@ const (
 	FileServiceLinkProcedure = "/tarn.v1.FileService/Link"
 	// FileServiceGetProcedure is the fully-qualified name of the FileService's Get RPC.
 	FileServiceGetProcedure = "/tarn.v1.FileService/Get"
+	// FileServiceSelectProcedure is the fully-qualified name of the FileService's Select RPC.
+	FileServiceSelectProcedure = "/tarn.v1.FileService/Select"
+	// FileServiceReadProcedure is the fully-qualified name of the FileService's Read RPC.
+	FileServiceReadProcedure = "/tarn.v1.FileService/Read"
 	// FileServiceListProcedure is the fully-qualified name of the FileService's List RPC.
 	FileServiceListProcedure = "/tarn.v1.FileService/List"
 	// FileServiceRemoveProcedure is the fully-qualified name of the FileService's Remove RPC.
@@ -50,12 +54,19 @@ const (
 // FileServiceClient is a client for the tarn.v1.FileService service.
 type FileServiceClient interface {
 	// Put stores any number of files as one commit. The first message holds `write`; then for each file
-	// one message with `path`, followed by its bytes in `data`. Nothing is visible before the end.
+	// one message with `path`, followed by its bytes in `data`; small files may come whole, many in one message of
+	// `files`. Nothing is visible before the end. What has arrived is kept for a while when a put does not end: the
+	// same put again stores only the rest.
 	Put(context.Context) (*connect.ClientStreamForClientSimple[v1.PutRequest, v1.PutResponse], error)
 	// Link stores files by reference, as one commit: the originals stay where they are.
 	Link(context.Context, *v1.LinkRequest) (*v1.LinkResponse, error)
 	// Get streams the files that a pattern selects: for each one message with `file`, then its bytes.
 	Get(context.Context, *v1.GetRequest) (*connect.ServerStreamForClient[v1.GetResponse], error)
+	// Select streams what a Get would, in order and without the bytes: many files in one message. Whoever then reads them
+	// chooses which, in what order, and how many at once.
+	Select(context.Context, *v1.SelectRequest) (*connect.ServerStreamForClient[v1.SelectResponse], error)
+	// Read streams the bytes of files that a Select named, one after the other, many small ones in one message.
+	Read(context.Context, *v1.ReadRequest) (*connect.ServerStreamForClient[v1.ReadResponse], error)
 	// List streams what a pattern selects, in order.
 	List(context.Context, *v1.ListRequest) (*connect.ServerStreamForClient[v1.ListResponse], error)
 	// Remove removes what the patterns select, as one commit.
@@ -91,6 +102,18 @@ func NewFileServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(fileServiceMethods.ByName("Get")),
 			connect.WithClientOptions(opts...),
 		),
+		_select: connect.NewClient[v1.SelectRequest, v1.SelectResponse](
+			httpClient,
+			baseURL+FileServiceSelectProcedure,
+			connect.WithSchema(fileServiceMethods.ByName("Select")),
+			connect.WithClientOptions(opts...),
+		),
+		read: connect.NewClient[v1.ReadRequest, v1.ReadResponse](
+			httpClient,
+			baseURL+FileServiceReadProcedure,
+			connect.WithSchema(fileServiceMethods.ByName("Read")),
+			connect.WithClientOptions(opts...),
+		),
 		list: connect.NewClient[v1.ListRequest, v1.ListResponse](
 			httpClient,
 			baseURL+FileServiceListProcedure,
@@ -108,11 +131,13 @@ func NewFileServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // fileServiceClient implements FileServiceClient.
 type fileServiceClient struct {
-	put    *connect.Client[v1.PutRequest, v1.PutResponse]
-	link   *connect.Client[v1.LinkRequest, v1.LinkResponse]
-	get    *connect.Client[v1.GetRequest, v1.GetResponse]
-	list   *connect.Client[v1.ListRequest, v1.ListResponse]
-	remove *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
+	put     *connect.Client[v1.PutRequest, v1.PutResponse]
+	link    *connect.Client[v1.LinkRequest, v1.LinkResponse]
+	get     *connect.Client[v1.GetRequest, v1.GetResponse]
+	_select *connect.Client[v1.SelectRequest, v1.SelectResponse]
+	read    *connect.Client[v1.ReadRequest, v1.ReadResponse]
+	list    *connect.Client[v1.ListRequest, v1.ListResponse]
+	remove  *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
 }
 
 // Put calls tarn.v1.FileService.Put.
@@ -134,6 +159,16 @@ func (c *fileServiceClient) Get(ctx context.Context, req *v1.GetRequest) (*conne
 	return c.get.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Select calls tarn.v1.FileService.Select.
+func (c *fileServiceClient) Select(ctx context.Context, req *v1.SelectRequest) (*connect.ServerStreamForClient[v1.SelectResponse], error) {
+	return c._select.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Read calls tarn.v1.FileService.Read.
+func (c *fileServiceClient) Read(ctx context.Context, req *v1.ReadRequest) (*connect.ServerStreamForClient[v1.ReadResponse], error) {
+	return c.read.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // List calls tarn.v1.FileService.List.
 func (c *fileServiceClient) List(ctx context.Context, req *v1.ListRequest) (*connect.ServerStreamForClient[v1.ListResponse], error) {
 	return c.list.CallServerStream(ctx, connect.NewRequest(req))
@@ -151,12 +186,19 @@ func (c *fileServiceClient) Remove(ctx context.Context, req *v1.RemoveRequest) (
 // FileServiceHandler is an implementation of the tarn.v1.FileService service.
 type FileServiceHandler interface {
 	// Put stores any number of files as one commit. The first message holds `write`; then for each file
-	// one message with `path`, followed by its bytes in `data`. Nothing is visible before the end.
+	// one message with `path`, followed by its bytes in `data`; small files may come whole, many in one message of
+	// `files`. Nothing is visible before the end. What has arrived is kept for a while when a put does not end: the
+	// same put again stores only the rest.
 	Put(context.Context, *connect.ClientStream[v1.PutRequest]) (*v1.PutResponse, error)
 	// Link stores files by reference, as one commit: the originals stay where they are.
 	Link(context.Context, *v1.LinkRequest) (*v1.LinkResponse, error)
 	// Get streams the files that a pattern selects: for each one message with `file`, then its bytes.
 	Get(context.Context, *v1.GetRequest, *connect.ServerStream[v1.GetResponse]) error
+	// Select streams what a Get would, in order and without the bytes: many files in one message. Whoever then reads them
+	// chooses which, in what order, and how many at once.
+	Select(context.Context, *v1.SelectRequest, *connect.ServerStream[v1.SelectResponse]) error
+	// Read streams the bytes of files that a Select named, one after the other, many small ones in one message.
+	Read(context.Context, *v1.ReadRequest, *connect.ServerStream[v1.ReadResponse]) error
 	// List streams what a pattern selects, in order.
 	List(context.Context, *v1.ListRequest, *connect.ServerStream[v1.ListResponse]) error
 	// Remove removes what the patterns select, as one commit.
@@ -188,6 +230,18 @@ func NewFileServiceHandler(svc FileServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(fileServiceMethods.ByName("Get")),
 		connect.WithHandlerOptions(opts...),
 	)
+	fileServiceSelectHandler := connect.NewServerStreamHandlerSimple(
+		FileServiceSelectProcedure,
+		svc.Select,
+		connect.WithSchema(fileServiceMethods.ByName("Select")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fileServiceReadHandler := connect.NewServerStreamHandlerSimple(
+		FileServiceReadProcedure,
+		svc.Read,
+		connect.WithSchema(fileServiceMethods.ByName("Read")),
+		connect.WithHandlerOptions(opts...),
+	)
 	fileServiceListHandler := connect.NewServerStreamHandlerSimple(
 		FileServiceListProcedure,
 		svc.List,
@@ -208,6 +262,10 @@ func NewFileServiceHandler(svc FileServiceHandler, opts ...connect.HandlerOption
 			fileServiceLinkHandler.ServeHTTP(w, r)
 		case FileServiceGetProcedure:
 			fileServiceGetHandler.ServeHTTP(w, r)
+		case FileServiceSelectProcedure:
+			fileServiceSelectHandler.ServeHTTP(w, r)
+		case FileServiceReadProcedure:
+			fileServiceReadHandler.ServeHTTP(w, r)
 		case FileServiceListProcedure:
 			fileServiceListHandler.ServeHTTP(w, r)
 		case FileServiceRemoveProcedure:
@@ -231,6 +289,14 @@ func (UnimplementedFileServiceHandler) Link(context.Context, *v1.LinkRequest) (*
 
 func (UnimplementedFileServiceHandler) Get(context.Context, *v1.GetRequest, *connect.ServerStream[v1.GetResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Get is not implemented"))
+}
+
+func (UnimplementedFileServiceHandler) Select(context.Context, *v1.SelectRequest, *connect.ServerStream[v1.SelectResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Select is not implemented"))
+}
+
+func (UnimplementedFileServiceHandler) Read(context.Context, *v1.ReadRequest, *connect.ServerStream[v1.ReadResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Read is not implemented"))
 }
 
 func (UnimplementedFileServiceHandler) List(context.Context, *v1.ListRequest, *connect.ServerStream[v1.ListResponse]) error {
