@@ -212,12 +212,3 @@ func (h Holder) String() string {
 	}
 	return fmt.Sprintf("the %s of %s on %s", h.What, h.Name, h.Ref)
 }
-
-func whyHash(word string, held []Holder) Answer {
-	a := Answer{Sentence: fmt.Sprintf("%s is kept alive as %s", word, held[0]), Command: "tarn show " + word}
-	if more := len(held) - 1; more > 0 {
-		a.Sentence += fmt.Sprintf(", and %d more", more)
-	}
-	a.Sentence += "."
-	return a
-}

@@ -111,6 +111,7 @@ func (h *holdings) markRuns(ctx context.Context, m *lake.Mark) error {
 		if err != nil {
 			return err
 		}
+		m.At(lake.Root{Kind: "run", Name: run.ID})
 		// A run that was killed early may name code that was not stored yet.
 		there, err := h.lake.Has(ctx, lake.TypeRecord, run.Snapshot)
 		if err == nil && there {
@@ -126,6 +127,7 @@ func (h *holdings) markRuns(ctx context.Context, m *lake.Mark) error {
 		}
 		step, err := decodeStep(row)
 		if err == nil && step.Log != nil {
+			m.At(lake.Root{Kind: "step", Name: step.Label()})
 			err = m.File(ctx, *step.Log)
 		}
 		if err != nil {
@@ -156,6 +158,7 @@ func (h *holdings) markMemo(ctx context.Context, m *lake.Mark, remove lake.Remov
 			}
 		}
 		if held {
+			m.At(lake.Root{Kind: "result", Name: string(frag.Key), Until: frag.Created.Add(memoAge)})
 			return markResult(ctx, m, frag.Tables, frag.Files, frag.Provenance)
 		}
 		row.Value = nil
@@ -227,6 +230,7 @@ func (h *holdings) forget(ctx context.Context, weak []weakResult, remove lake.Re
 func (h *holdings) markReplaced(ctx context.Context, m *lake.Mark, remove lake.Remover) error {
 	return h.memo.Replaced(ctx, func(row meta.Row, frag *memo.Fragment) error {
 		if remove == nil {
+			m.At(lake.Root{Kind: "replaced result", Name: string(frag.Key)})
 			return markResult(ctx, m, frag.Tables, frag.Files, frag.Provenance)
 		}
 		return remove(ctx, nil, []meta.Write{meta.Delete(row.Key)})

@@ -200,8 +200,11 @@ func (f *Flow) forward(ctx context.Context, tree lake.Tree, t target) ([]Provena
 	return out, nil
 }
 
-// Answer is one sentence and one command.
-type Answer struct{ Sentence, Command string }
+// Answer is one sentence and one command; of a hash also what it is and what keeps it.
+type Answer struct {
+	Sentence, Command string
+	Held              *lake.Trace
+}
 
 // Why answers why a run, a step, an asset, a table, a file or a commit is as it is.
 func (f *Flow) Why(ctx context.Context, dir, ref, word string) (Answer, error) {
@@ -270,12 +273,8 @@ func sourcePaths(p *memo.Provenance) []string {
 
 // whyOther answers for what is neither in the history nor a run.
 func (f *Flow) whyOther(ctx context.Context, dir, word string) (Answer, bool, error) {
-	held, err := f.Holders(ctx, word)
-	if err != nil {
-		return Answer{}, false, err
-	}
-	if len(held) > 0 {
-		return whyHash(word, held), true, nil
+	if a, ok, err := f.whyStored(ctx, word); ok || err != nil {
+		return a, ok, err
 	}
 	if dir == "" {
 		return Answer{}, false, nil

@@ -35,6 +35,7 @@ type Mark struct {
 	holder Holder
 	packs  map[Hash]*packMark
 	blobs  map[[16]byte]struct{}
+	sought *sought // what a trace looks for; nil in a collection
 }
 
 // packMark are the objects of a pack that are reached, by placeBit.
@@ -95,6 +96,7 @@ func (m *Mark) object(ctx context.Context, t Type, h Hash) (loc location, first 
 		reached = &packMark{places: map[uint32]struct{}{}}
 		m.packs[loc.pack] = reached
 	}
+	m.sought.object(t, h, loc)
 	bit := placeBit(loc.place)
 	if _, ok := reached.places[bit]; ok {
 		return loc, false, nil
@@ -112,13 +114,29 @@ func (m *Mark) read(ctx context.Context, loc location) ([]byte, error) {
 	return m.l.read(ctx, loc)
 }
 
+// within reads an object that was marked for the first time and marks what it names.
+func (m *Mark) within(ctx context.Context, loc location, names func(data []byte) error) error {
+	before := m.sought.count()
+	data, err := m.read(ctx, loc)
+	if err == nil {
+		err = names(data)
+	}
+	if m.sought.count() > before {
+		m.sought.leads[loc.hash] = struct{}{}
+	}
+	return err
+}
+
+// At says which row the things that are marked next are kept by.
+func (m *Mark) At(r Root) { m.sought.at(r) }
+
 // Blob marks a blob and reports whether it was not marked before.
 func (m *Mark) Blob(name string) bool {
 	sum := blake3.Sum256([]byte(name))
 	key := [16]byte(sum[:])
 	_, marked := m.blobs[key]
 	m.blobs[key] = struct{}{}
-	return !marked
+	return m.sought.blob(name, key) || !marked
 }
 
 // HasBlob reports whether a blob is marked.
@@ -154,17 +172,15 @@ func (m *Mark) filePart(ctx context.Context, part fileChild, height uint8) error
 	if err != nil || !first {
 		return err
 	}
-	data, err := m.read(ctx, loc)
-	if err != nil {
-		return err
-	}
-	children, err := decodeFileNode(data, height, part.size)
-	for _, c := range children {
-		if err == nil {
-			err = m.filePart(ctx, c, height-1)
+	return m.within(ctx, loc, func(data []byte) error {
+		children, err := decodeFileNode(data, height, part.size)
+		for _, c := range children {
+			if err == nil {
+				err = m.filePart(ctx, c, height-1)
+			}
 		}
-	}
-	return err
+		return err
+	})
 }
 
 // Object marks a definition or record, with what the holder knows it to name. The zero hash is none.
@@ -176,42 +192,21 @@ func (m *Mark) Object(ctx context.Context, t Type, h Hash) error {
 	if err != nil || !first || m.holder == nil {
 		return err
 	}
-	data, err := m.read(ctx, loc)
-	if err != nil {
-		return err
-	}
-	return m.holder.Object(ctx, m, t, data)
+	return m.within(ctx, loc, func(data []byte) error { return m.holder.Object(ctx, m, t, data) })
 }
 
 // nodes marks the nodes of a map and calls item for the items of those that were not marked before.
 func (m *Mark) nodes(ctx context.Context, root Hash, item func(prolly.Item) error) error {
-	pending := []Hash{root}
-	for len(pending) > 0 {
-		h := pending[len(pending)-1]
-		pending = pending[:len(pending)-1]
-		if h.IsZero() {
-			continue
-		}
-		loc, first, err := m.object(ctx, TypeTreeNode, h)
-		if err != nil {
-			return err
-		}
-		if !first {
-			continue
-		}
-		data, err := m.read(ctx, loc)
-		if err != nil {
-			return err
-		}
-		err = prolly.Visit(data, func(child prolly.Hash) error {
-			pending = append(pending, Hash(child))
-			return nil
-		}, item)
-		if err != nil {
-			return err
-		}
+	if root.IsZero() {
+		return nil
 	}
-	return nil
+	loc, first, err := m.object(ctx, TypeTreeNode, root)
+	if err != nil || !first {
+		return err
+	}
+	return m.within(ctx, loc, func(data []byte) error {
+		return prolly.Visit(data, func(child prolly.Hash) error { return m.nodes(ctx, Hash(child), item) }, item)
+	})
 }
 
 // commit marks a commit and its tree. Its parents have rows of their own.
@@ -228,16 +223,18 @@ func (m *Mark) commit(ctx context.Context, id Hash) error {
 	if err != nil {
 		return err
 	}
+	m.sought.commit(c)
 	return m.nodes(ctx, c.Tree, func(it prolly.Item) error {
 		e, err := decodeAt(string(it.Key), it.Value)
 		if err != nil {
 			return err
 		}
-		return m.entry(ctx, e)
+		return m.entry(ctx, string(it.Key), e)
 	})
 }
 
-func (m *Mark) entry(ctx context.Context, e Entry) error {
+func (m *Mark) entry(ctx context.Context, key string, e Entry) error {
+	defer m.sought.entry(key, e)()
 	at := e.Location
 	if err := m.File(ctx, at.Ref); err != nil {
 		return err

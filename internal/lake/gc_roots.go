@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"tarn.dev/tarn/internal/meta"
 )
@@ -126,8 +127,16 @@ type reflogReader struct {
 	c *collection
 	r *roots
 
+	branch  string
+	lines   []moveLine // since the branch was last made
+	deleted []deletedBranch
+}
+
+// deletedBranch is one whose commits are remembered for a time.
+type deletedBranch struct {
 	branch string
-	lines  []moveLine // since the branch was last made
+	commit Hash
+	until  time.Time
 }
 
 type moveLine struct {
@@ -147,6 +156,9 @@ func (x *reflogReader) line(row meta.Row) error {
 	x.lines = append(x.lines, moveLine{row.Key, move.Commit})
 	if !move.Commit.IsZero() {
 		return nil
+	}
+	if head := x.lines[max(0, len(x.lines)-2)]; x.c.now.Sub(move.Time) < x.c.opt.Keep {
+		x.deleted = append(x.deleted, deletedBranch{meta.SplitKey(strings.TrimPrefix(branch, x.c.l.prefix+"reflog/"))[0], head.commit, move.Time.Add(x.c.opt.Keep)})
 	}
 	for _, line := range x.lines {
 		switch {

@@ -230,7 +230,7 @@ func (s *runService) Why(ctx context.Context, in *tarnv1.WhyRequest) (*tarnv1.Wh
 	if err != nil {
 		return nil, err
 	}
-	return &tarnv1.WhyResponse{Sentence: a.Sentence, Command: a.Command}, nil
+	return &tarnv1.WhyResponse{Sentence: a.Sentence, Command: a.Command, Held: toHeld(a.Held)}, nil
 }
 
 func (s *runService) Provenance(ctx context.Context, in *tarnv1.ProvenanceRequest) (*tarnv1.ProvenanceResponse, error) {

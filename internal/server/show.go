@@ -3,10 +3,13 @@ package server
 import (
 	"context"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/ids"
 	"tarn.dev/tarn/internal/flow"
+	"tarn.dev/tarn/internal/lake"
 )
 
 // showItem describes RUN/STEP/ITEM; nil when word names no item of a run that is there.
@@ -53,4 +56,29 @@ func showOther(ctx context.Context, f *flow.Flow, dir, word string) (*tarnv1.Sho
 		return nil, err
 	}
 	return &tarnv1.ShowResponse{Kind: "environment", Name: e.Spec.Name, Environment: toEnvs(*e)[0]}, nil
+}
+
+// toHeld tells what keeps something stored; nil for nothing.
+func toHeld(t *lake.Trace) *tarnv1.Held {
+	if t == nil {
+		return nil
+	}
+	hex := func(h lake.Hash) string {
+		if h.IsZero() {
+			return ""
+		}
+		return h.String()
+	}
+	out := &tarnv1.Held{
+		Hash: t.Hash, What: t.What, Bytes: t.Size, Pack: hex(t.Pack), Condemned: t.Condemned, PackBytes: t.PackSize, NeededBytes: t.Needed,
+		Keys: t.Keys, Commits: int32(t.Commits), Newest: hex(t.Newest), Oldest: hex(t.Oldest), More: int32(t.More),
+	}
+	for _, r := range t.Roots {
+		k := &tarnv1.Keeper{Kind: r.Kind, Name: r.Name, Commit: hex(r.Commit), Head: r.Head}
+		if !r.Until.IsZero() {
+			k.Until = timestamppb.New(r.Until)
+		}
+		out.Keepers = append(out.Keepers, k)
+	}
+	return out
 }

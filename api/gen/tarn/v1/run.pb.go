@@ -1974,9 +1974,11 @@ func (x *WhyRequest) GetTarget() string {
 }
 
 type WhyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sentence      string                 `protobuf:"bytes,1,opt,name=sentence,proto3" json:"sentence,omitempty"`
-	Command       string                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sentence string                 `protobuf:"bytes,1,opt,name=sentence,proto3" json:"sentence,omitempty"`
+	Command  string                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	// Of a hash: what it is, and what keeps it.
+	Held          *Held `protobuf:"bytes,3,opt,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2025,6 +2027,242 @@ func (x *WhyResponse) GetCommand() string {
 	return ""
 }
 
+func (x *WhyResponse) GetHeld() *Held {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// Held is something stored, and what leads to it.
+type Held struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Hash  string                 `protobuf:"bytes,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	// A type of objects, "pack", "blob", or "content" of an entry.
+	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	// As stored.
+	Bytes int64  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Pack  string `protobuf:"bytes,4,opt,name=pack,proto3" json:"pack,omitempty"`
+	// The pack is on its way out: what is needed of it is written elsewhere.
+	Condemned bool  `protobuf:"varint,5,opt,name=condemned,proto3" json:"condemned,omitempty"`
+	PackBytes int64 `protobuf:"varint,6,opt,name=pack_bytes,json=packBytes,proto3" json:"pack_bytes,omitempty"`
+	// Of the pack, what something leads to.
+	NeededBytes int64 `protobuf:"varint,7,opt,name=needed_bytes,json=neededBytes,proto3" json:"needed_bytes,omitempty"`
+	// Entries that it is of or in: the first few.
+	Keys []string `protobuf:"bytes,8,rep,name=keys,proto3" json:"keys,omitempty"`
+	// How many commits lead to it.
+	Commits int32     `protobuf:"varint,9,opt,name=commits,proto3" json:"commits,omitempty"`
+	Newest  string    `protobuf:"bytes,10,opt,name=newest,proto3" json:"newest,omitempty"`
+	Oldest  string    `protobuf:"bytes,11,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	Keepers []*Keeper `protobuf:"bytes,12,rep,name=keepers,proto3" json:"keepers,omitempty"`
+	// Keepers beyond those.
+	More          int32 `protobuf:"varint,13,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Held) Reset() {
+	*x = Held{}
+	mi := &file_tarn_v1_run_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Held) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Held) ProtoMessage() {}
+
+func (x *Held) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Held.ProtoReflect.Descriptor instead.
+func (*Held) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Held) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *Held) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Held) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Held) GetPack() string {
+	if x != nil {
+		return x.Pack
+	}
+	return ""
+}
+
+func (x *Held) GetCondemned() bool {
+	if x != nil {
+		return x.Condemned
+	}
+	return false
+}
+
+func (x *Held) GetPackBytes() int64 {
+	if x != nil {
+		return x.PackBytes
+	}
+	return 0
+}
+
+func (x *Held) GetNeededBytes() int64 {
+	if x != nil {
+		return x.NeededBytes
+	}
+	return 0
+}
+
+func (x *Held) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Held) GetCommits() int32 {
+	if x != nil {
+		return x.Commits
+	}
+	return 0
+}
+
+func (x *Held) GetNewest() string {
+	if x != nil {
+		return x.Newest
+	}
+	return ""
+}
+
+func (x *Held) GetOldest() string {
+	if x != nil {
+		return x.Oldest
+	}
+	return ""
+}
+
+func (x *Held) GetKeepers() []*Keeper {
+	if x != nil {
+		return x.Keepers
+	}
+	return nil
+}
+
+func (x *Held) GetMore() int32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+// Keeper is a row that keeps what it leads to.
+type Keeper struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// branch, tag, deleted branch, result, replaced result, run or step
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The newest commit of a branch or tag that leads to the thing.
+	Commit string `protobuf:"bytes,3,opt,name=commit,proto3" json:"commit,omitempty"`
+	// It is the one that the branch or tag names.
+	Head bool `protobuf:"varint,4,opt,name=head,proto3" json:"head,omitempty"`
+	// When the row lets go, unless the history holds the thing as well; not there: not by itself.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Keeper) Reset() {
+	*x = Keeper{}
+	mi := &file_tarn_v1_run_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Keeper) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Keeper) ProtoMessage() {}
+
+func (x *Keeper) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_run_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Keeper.ProtoReflect.Descriptor instead.
+func (*Keeper) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Keeper) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Keeper) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Keeper) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *Keeper) GetHead() bool {
+	if x != nil {
+		return x.Head
+	}
+	return false
+}
+
+func (x *Keeper) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 type ProvenanceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -2037,7 +2275,7 @@ type ProvenanceRequest struct {
 
 func (x *ProvenanceRequest) Reset() {
 	*x = ProvenanceRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[27]
+	mi := &file_tarn_v1_run_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2287,7 @@ func (x *ProvenanceRequest) String() string {
 func (*ProvenanceRequest) ProtoMessage() {}
 
 func (x *ProvenanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[27]
+	mi := &file_tarn_v1_run_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2300,7 @@ func (x *ProvenanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvenanceRequest.ProtoReflect.Descriptor instead.
 func (*ProvenanceRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProvenanceRequest) GetProject() string {
@@ -2103,7 +2341,7 @@ type ProvenanceResponse struct {
 
 func (x *ProvenanceResponse) Reset() {
 	*x = ProvenanceResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[28]
+	mi := &file_tarn_v1_run_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2353,7 @@ func (x *ProvenanceResponse) String() string {
 func (*ProvenanceResponse) ProtoMessage() {}
 
 func (x *ProvenanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[28]
+	mi := &file_tarn_v1_run_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2366,7 @@ func (x *ProvenanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvenanceResponse.ProtoReflect.Descriptor instead.
 func (*ProvenanceResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ProvenanceResponse) GetNodes() []*ProvenanceNode {
@@ -2165,7 +2403,7 @@ type ProvenanceNode struct {
 
 func (x *ProvenanceNode) Reset() {
 	*x = ProvenanceNode{}
-	mi := &file_tarn_v1_run_proto_msgTypes[29]
+	mi := &file_tarn_v1_run_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2415,7 @@ func (x *ProvenanceNode) String() string {
 func (*ProvenanceNode) ProtoMessage() {}
 
 func (x *ProvenanceNode) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[29]
+	mi := &file_tarn_v1_run_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2428,7 @@ func (x *ProvenanceNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvenanceNode.ProtoReflect.Descriptor instead.
 func (*ProvenanceNode) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ProvenanceNode) GetName() string {
@@ -2327,7 +2565,7 @@ type DebugRequest struct {
 
 func (x *DebugRequest) Reset() {
 	*x = DebugRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[30]
+	mi := &file_tarn_v1_run_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2577,7 @@ func (x *DebugRequest) String() string {
 func (*DebugRequest) ProtoMessage() {}
 
 func (x *DebugRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[30]
+	mi := &file_tarn_v1_run_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2590,7 @@ func (x *DebugRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugRequest.ProtoReflect.Descriptor instead.
 func (*DebugRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DebugRequest) GetProject() string {
@@ -2412,7 +2650,7 @@ type DebugResponse struct {
 
 func (x *DebugResponse) Reset() {
 	*x = DebugResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[31]
+	mi := &file_tarn_v1_run_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +2662,7 @@ func (x *DebugResponse) String() string {
 func (*DebugResponse) ProtoMessage() {}
 
 func (x *DebugResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[31]
+	mi := &file_tarn_v1_run_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +2675,7 @@ func (x *DebugResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DebugResponse.ProtoReflect.Descriptor instead.
 func (*DebugResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DebugResponse) GetDir() string {
@@ -2489,7 +2727,7 @@ type EntryRequest struct {
 
 func (x *EntryRequest) Reset() {
 	*x = EntryRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	mi := &file_tarn_v1_run_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2739,7 @@ func (x *EntryRequest) String() string {
 func (*EntryRequest) ProtoMessage() {}
 
 func (x *EntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[32]
+	mi := &file_tarn_v1_run_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2752,7 @@ func (x *EntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryRequest.ProtoReflect.Descriptor instead.
 func (*EntryRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{32}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EntryRequest) GetProject() string {
@@ -2556,7 +2794,7 @@ type EntryResponse struct {
 
 func (x *EntryResponse) Reset() {
 	*x = EntryResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	mi := &file_tarn_v1_run_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2806,7 @@ func (x *EntryResponse) String() string {
 func (*EntryResponse) ProtoMessage() {}
 
 func (x *EntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[33]
+	mi := &file_tarn_v1_run_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2819,7 @@ func (x *EntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryResponse.ProtoReflect.Descriptor instead.
 func (*EntryResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{33}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EntryResponse) GetArgv() []string {
@@ -2622,7 +2860,7 @@ type Asset struct {
 
 func (x *Asset) Reset() {
 	*x = Asset{}
-	mi := &file_tarn_v1_run_proto_msgTypes[34]
+	mi := &file_tarn_v1_run_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2634,7 +2872,7 @@ func (x *Asset) String() string {
 func (*Asset) ProtoMessage() {}
 
 func (x *Asset) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[34]
+	mi := &file_tarn_v1_run_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2647,7 +2885,7 @@ func (x *Asset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Asset.ProtoReflect.Descriptor instead.
 func (*Asset) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{34}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Asset) GetName() string {
@@ -2725,7 +2963,7 @@ type AssetsRequest struct {
 
 func (x *AssetsRequest) Reset() {
 	*x = AssetsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[35]
+	mi := &file_tarn_v1_run_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2975,7 @@ func (x *AssetsRequest) String() string {
 func (*AssetsRequest) ProtoMessage() {}
 
 func (x *AssetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[35]
+	mi := &file_tarn_v1_run_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2988,7 @@ func (x *AssetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssetsRequest.ProtoReflect.Descriptor instead.
 func (*AssetsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{35}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AssetsRequest) GetProject() string {
@@ -2783,7 +3021,7 @@ type AssetsResponse struct {
 
 func (x *AssetsResponse) Reset() {
 	*x = AssetsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[36]
+	mi := &file_tarn_v1_run_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2795,7 +3033,7 @@ func (x *AssetsResponse) String() string {
 func (*AssetsResponse) ProtoMessage() {}
 
 func (x *AssetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[36]
+	mi := &file_tarn_v1_run_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2808,7 +3046,7 @@ func (x *AssetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssetsResponse.ProtoReflect.Descriptor instead.
 func (*AssetsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{36}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AssetsResponse) GetAssets() []*Asset {
@@ -2828,7 +3066,7 @@ type RemoveAssetsRequest struct {
 
 func (x *RemoveAssetsRequest) Reset() {
 	*x = RemoveAssetsRequest{}
-	mi := &file_tarn_v1_run_proto_msgTypes[37]
+	mi := &file_tarn_v1_run_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +3078,7 @@ func (x *RemoveAssetsRequest) String() string {
 func (*RemoveAssetsRequest) ProtoMessage() {}
 
 func (x *RemoveAssetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[37]
+	mi := &file_tarn_v1_run_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +3091,7 @@ func (x *RemoveAssetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAssetsRequest.ProtoReflect.Descriptor instead.
 func (*RemoveAssetsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{37}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveAssetsRequest) GetWrite() *Write {
@@ -2881,7 +3119,7 @@ type RemoveAssetsResponse struct {
 
 func (x *RemoveAssetsResponse) Reset() {
 	*x = RemoveAssetsResponse{}
-	mi := &file_tarn_v1_run_proto_msgTypes[38]
+	mi := &file_tarn_v1_run_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2893,7 +3131,7 @@ func (x *RemoveAssetsResponse) String() string {
 func (*RemoveAssetsResponse) ProtoMessage() {}
 
 func (x *RemoveAssetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_run_proto_msgTypes[38]
+	mi := &file_tarn_v1_run_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2906,7 +3144,7 @@ func (x *RemoveAssetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveAssetsResponse.ProtoReflect.Descriptor instead.
 func (*RemoveAssetsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_run_proto_rawDescGZIP(), []int{38}
+	return file_tarn_v1_run_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveAssetsResponse) GetWritten() *Written {
@@ -3088,10 +3326,33 @@ const file_tarn_v1_run_proto_rawDesc = "" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
 	"\x03dir\x18\x02 \x01(\tR\x03dir\x12\x10\n" +
 	"\x03ref\x18\x03 \x01(\tR\x03ref\x12\x16\n" +
-	"\x06target\x18\x04 \x01(\tR\x06target\"C\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\"f\n" +
 	"\vWhyResponse\x12\x1a\n" +
 	"\bsentence\x18\x01 \x01(\tR\bsentence\x12\x18\n" +
-	"\acommand\x18\x02 \x01(\tR\acommand\"q\n" +
+	"\acommand\x18\x02 \x01(\tR\acommand\x12!\n" +
+	"\x04held\x18\x03 \x01(\v2\r.tarn.v1.HeldR\x04held\"\xd5\x02\n" +
+	"\x04Held\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12\x12\n" +
+	"\x04pack\x18\x04 \x01(\tR\x04pack\x12\x1c\n" +
+	"\tcondemned\x18\x05 \x01(\bR\tcondemned\x12\x1d\n" +
+	"\n" +
+	"pack_bytes\x18\x06 \x01(\x03R\tpackBytes\x12!\n" +
+	"\fneeded_bytes\x18\a \x01(\x03R\vneededBytes\x12\x12\n" +
+	"\x04keys\x18\b \x03(\tR\x04keys\x12\x18\n" +
+	"\acommits\x18\t \x01(\x05R\acommits\x12\x16\n" +
+	"\x06newest\x18\n" +
+	" \x01(\tR\x06newest\x12\x16\n" +
+	"\x06oldest\x18\v \x01(\tR\x06oldest\x12)\n" +
+	"\akeepers\x18\f \x03(\v2\x0f.tarn.v1.KeeperR\akeepers\x12\x12\n" +
+	"\x04more\x18\r \x01(\x05R\x04more\"\x8e\x01\n" +
+	"\x06Keeper\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06commit\x18\x03 \x01(\tR\x06commit\x12\x12\n" +
+	"\x04head\x18\x04 \x01(\bR\x04head\x120\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"q\n" +
 	"\x11ProvenanceRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x16\n" +
@@ -3204,7 +3465,7 @@ func file_tarn_v1_run_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_run_proto_rawDescData
 }
 
-var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_tarn_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_tarn_v1_run_proto_goTypes = []any{
 	(*RunSpec)(nil),               // 0: tarn.v1.RunSpec
 	(*StartRunRequest)(nil),       // 1: tarn.v1.StartRunRequest
@@ -3233,102 +3494,107 @@ var file_tarn_v1_run_proto_goTypes = []any{
 	(*CheckResponse)(nil),         // 24: tarn.v1.CheckResponse
 	(*WhyRequest)(nil),            // 25: tarn.v1.WhyRequest
 	(*WhyResponse)(nil),           // 26: tarn.v1.WhyResponse
-	(*ProvenanceRequest)(nil),     // 27: tarn.v1.ProvenanceRequest
-	(*ProvenanceResponse)(nil),    // 28: tarn.v1.ProvenanceResponse
-	(*ProvenanceNode)(nil),        // 29: tarn.v1.ProvenanceNode
-	(*DebugRequest)(nil),          // 30: tarn.v1.DebugRequest
-	(*DebugResponse)(nil),         // 31: tarn.v1.DebugResponse
-	(*EntryRequest)(nil),          // 32: tarn.v1.EntryRequest
-	(*EntryResponse)(nil),         // 33: tarn.v1.EntryResponse
-	(*Asset)(nil),                 // 34: tarn.v1.Asset
-	(*AssetsRequest)(nil),         // 35: tarn.v1.AssetsRequest
-	(*AssetsResponse)(nil),        // 36: tarn.v1.AssetsResponse
-	(*RemoveAssetsRequest)(nil),   // 37: tarn.v1.RemoveAssetsRequest
-	(*RemoveAssetsResponse)(nil),  // 38: tarn.v1.RemoveAssetsResponse
-	nil,                           // 39: tarn.v1.RunSpec.ParamsEntry
-	nil,                           // 40: tarn.v1.Run.ParamsEntry
-	nil,                           // 41: tarn.v1.ProvenanceNode.ParamsEntry
-	nil,                           // 42: tarn.v1.DebugResponse.EnvEntry
-	nil,                           // 43: tarn.v1.DebugResponse.SecretsEntry
-	nil,                           // 44: tarn.v1.EntryResponse.EnvEntry
-	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
-	(*CheckResult)(nil),           // 46: tarn.v1.CheckResult
-	(*ErrorDetail)(nil),           // 47: tarn.v1.ErrorDetail
-	(*Write)(nil),                 // 48: tarn.v1.Write
-	(*Written)(nil),               // 49: tarn.v1.Written
+	(*Held)(nil),                  // 27: tarn.v1.Held
+	(*Keeper)(nil),                // 28: tarn.v1.Keeper
+	(*ProvenanceRequest)(nil),     // 29: tarn.v1.ProvenanceRequest
+	(*ProvenanceResponse)(nil),    // 30: tarn.v1.ProvenanceResponse
+	(*ProvenanceNode)(nil),        // 31: tarn.v1.ProvenanceNode
+	(*DebugRequest)(nil),          // 32: tarn.v1.DebugRequest
+	(*DebugResponse)(nil),         // 33: tarn.v1.DebugResponse
+	(*EntryRequest)(nil),          // 34: tarn.v1.EntryRequest
+	(*EntryResponse)(nil),         // 35: tarn.v1.EntryResponse
+	(*Asset)(nil),                 // 36: tarn.v1.Asset
+	(*AssetsRequest)(nil),         // 37: tarn.v1.AssetsRequest
+	(*AssetsResponse)(nil),        // 38: tarn.v1.AssetsResponse
+	(*RemoveAssetsRequest)(nil),   // 39: tarn.v1.RemoveAssetsRequest
+	(*RemoveAssetsResponse)(nil),  // 40: tarn.v1.RemoveAssetsResponse
+	nil,                           // 41: tarn.v1.RunSpec.ParamsEntry
+	nil,                           // 42: tarn.v1.Run.ParamsEntry
+	nil,                           // 43: tarn.v1.ProvenanceNode.ParamsEntry
+	nil,                           // 44: tarn.v1.DebugResponse.EnvEntry
+	nil,                           // 45: tarn.v1.DebugResponse.SecretsEntry
+	nil,                           // 46: tarn.v1.EntryResponse.EnvEntry
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*CheckResult)(nil),           // 48: tarn.v1.CheckResult
+	(*ErrorDetail)(nil),           // 49: tarn.v1.ErrorDetail
+	(*Write)(nil),                 // 50: tarn.v1.Write
+	(*Written)(nil),               // 51: tarn.v1.Written
 }
 var file_tarn_v1_run_proto_depIdxs = []int32{
-	39, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
+	41, // 0: tarn.v1.RunSpec.params:type_name -> tarn.v1.RunSpec.ParamsEntry
 	0,  // 1: tarn.v1.StartRunRequest.spec:type_name -> tarn.v1.RunSpec
 	3,  // 2: tarn.v1.StartRunResponse.run:type_name -> tarn.v1.Run
-	40, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
-	45, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
-	45, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
+	42, // 3: tarn.v1.Run.params:type_name -> tarn.v1.Run.ParamsEntry
+	47, // 4: tarn.v1.Run.created:type_name -> google.protobuf.Timestamp
+	47, // 5: tarn.v1.Run.ended:type_name -> google.protobuf.Timestamp
 	4,  // 6: tarn.v1.Run.steps:type_name -> tarn.v1.RunStep
 	6,  // 7: tarn.v1.Run.outputs:type_name -> tarn.v1.RunOutput
-	46, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
+	48, // 8: tarn.v1.Run.checks:type_name -> tarn.v1.CheckResult
 	7,  // 9: tarn.v1.Run.verdicts:type_name -> tarn.v1.Verdict
-	47, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
-	45, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
-	45, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
-	47, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
+	49, // 10: tarn.v1.Run.error:type_name -> tarn.v1.ErrorDetail
+	47, // 11: tarn.v1.RunStep.started:type_name -> google.protobuf.Timestamp
+	47, // 12: tarn.v1.RunStep.ended:type_name -> google.protobuf.Timestamp
+	49, // 13: tarn.v1.RunStep.error:type_name -> tarn.v1.ErrorDetail
 	5,  // 14: tarn.v1.RunStep.reported:type_name -> tarn.v1.Reported
-	45, // 15: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
+	47, // 15: tarn.v1.RunEvent.time:type_name -> google.protobuf.Timestamp
 	8,  // 16: tarn.v1.RunEventsResponse.happened:type_name -> tarn.v1.RunEvent
 	3,  // 17: tarn.v1.RunEventsResponse.run:type_name -> tarn.v1.Run
 	3,  // 18: tarn.v1.GetRunResponse.run:type_name -> tarn.v1.Run
 	3,  // 19: tarn.v1.ListRunsResponse.runs:type_name -> tarn.v1.Run
 	3,  // 20: tarn.v1.CancelRunResponse.run:type_name -> tarn.v1.Run
-	45, // 21: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
+	47, // 21: tarn.v1.LogsResponse.time:type_name -> google.protobuf.Timestamp
 	0,  // 22: tarn.v1.PlanRequest.spec:type_name -> tarn.v1.RunSpec
 	22, // 23: tarn.v1.PlanResponse.steps:type_name -> tarn.v1.PlannedStep
 	0,  // 24: tarn.v1.CheckRequest.spec:type_name -> tarn.v1.RunSpec
-	46, // 25: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
-	29, // 26: tarn.v1.ProvenanceResponse.nodes:type_name -> tarn.v1.ProvenanceNode
-	45, // 27: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
-	41, // 28: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
-	5,  // 29: tarn.v1.ProvenanceNode.reported:type_name -> tarn.v1.Reported
-	42, // 30: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
-	43, // 31: tarn.v1.DebugResponse.secrets:type_name -> tarn.v1.DebugResponse.SecretsEntry
-	44, // 32: tarn.v1.EntryResponse.env:type_name -> tarn.v1.EntryResponse.EnvEntry
-	34, // 33: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
-	48, // 34: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
-	49, // 35: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
-	1,  // 36: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
-	9,  // 37: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
-	11, // 38: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
-	13, // 39: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
-	15, // 40: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
-	17, // 41: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
-	18, // 42: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
-	20, // 43: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
-	23, // 44: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
-	25, // 45: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
-	27, // 46: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
-	30, // 47: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
-	32, // 48: tarn.v1.RunService.Entry:input_type -> tarn.v1.EntryRequest
-	35, // 49: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
-	37, // 50: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
-	2,  // 51: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
-	10, // 52: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
-	12, // 53: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
-	14, // 54: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
-	16, // 55: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
-	2,  // 56: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
-	19, // 57: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
-	21, // 58: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
-	24, // 59: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
-	26, // 60: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
-	28, // 61: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
-	31, // 62: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
-	33, // 63: tarn.v1.RunService.Entry:output_type -> tarn.v1.EntryResponse
-	36, // 64: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
-	38, // 65: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
-	51, // [51:66] is the sub-list for method output_type
-	36, // [36:51] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	48, // 25: tarn.v1.CheckResponse.checks:type_name -> tarn.v1.CheckResult
+	27, // 26: tarn.v1.WhyResponse.held:type_name -> tarn.v1.Held
+	28, // 27: tarn.v1.Held.keepers:type_name -> tarn.v1.Keeper
+	47, // 28: tarn.v1.Keeper.until:type_name -> google.protobuf.Timestamp
+	31, // 29: tarn.v1.ProvenanceResponse.nodes:type_name -> tarn.v1.ProvenanceNode
+	47, // 30: tarn.v1.ProvenanceNode.time:type_name -> google.protobuf.Timestamp
+	43, // 31: tarn.v1.ProvenanceNode.params:type_name -> tarn.v1.ProvenanceNode.ParamsEntry
+	5,  // 32: tarn.v1.ProvenanceNode.reported:type_name -> tarn.v1.Reported
+	44, // 33: tarn.v1.DebugResponse.env:type_name -> tarn.v1.DebugResponse.EnvEntry
+	45, // 34: tarn.v1.DebugResponse.secrets:type_name -> tarn.v1.DebugResponse.SecretsEntry
+	46, // 35: tarn.v1.EntryResponse.env:type_name -> tarn.v1.EntryResponse.EnvEntry
+	36, // 36: tarn.v1.AssetsResponse.assets:type_name -> tarn.v1.Asset
+	50, // 37: tarn.v1.RemoveAssetsRequest.write:type_name -> tarn.v1.Write
+	51, // 38: tarn.v1.RemoveAssetsResponse.written:type_name -> tarn.v1.Written
+	1,  // 39: tarn.v1.RunService.Start:input_type -> tarn.v1.StartRunRequest
+	9,  // 40: tarn.v1.RunService.Events:input_type -> tarn.v1.RunEventsRequest
+	11, // 41: tarn.v1.RunService.Get:input_type -> tarn.v1.GetRunRequest
+	13, // 42: tarn.v1.RunService.List:input_type -> tarn.v1.ListRunsRequest
+	15, // 43: tarn.v1.RunService.Cancel:input_type -> tarn.v1.CancelRunRequest
+	17, // 44: tarn.v1.RunService.Rerun:input_type -> tarn.v1.RerunRequest
+	18, // 45: tarn.v1.RunService.Logs:input_type -> tarn.v1.LogsRequest
+	20, // 46: tarn.v1.RunService.Plan:input_type -> tarn.v1.PlanRequest
+	23, // 47: tarn.v1.RunService.Check:input_type -> tarn.v1.CheckRequest
+	25, // 48: tarn.v1.RunService.Why:input_type -> tarn.v1.WhyRequest
+	29, // 49: tarn.v1.RunService.Provenance:input_type -> tarn.v1.ProvenanceRequest
+	32, // 50: tarn.v1.RunService.Debug:input_type -> tarn.v1.DebugRequest
+	34, // 51: tarn.v1.RunService.Entry:input_type -> tarn.v1.EntryRequest
+	37, // 52: tarn.v1.RunService.Assets:input_type -> tarn.v1.AssetsRequest
+	39, // 53: tarn.v1.RunService.RemoveAssets:input_type -> tarn.v1.RemoveAssetsRequest
+	2,  // 54: tarn.v1.RunService.Start:output_type -> tarn.v1.StartRunResponse
+	10, // 55: tarn.v1.RunService.Events:output_type -> tarn.v1.RunEventsResponse
+	12, // 56: tarn.v1.RunService.Get:output_type -> tarn.v1.GetRunResponse
+	14, // 57: tarn.v1.RunService.List:output_type -> tarn.v1.ListRunsResponse
+	16, // 58: tarn.v1.RunService.Cancel:output_type -> tarn.v1.CancelRunResponse
+	2,  // 59: tarn.v1.RunService.Rerun:output_type -> tarn.v1.StartRunResponse
+	19, // 60: tarn.v1.RunService.Logs:output_type -> tarn.v1.LogsResponse
+	21, // 61: tarn.v1.RunService.Plan:output_type -> tarn.v1.PlanResponse
+	24, // 62: tarn.v1.RunService.Check:output_type -> tarn.v1.CheckResponse
+	26, // 63: tarn.v1.RunService.Why:output_type -> tarn.v1.WhyResponse
+	30, // 64: tarn.v1.RunService.Provenance:output_type -> tarn.v1.ProvenanceResponse
+	33, // 65: tarn.v1.RunService.Debug:output_type -> tarn.v1.DebugResponse
+	35, // 66: tarn.v1.RunService.Entry:output_type -> tarn.v1.EntryResponse
+	38, // 67: tarn.v1.RunService.Assets:output_type -> tarn.v1.AssetsResponse
+	40, // 68: tarn.v1.RunService.RemoveAssets:output_type -> tarn.v1.RemoveAssetsResponse
+	54, // [54:69] is the sub-list for method output_type
+	39, // [39:54] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_run_proto_init() }
@@ -3348,7 +3614,7 @@ func file_tarn_v1_run_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_run_proto_rawDesc), len(file_tarn_v1_run_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
