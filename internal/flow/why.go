@@ -79,13 +79,16 @@ func lets(t *lake.Trace) string {
 }
 
 func heldCommand(t *lake.Trace) string {
-	switch {
-	case len(t.Roots) == 0:
+	if len(t.Roots) == 0 {
 		return "tarn gc --dry-run"
-	case len(t.Keys) > 0:
-		return "tarn log " + t.Keys[0]
-	case t.Roots[0].Kind == "run" || t.Roots[0].Kind == "step":
-		return "tarn show " + t.Roots[0].Name
 	}
-	return "tarn log"
+	switch r := t.Roots[0]; r.Kind {
+	case "branch", "tag":
+		return strings.TrimSpace("tarn log "+strings.Join(t.Keys[:min(1, len(t.Keys))], "")) + " --ref " + r.Name
+	case "deleted branch":
+		return "tarn branch log " + r.Name
+	case "run", "step":
+		return "tarn show " + r.Name
+	}
+	return "tarn gc --dry-run"
 }
