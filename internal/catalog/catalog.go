@@ -120,6 +120,9 @@ func (c *Catalog) load(ctx context.Context, e lake.Entry) (*state, error) {
 	if e.Kind != lake.KindTable || e.Location.Table == "" {
 		return nil, ErrNotTable.Errorf("the entry is a %s, not a table", e.Kind)
 	}
+	if IsLinked(e) {
+		return nil, ErrLinked.Errorf("the table's rows are in files of somebody else")
+	}
 	data, err := readBlob(ctx, c.blobs, e.Location.Table)
 	if err != nil {
 		return nil, fmt.Errorf("read table metadata: %w", err)
@@ -143,6 +146,10 @@ func (s *state) laidOut(name string, w Written) error {
 
 // Schema returns the Arrow schema of a table as its writer declared it.
 func (c *Catalog) Schema(ctx context.Context, e lake.Entry) (*arrow.Schema, error) {
+	if IsLinked(e) {
+		l, err := c.Linked(ctx, e)
+		return l.Schema, err
+	}
 	s, err := c.load(ctx, e)
 	if err != nil {
 		return nil, err
@@ -154,8 +161,11 @@ func (c *Catalog) Schema(ctx context.Context, e lake.Entry) (*arrow.Schema, erro
 // prev; nil for a table that does not exist yet. With extend, columns must fit those that are there.
 func (c *Catalog) Layout(ctx context.Context, name string, prev *lake.Entry, extend bool) (datafile.Layout, error) {
 	l := datafile.Layout{First: 1, Append: extend, Table: name}
-	if prev == nil {
+	if prev == nil || IsLinked(*prev) && !extend {
 		return l, nil
+	}
+	if err := ours(name, *prev); err != nil {
+		return l, err
 	}
 	s, err := c.load(ctx, *prev)
 	if err != nil {
@@ -187,9 +197,9 @@ func (c *Catalog) Create(ctx context.Context, name string, w Written, properties
 }
 
 // Replace swaps all rows and columns of a table for those of w and keeps its uuid; no old manifest is
-// read. A nil prev creates the table.
+// read. A nil prev, and a linked one, creates the table.
 func (c *Catalog) Replace(ctx context.Context, name string, prev *lake.Entry, w Written) (lake.Entry, error) {
-	if prev == nil {
+	if prev == nil || IsLinked(*prev) {
 		return c.Create(ctx, name, w, nil)
 	}
 	s, err := c.load(ctx, *prev)

@@ -67,6 +67,9 @@ func (c *Catalog) diffSides(ctx context.Context, name string, before, after *lak
 		if e == nil {
 			continue
 		}
+		if err := ours(name, *e); err != nil {
+			return sides, nil, err
+		}
 		s, err := c.load(ctx, *e)
 		if err != nil {
 			return sides, nil, err

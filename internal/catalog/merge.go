@@ -24,6 +24,7 @@ const (
 	ReasonDeletes   = "catalog.delete_files"   // delete files of another engine
 	ReasonOther     = "catalog.other_table"    // not the same table, in spite of its name
 	ReasonSlots     = "catalog.slots"          // an asset's state, and nobody here knows slots
+	ReasonLinked    = "catalog.linked"         // the rows are in files of somebody else
 	ReasonDeclared  = "catalog.properties"     // both changed a declared property
 )
 
@@ -45,6 +46,9 @@ func (r Resolver) Resolve(ctx context.Context, b *lake.Batch, key string, base, 
 			return r.Slots(ctx, b, key, base, source, target)
 		}
 		return nil, conflict(ReasonSlots, "%s: both sides ran its asset", name), nil
+	}
+	if IsLinked(*source) || IsLinked(*target) || base != nil && IsLinked(*base) {
+		return nil, conflict(ReasonLinked, "%s: a side links it to other files", name), nil
 	}
 	if base == nil {
 		return nil, conflict(lake.ReasonBothAdded, "%s: both sides created it", name), nil

@@ -15,7 +15,7 @@ import (
 // Reach calls first with the name of each blob that a table is made of: what must live as long as the entry
 // does. What is below a blob is left out when first says that it came before.
 func (c *Catalog) Reach(ctx context.Context, e lake.Entry, first func(name string) bool) error {
-	if !first(e.Location.Table) {
+	if !first(e.Location.Table) || IsLinked(e) {
 		return nil
 	}
 	s, err := c.load(ctx, e)
@@ -62,6 +62,10 @@ func (c *Catalog) Reach(ctx context.Context, e lake.Entry, first func(name strin
 // Verify holds a table to its invariants: all blobs are there, and the entry's version, rows and schema
 // are those of its files. With rows, every row is read and each file's sum compared with its name.
 func (c *Catalog) Verify(ctx context.Context, e lake.Entry, rows bool) error {
+	if IsLinked(e) {
+		_, err := c.Linked(ctx, e)
+		return err
+	}
 	s, err := c.load(ctx, e)
 	if err != nil {
 		return err

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"errors"
+	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -23,19 +26,18 @@ URL, the size, the etag and the time; who reads the file later gets it from ther
 error if it is another one by then. Link it again to take what is there as a new version.
 
 DST is a folder if it ends in a slash, else the new name of the one SRC. A folder or prefix
-SRC is linked under its own name; with a slash at its end, what lies in it is.`,
+SRC is linked under its own name; with a slash at its end, what lies in it is. Of a SRC with
+a * (in quotes; ** for any folders) those that match are, by what follows the folder before it.`,
 		Example: `  tarn file link s3://bucket/scans/2024/ scans/
   tarn file link https://example.org/data.csv raw/data.csv
+  tarn file link 's3://bucket/scans/**/*.tif' scans/
   tarn file link /data/archive raw/ --into dev`,
 		Args: args(2, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			last := len(args) - 1
-			urls := make([]string, last)
-			for i, arg := range args[:last] {
-				var err error
-				if urls[i], err = originalURL(arg); err != nil {
-					return err
-				}
+			urls, err := originalURLs(args[:last])
+			if err != nil {
+				return err
 			}
 			t, err := a.reach(c.Context())
 			if err != nil {
@@ -58,7 +60,19 @@ SRC is linked under its own name; with a slash at its end, what lies in it is.`,
 	return c
 }
 
-// originalURL is the URL of what was typed; a path is one of this host, and keeps a slash at its end.
+func originalURLs(args []string) ([]string, error) {
+	urls := make([]string, len(args))
+	for i, arg := range args {
+		var err error
+		if urls[i], err = originalURL(arg); err != nil {
+			return nil, err
+		}
+	}
+	return urls, nil
+}
+
+// originalURL is the URL of what was typed; a path is one of this host, and keeps a slash at its end. A * is a pattern where
+// no file has that name.
 func originalURL(arg string) (string, error) {
 	if strings.Contains(arg, "://") {
 		return arg, nil
@@ -67,10 +81,14 @@ func originalURL(arg string) (string, error) {
 	if err != nil {
 		return "", errSource.Errorf("find %s: %w", arg, err)
 	}
+	u := url.URL{Scheme: "file", Path: filepath.ToSlash(file)}
 	if file != "/" && (strings.HasSuffix(arg, "/") || arg == ".") {
-		file += "/"
+		u.Path += "/"
 	}
-	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(file)}).String(), nil
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+		u.RawPath = strings.ReplaceAll(u.EscapedPath(), "%2A", "*")
+	}
+	return u.String(), nil
 }
 
 // acceptDrift is the flag of commands that read files.

@@ -14,8 +14,8 @@ import (
 )
 
 func (a *app) tableCommand() *cobra.Command {
-	return group("table", "Import, read and remove tables", groupData,
-		a.tableListCommand(), a.tableHeadCommand(), a.tableImportCommand(), a.tableExportCommand(), a.tableHistoryCommand(), a.tableRemoveCommand())
+	return group("table", "Import, link, read and remove tables", groupData,
+		a.tableListCommand(), a.tableHeadCommand(), a.tableImportCommand(), a.tableLinkCommand(), a.tableExportCommand(), a.tableHistoryCommand(), a.tableRemoveCommand())
 }
 
 func (a *app) tableListCommand() *cobra.Command {

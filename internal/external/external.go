@@ -21,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bmatcuk/doublestar/v4"
 	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/base/errdef"
@@ -145,7 +146,8 @@ func (o *Originals) source(text string) (Source, *url.URL, error) {
 	return s, u, nil
 }
 
-// Find yields what a URL names; nothing is an error.
+// Find yields what a URL names; nothing is an error. A * in its path matches any part of a name, ** any folders; one that
+// belongs to a name is written %2A.
 func (o *Originals) Find(ctx context.Context, text string) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
 		s, u, err := o.source(text)
@@ -153,8 +155,12 @@ func (o *Originals) Find(ctx context.Context, text string) iter.Seq2[Found, erro
 			yield(Found{}, err)
 			return
 		}
+		find := s.Find(ctx, u)
+		if strings.Contains(u.EscapedPath(), "*") {
+			find = glob(ctx, s, u)
+		}
 		none := true
-		for f, err := range s.Find(ctx, u) {
+		for f, err := range find {
 			none = false
 			if err == nil {
 				err = f.verifiable()
@@ -167,6 +173,44 @@ func (o *Originals) Find(ctx context.Context, text string) iter.Seq2[Found, erro
 			yield(Found{}, errdef.Newf(errdef.NotFound, "external.none", "%s holds no files", text))
 		}
 	}
+}
+
+// glob yields those files of the folder before the first * whose names match.
+func glob(ctx context.Context, s Source, u *url.URL) iter.Seq2[Found, error] {
+	escaped := u.EscapedPath()
+	at := strings.LastIndex(escaped[:strings.Index(escaped, "*")], "/") + 1
+	parts := strings.Split(escaped[at:], "*")
+	for i, part := range parts {
+		literal, err := url.PathUnescape(part)
+		if err != nil {
+			return failed(ErrURL.Errorf("%.200q: %w", u, err))
+		}
+		parts[i] = special.Replace(literal)
+	}
+	pattern := strings.Join(parts, "*")
+	folder := *u
+	folder.RawPath = escaped[:at]
+	var err error
+	if folder.Path, err = url.PathUnescape(folder.RawPath); err != nil {
+		return failed(ErrURL.Errorf("%.200q: %w", u, err))
+	}
+	return func(yield func(Found, error) bool) {
+		for f, err := range s.Find(ctx, &folder) {
+			if err == nil && !doublestar.MatchUnvalidated(pattern, f.Name) {
+				continue
+			}
+			if !yield(f, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// special are the characters of patterns that mean themselves here.
+var special = strings.NewReplacer(`\`, `\\`, "[", `\[`, "?", `\?`, "{", `\{`)
+
+func failed(err error) iter.Seq2[Found, error] {
+	return func(yield func(Found, error) bool) { yield(Found{}, err) }
 }
 
 // Check looks whether an original is what it was.

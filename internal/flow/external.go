@@ -3,11 +3,14 @@ package flow
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
+	"tarn.dev/tarn/internal/catalog"
+	"tarn.dev/tarn/internal/external"
 	"tarn.dev/tarn/internal/lake"
 )
 
@@ -46,18 +49,17 @@ func (f *Flow) FsckExternal(ctx context.Context, report func(lake.Problem)) (int
 	seen := map[string]bool{}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(looks)
-	look := func(ke lake.KeyEntry) {
+	asked := int64(0)
+	look := func(key string, was external.State) {
+		asked++
 		g.Go(func() error {
-			was, err := ke.Entry.Original()
-			if err == nil {
-				err = f.Originals.Check(ctx, was)
-			}
+			err := f.Originals.Check(ctx, was)
 			if err == nil || ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			report(lake.Problem{Reason: "fsck.external", Where: ke.Key, Message: err.Error()})
+			report(lake.Problem{Reason: "fsck.external", Where: key, Message: err.Error()})
 			return nil
 		})
 	}
@@ -66,18 +68,43 @@ func (f *Flow) FsckExternal(ctx context.Context, report func(lake.Problem)) (int
 		if err != nil {
 			return err
 		}
-		for ke, err := range f.lake.Tree(head.Tree).Scan(ctx, lake.FilePrefix, "") {
-			if err != nil {
-				return err
-			}
-			if id := ke.Key + "\x00" + ke.Entry.Version; ke.Entry.Kind == lake.KindExternal && !seen[id] {
-				seen[id] = true
-				look(ke)
+		for _, prefix := range []string{lake.FilePrefix, lake.TablePrefix} {
+			for ke, err := range f.lake.Tree(head.Tree).Scan(ctx, prefix, "") {
+				if err != nil {
+					return err
+				}
+				id := ke.Key + "\x00" + ke.Entry.Version
+				if seen[id] {
+					continue
+				}
+				linked, err := f.linked(ctx, ke.Entry)
+				if err != nil {
+					return fmt.Errorf("%s: %w", ke.Key, err)
+				}
+				if len(linked) > 0 {
+					seen[id] = true
+				}
+				for _, was := range linked {
+					look(ke.Key, was)
+				}
 			}
 		}
 		return nil
 	})
-	return int64(len(seen)), errors.Join(err, g.Wait())
+	return asked, errors.Join(err, g.Wait())
+}
+
+// linked are the originals that an entry names.
+func (f *Flow) linked(ctx context.Context, e lake.Entry) ([]external.State, error) {
+	switch {
+	case e.Kind == lake.KindExternal:
+		was, err := e.Original()
+		return []external.State{was}, err
+	case catalog.IsLinked(e):
+		l, err := f.tables.Linked(ctx, e)
+		return l.Files, err
+	}
+	return nil, nil
 }
 
 // heads visits every branch and tag.

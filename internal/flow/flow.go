@@ -51,6 +51,7 @@ type Config struct {
 	Engine     *query.Engine
 	Secrets    *secret.Vault
 	Originals  *external.Originals
+	Copies     Copier // of originals that are far away
 	SDK        string // folder that holds the Python package tarn
 	SDKID      string // its content hash
 	Scratch    string // emptied at start

@@ -11,6 +11,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/array"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow/discover"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/lake"
@@ -43,11 +44,18 @@ func (a analyzer) AnalyzeSelect(ctx context.Context, file, sql string) (discover
 	return info, nil
 }
 
-// parquet says how the engine reads a table of the history. Its files stay until ctx has ended.
-func (f *Flow) parquet(ctx context.Context, e lake.Entry) (*query.ParquetScan, error) {
+// tableSource says how the engine reads a table of the history. Its files stay until ctx has ended.
+func (f *Flow) tableSource(ctx context.Context, name query.Name, e lake.Entry) (query.Source, error) {
+	if catalog.IsLinked(e) {
+		linked, err := f.tables.Linked(ctx, e)
+		if err != nil {
+			return query.Source{}, err
+		}
+		return f.linkedSource(ctx, name, linked.Files)
+	}
 	scan, err := f.tables.Scan(ctx, e)
 	if err != nil {
-		return nil, err
+		return query.Source{}, err
 	}
 	out := &query.ParquetScan{}
 	for _, c := range scan.Columns {
@@ -56,11 +64,11 @@ func (f *Flow) parquet(ctx context.Context, e lake.Entry) (*query.ParquetScan, e
 	for _, file := range scan.Files {
 		path, err := f.blobs.File(ctx, file.Name)
 		if err != nil {
-			return nil, err
+			return query.Source{}, err
 		}
 		out.Files = append(out.Files, path)
 	}
-	return out, nil
+	return query.Source{Name: name, Parquet: out}, nil
 }
 
 // TableSource says where the engine finds a table of a ref.
@@ -84,11 +92,7 @@ func (f *Flow) TableSource(ctx context.Context, t lake.Tree, ref string, name qu
 		name.Ref = ""
 		return query.Source{}, NoTable(name.String(), ref, names)
 	}
-	scan, err := f.parquet(ctx, *e)
-	if err != nil {
-		return query.Source{}, err
-	}
-	return query.Source{Parquet: scan}, nil
+	return f.tableSource(ctx, query.Name{}, *e)
 }
 
 // tempDir makes a new folder on scratch, among those of its kind.

@@ -141,11 +141,7 @@ func (f *Flow) source(ctx context.Context, name query.Name, v *value) (query.Sou
 	if v.entry == nil {
 		return query.Source{}, errdef.Newf(errdef.Internal, "run.no_source", "table %s is nowhere", v.name)
 	}
-	scan, err := f.parquet(ctx, *v.entry)
-	if err != nil {
-		return query.Source{}, err
-	}
-	return query.Source{Name: name, Parquet: scan}, nil
+	return f.tableSource(ctx, name, *v.entry)
 }
 
 // files lays files out under their own names.

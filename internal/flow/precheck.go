@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow/graph"
 	"tarn.dev/tarn/internal/flow/manifest"
 	"tarn.dev/tarn/internal/query"
@@ -146,6 +147,16 @@ func (b *binder) table(ctx context.Context, as query.Name, name, ref string) (t 
 	v, err := b.plan.world.table(ctx, name, ref)
 	if err != nil || v == nil || v.entry == nil {
 		return t, false, err
+	}
+	if catalog.IsLinked(*v.entry) {
+		schema, err := b.f.tables.Schema(ctx, *v.entry)
+		if err != nil {
+			return t, false, err
+		}
+		for _, c := range schema.Fields() {
+			t.Columns = append(t.Columns, query.ColumnOf(0, c.Name, c.Type, c.Type))
+		}
+		return t, true, nil
 	}
 	scan, err := b.f.tables.Scan(ctx, *v.entry)
 	if err != nil {

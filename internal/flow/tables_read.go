@@ -63,7 +63,7 @@ type TableInfo struct {
 	Checks, Warn []string
 	Asset        string // the function that makes it, if one does
 	Description  string
-	Metadata     string // where other programs find its Iceberg metadata
+	Metadata     string // where other programs find its Iceberg metadata; empty for a linked table
 }
 
 // DescribeTable tells what a ref knows of a table.
@@ -72,7 +72,10 @@ func (f *Flow) DescribeTable(ctx context.Context, ref, name string) (*TableInfo,
 	if err != nil {
 		return nil, err
 	}
-	info := &TableInfo{KeyEntry: ke, Metadata: f.blobs.URI(ke.Entry.Location.Table)}
+	info := &TableInfo{KeyEntry: ke}
+	if !catalog.IsLinked(ke.Entry) {
+		info.Metadata = f.blobs.URI(ke.Entry.Location.Table)
+	}
 	if info.Schema, err = f.tables.Schema(ctx, ke.Entry); err != nil {
 		return nil, err
 	}

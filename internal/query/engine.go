@@ -111,6 +111,11 @@ func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, er
 		result, err = c.do(ctx, job, stdout)
 		return err == nil && job.Owner != "" && result.PeakMemoryBytes < keptMemory && c.empty(), err
 	})
+	for _, source := range job.Sources {
+		if err == nil && source.Still != nil {
+			err = source.Still(ctx)
+		}
+	}
 	if err != nil {
 		shown.discard()
 	}

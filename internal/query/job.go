@@ -12,6 +12,7 @@
 package query
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -82,6 +83,8 @@ type Source struct {
 	Parquet *ParquetScan `json:",omitempty"`
 	Arrow   []string     `json:",omitempty"` // Arrow IPC files of one schema, mapped
 	Import  *ImportScan  `json:",omitempty"`
+	// Still, if set, looks when the job has ended whether its files are what they were; without it they cannot change.
+	Still func(context.Context) error `json:"-"`
 }
 
 // ParquetScan reads the files of a table by field id, so that renamed and added columns come right.

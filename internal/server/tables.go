@@ -143,6 +143,22 @@ func (r *tableReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
+func (s *tableService) Link(ctx context.Context, in *tarnv1.LinkTableRequest) (*tarnv1.LinkTableResponse, error) {
+	w, err := tableWrite(in.GetWrite(), in.GetTable(), "", nil)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.open(ctx, in.GetWrite().GetProject())
+	if err != nil {
+		return nil, err
+	}
+	written, err := f.LinkTable(ctx, w, in.GetUrls())
+	if err != nil {
+		return nil, err
+	}
+	return &tarnv1.LinkTableResponse{Done: imported(w.Branch, written)}, nil
+}
+
 func (s *tableService) List(ctx context.Context, in *tarnv1.ListTablesRequest) (*tarnv1.ListTablesResponse, error) {
 	f, err := s.open(ctx, in.GetProject())
 	if err != nil {

@@ -25,9 +25,9 @@ var ErrOtherBlobs = errdef.New(errdef.FailedPrecondition, "system.other_blobs", 
 // blobs is where projects have their bulk data: below the home, or in a bucket with copies in the home.
 type blobs struct {
 	home   home.Home
-	bucket *s3blob.Store // nil: below the home
-	copies *cacheblob.Cache
-	news   string // the URL of the bucket, if the home does not remember it yet
+	bucket *s3blob.Store    // nil: below the home
+	copies *cacheblob.Cache // of what is far away: in the bucket, or linked
+	news   string           // the URL of the bucket, if the home does not remember it yet
 }
 
 // openBlobs opens the bulk data of a home: in the bucket of a URL, or for "" where it was before. The home
@@ -41,8 +41,16 @@ func openBlobs(ctx context.Context, h home.Home, url string) (*blobs, error) {
 	if url == "" {
 		url = known
 	}
+	budget, err := blobCacheBudget()
+	if err != nil {
+		return nil, err
+	}
+	copies, err := cacheblob.Open(h.BlobCache(), budget)
+	if err != nil {
+		return nil, err
+	}
 	if url == "" {
-		return &blobs{home: h}, nil
+		return &blobs{home: h, copies: copies}, nil
 	}
 	at, err := s3blob.Parse(url)
 	if err != nil {
@@ -51,15 +59,7 @@ func openBlobs(ctx context.Context, h home.Home, url string) (*blobs, error) {
 	if err := checkSame(h, known, at); err != nil {
 		return nil, err
 	}
-	budget, err := blobCacheBudget()
-	if err != nil {
-		return nil, err
-	}
 	bucket, err := s3blob.Open(ctx, at)
-	if err != nil {
-		return nil, err
-	}
-	copies, err := cacheblob.Open(h.BlobCache(), budget)
 	if err != nil {
 		return nil, err
 	}

@@ -86,6 +86,7 @@ func Open(ctx context.Context, c Config) (_ *System, err error) {
 	if err := bulk.bind(ctx, s.meta); err != nil {
 		return nil, err
 	}
+	s.parts.flow.Copies = bulk.copies
 	s.projects = newProjects(c.Home, bulk, s.meta, s.parts)
 	// Whoever holds the lock owns the socket: what lies there is left over from a server that was killed.
 	if err := os.Remove(c.Home.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -51,13 +51,16 @@ func TestLinks(t *testing.T) {
 	testscript.Run(t, params)
 }
 
-// given reads the arguments of a command that lets a server have a file: PATH TEXT, or PATH when it is to have none.
+// given reads the arguments of a command that lets a server have a file: PATH TEXT, PATH @FILE, or PATH when it is to have none.
 func given(ts *testscript.TestScript, neg bool, args []string) (text string, gone bool) {
 	if neg || len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: serve PATH [TEXT], object KEY [TEXT]")
+		ts.Fatalf("usage: serve PATH [TEXT | @FILE], object KEY [TEXT | @FILE]")
 	}
 	if len(args) == 1 {
 		return "", true
+	}
+	if file, ok := strings.CutPrefix(args[1], "@"); ok {
+		return ts.ReadFile(file), false
 	}
 	return args[1], false
 }

@@ -15,6 +15,7 @@ const (
 	ByStep   = "step"
 	ByImport = "import"
 	ByWrite  = "write"
+	ByLink   = "link"
 	ByCheck  = "check"
 )
 
@@ -56,7 +57,7 @@ type Source struct {
 	Provenance lake.Hash `json:"provenance"`
 }
 
-// FileSource is one file that was imported.
+// FileSource is one file that was imported, or linked: then Path is its URL, and Hash tells what was recorded of it.
 type FileSource struct {
 	Path string `json:"path"`
 	Size int64  `json:"size"`

@@ -638,6 +638,111 @@ func (x *WriteTableResponse) GetDone() *Imported {
 	return nil
 }
 
+type LinkTableRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Write *Write                 `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`
+	// URLs: s3://, http://, https://, or file:// of the server's host; of a folder, prefix or glob, its Parquet files.
+	Urls          []string `protobuf:"bytes,2,rep,name=urls,proto3" json:"urls,omitempty"`
+	Table         string   `protobuf:"bytes,3,opt,name=table,proto3" json:"table,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkTableRequest) Reset() {
+	*x = LinkTableRequest{}
+	mi := &file_tarn_v1_table_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkTableRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkTableRequest) ProtoMessage() {}
+
+func (x *LinkTableRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_table_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkTableRequest.ProtoReflect.Descriptor instead.
+func (*LinkTableRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LinkTableRequest) GetWrite() *Write {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *LinkTableRequest) GetUrls() []string {
+	if x != nil {
+		return x.Urls
+	}
+	return nil
+}
+
+func (x *LinkTableRequest) GetTable() string {
+	if x != nil {
+		return x.Table
+	}
+	return ""
+}
+
+type LinkTableResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Done          *Imported              `protobuf:"bytes,1,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkTableResponse) Reset() {
+	*x = LinkTableResponse{}
+	mi := &file_tarn_v1_table_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkTableResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkTableResponse) ProtoMessage() {}
+
+func (x *LinkTableResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_table_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkTableResponse.ProtoReflect.Descriptor instead.
+func (*LinkTableResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LinkTableResponse) GetDone() *Imported {
+	if x != nil {
+		return x.Done
+	}
+	return nil
+}
+
 type ListTablesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -648,7 +753,7 @@ type ListTablesRequest struct {
 
 func (x *ListTablesRequest) Reset() {
 	*x = ListTablesRequest{}
-	mi := &file_tarn_v1_table_proto_msgTypes[8]
+	mi := &file_tarn_v1_table_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +765,7 @@ func (x *ListTablesRequest) String() string {
 func (*ListTablesRequest) ProtoMessage() {}
 
 func (x *ListTablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[8]
+	mi := &file_tarn_v1_table_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +778,7 @@ func (x *ListTablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTablesRequest.ProtoReflect.Descriptor instead.
 func (*ListTablesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListTablesRequest) GetProject() string {
@@ -699,7 +804,7 @@ type ListTablesResponse struct {
 
 func (x *ListTablesResponse) Reset() {
 	*x = ListTablesResponse{}
-	mi := &file_tarn_v1_table_proto_msgTypes[9]
+	mi := &file_tarn_v1_table_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +816,7 @@ func (x *ListTablesResponse) String() string {
 func (*ListTablesResponse) ProtoMessage() {}
 
 func (x *ListTablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[9]
+	mi := &file_tarn_v1_table_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +829,7 @@ func (x *ListTablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTablesResponse.ProtoReflect.Descriptor instead.
 func (*ListTablesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListTablesResponse) GetTables() []*Entry {
@@ -745,7 +850,7 @@ type DescribeTableRequest struct {
 
 func (x *DescribeTableRequest) Reset() {
 	*x = DescribeTableRequest{}
-	mi := &file_tarn_v1_table_proto_msgTypes[10]
+	mi := &file_tarn_v1_table_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +862,7 @@ func (x *DescribeTableRequest) String() string {
 func (*DescribeTableRequest) ProtoMessage() {}
 
 func (x *DescribeTableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[10]
+	mi := &file_tarn_v1_table_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +875,7 @@ func (x *DescribeTableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTableRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTableRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DescribeTableRequest) GetProject() string {
@@ -806,7 +911,7 @@ type Column struct {
 
 func (x *Column) Reset() {
 	*x = Column{}
-	mi := &file_tarn_v1_table_proto_msgTypes[11]
+	mi := &file_tarn_v1_table_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +923,7 @@ func (x *Column) String() string {
 func (*Column) ProtoMessage() {}
 
 func (x *Column) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[11]
+	mi := &file_tarn_v1_table_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +936,7 @@ func (x *Column) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Column.ProtoReflect.Descriptor instead.
 func (*Column) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Column) GetName() string {
@@ -865,7 +970,7 @@ type DescribeTableResponse struct {
 	Description string                 `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
 	// The asset that makes it, or empty.
 	Asset string `protobuf:"bytes,7,opt,name=asset,proto3" json:"asset,omitempty"`
-	// Where other programs find its Iceberg metadata.
+	// Where other programs find its Iceberg metadata; empty for a linked table.
 	MetadataUri   string `protobuf:"bytes,8,opt,name=metadata_uri,json=metadataUri,proto3" json:"metadata_uri,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -873,7 +978,7 @@ type DescribeTableResponse struct {
 
 func (x *DescribeTableResponse) Reset() {
 	*x = DescribeTableResponse{}
-	mi := &file_tarn_v1_table_proto_msgTypes[12]
+	mi := &file_tarn_v1_table_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +990,7 @@ func (x *DescribeTableResponse) String() string {
 func (*DescribeTableResponse) ProtoMessage() {}
 
 func (x *DescribeTableResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[12]
+	mi := &file_tarn_v1_table_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1003,7 @@ func (x *DescribeTableResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTableResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTableResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DescribeTableResponse) GetTable() *Entry {
@@ -969,7 +1074,7 @@ type TableHistoryRequest struct {
 
 func (x *TableHistoryRequest) Reset() {
 	*x = TableHistoryRequest{}
-	mi := &file_tarn_v1_table_proto_msgTypes[13]
+	mi := &file_tarn_v1_table_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1086,7 @@ func (x *TableHistoryRequest) String() string {
 func (*TableHistoryRequest) ProtoMessage() {}
 
 func (x *TableHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[13]
+	mi := &file_tarn_v1_table_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1099,7 @@ func (x *TableHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableHistoryRequest.ProtoReflect.Descriptor instead.
 func (*TableHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TableHistoryRequest) GetProject() string {
@@ -1039,7 +1144,7 @@ type TableVersion struct {
 
 func (x *TableVersion) Reset() {
 	*x = TableVersion{}
-	mi := &file_tarn_v1_table_proto_msgTypes[14]
+	mi := &file_tarn_v1_table_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1156,7 @@ func (x *TableVersion) String() string {
 func (*TableVersion) ProtoMessage() {}
 
 func (x *TableVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[14]
+	mi := &file_tarn_v1_table_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1169,7 @@ func (x *TableVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableVersion.ProtoReflect.Descriptor instead.
 func (*TableVersion) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TableVersion) GetCommit() *Commit {
@@ -1111,7 +1216,7 @@ type TableHistoryResponse struct {
 
 func (x *TableHistoryResponse) Reset() {
 	*x = TableHistoryResponse{}
-	mi := &file_tarn_v1_table_proto_msgTypes[15]
+	mi := &file_tarn_v1_table_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1228,7 @@ func (x *TableHistoryResponse) String() string {
 func (*TableHistoryResponse) ProtoMessage() {}
 
 func (x *TableHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[15]
+	mi := &file_tarn_v1_table_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1241,7 @@ func (x *TableHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableHistoryResponse.ProtoReflect.Descriptor instead.
 func (*TableHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TableHistoryResponse) GetVersions() []*TableVersion {
@@ -1156,7 +1261,7 @@ type RemoveTablesRequest struct {
 
 func (x *RemoveTablesRequest) Reset() {
 	*x = RemoveTablesRequest{}
-	mi := &file_tarn_v1_table_proto_msgTypes[16]
+	mi := &file_tarn_v1_table_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1273,7 @@ func (x *RemoveTablesRequest) String() string {
 func (*RemoveTablesRequest) ProtoMessage() {}
 
 func (x *RemoveTablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[16]
+	mi := &file_tarn_v1_table_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1286,7 @@ func (x *RemoveTablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTablesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTablesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveTablesRequest) GetWrite() *Write {
@@ -1208,7 +1313,7 @@ type RemoveTablesResponse struct {
 
 func (x *RemoveTablesResponse) Reset() {
 	*x = RemoveTablesResponse{}
-	mi := &file_tarn_v1_table_proto_msgTypes[17]
+	mi := &file_tarn_v1_table_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1325,7 @@ func (x *RemoveTablesResponse) String() string {
 func (*RemoveTablesResponse) ProtoMessage() {}
 
 func (x *RemoveTablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[17]
+	mi := &file_tarn_v1_table_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1338,7 @@ func (x *RemoveTablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTablesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTablesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveTablesResponse) GetWritten() *Written {
@@ -1263,7 +1368,7 @@ type DiffRowsRequest struct {
 
 func (x *DiffRowsRequest) Reset() {
 	*x = DiffRowsRequest{}
-	mi := &file_tarn_v1_table_proto_msgTypes[18]
+	mi := &file_tarn_v1_table_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1380,7 @@ func (x *DiffRowsRequest) String() string {
 func (*DiffRowsRequest) ProtoMessage() {}
 
 func (x *DiffRowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[18]
+	mi := &file_tarn_v1_table_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1393,7 @@ func (x *DiffRowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRowsRequest.ProtoReflect.Descriptor instead.
 func (*DiffRowsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DiffRowsRequest) GetProject() string {
@@ -1339,7 +1444,7 @@ type DiffRowsResponse struct {
 
 func (x *DiffRowsResponse) Reset() {
 	*x = DiffRowsResponse{}
-	mi := &file_tarn_v1_table_proto_msgTypes[19]
+	mi := &file_tarn_v1_table_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1456,7 @@ func (x *DiffRowsResponse) String() string {
 func (*DiffRowsResponse) ProtoMessage() {}
 
 func (x *DiffRowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[19]
+	mi := &file_tarn_v1_table_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1469,7 @@ func (x *DiffRowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRowsResponse.ProtoReflect.Descriptor instead.
 func (*DiffRowsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DiffRowsResponse) GetEvent() isDiffRowsResponse_Event {
@@ -1420,7 +1525,7 @@ type DiffRowsSummary struct {
 
 func (x *DiffRowsSummary) Reset() {
 	*x = DiffRowsSummary{}
-	mi := &file_tarn_v1_table_proto_msgTypes[20]
+	mi := &file_tarn_v1_table_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1537,7 @@ func (x *DiffRowsSummary) String() string {
 func (*DiffRowsSummary) ProtoMessage() {}
 
 func (x *DiffRowsSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[20]
+	mi := &file_tarn_v1_table_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1550,7 @@ func (x *DiffRowsSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRowsSummary.ProtoReflect.Descriptor instead.
 func (*DiffRowsSummary) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiffRowsSummary) GetAdded() int64 {
@@ -1524,6 +1629,12 @@ const file_tarn_v1_table_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\tR\x04mode\x12\x10\n" +
 	"\x03key\x18\x04 \x03(\tR\x03key\";\n" +
 	"\x12WriteTableResponse\x12%\n" +
+	"\x04done\x18\x01 \x01(\v2\x11.tarn.v1.ImportedR\x04done\"b\n" +
+	"\x10LinkTableRequest\x12$\n" +
+	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x12\n" +
+	"\x04urls\x18\x02 \x03(\tR\x04urls\x12\x14\n" +
+	"\x05table\x18\x03 \x01(\tR\x05table\":\n" +
+	"\x11LinkTableResponse\x12%\n" +
 	"\x04done\x18\x01 \x01(\v2\x11.tarn.v1.ImportedR\x04done\"?\n" +
 	"\x11ListTablesRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x10\n" +
@@ -1580,10 +1691,11 @@ const file_tarn_v1_table_proto_rawDesc = "" +
 	"\x05added\x18\x01 \x01(\x03R\x05added\x12\x18\n" +
 	"\aremoved\x18\x02 \x01(\x03R\aremoved\x12\x18\n" +
 	"\achanged\x18\x03 \x01(\x03R\achanged\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2\xed\x03\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2\xac\x04\n" +
 	"\fTableService\x12;\n" +
 	"\x06Import\x12\x16.tarn.v1.ImportRequest\x1a\x17.tarn.v1.ImportResponse0\x01\x12B\n" +
-	"\x05Write\x12\x1a.tarn.v1.WriteTableRequest\x1a\x1b.tarn.v1.WriteTableResponse(\x01\x12?\n" +
+	"\x05Write\x12\x1a.tarn.v1.WriteTableRequest\x1a\x1b.tarn.v1.WriteTableResponse(\x01\x12=\n" +
+	"\x04Link\x12\x19.tarn.v1.LinkTableRequest\x1a\x1a.tarn.v1.LinkTableResponse\x12?\n" +
 	"\x04List\x12\x1a.tarn.v1.ListTablesRequest\x1a\x1b.tarn.v1.ListTablesResponse\x12I\n" +
 	"\bDescribe\x12\x1d.tarn.v1.DescribeTableRequest\x1a\x1e.tarn.v1.DescribeTableResponse\x12F\n" +
 	"\aHistory\x12\x1c.tarn.v1.TableHistoryRequest\x1a\x1d.tarn.v1.TableHistoryResponse\x12E\n" +
@@ -1602,7 +1714,7 @@ func file_tarn_v1_table_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_table_proto_rawDescData
 }
 
-var file_tarn_v1_table_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_tarn_v1_table_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_tarn_v1_table_proto_goTypes = []any{
 	(*ImportRequest)(nil),         // 0: tarn.v1.ImportRequest
 	(*ImportResponse)(nil),        // 1: tarn.v1.ImportResponse
@@ -1612,63 +1724,69 @@ var file_tarn_v1_table_proto_goTypes = []any{
 	(*WriteTableRequest)(nil),     // 5: tarn.v1.WriteTableRequest
 	(*WriteTableHead)(nil),        // 6: tarn.v1.WriteTableHead
 	(*WriteTableResponse)(nil),    // 7: tarn.v1.WriteTableResponse
-	(*ListTablesRequest)(nil),     // 8: tarn.v1.ListTablesRequest
-	(*ListTablesResponse)(nil),    // 9: tarn.v1.ListTablesResponse
-	(*DescribeTableRequest)(nil),  // 10: tarn.v1.DescribeTableRequest
-	(*Column)(nil),                // 11: tarn.v1.Column
-	(*DescribeTableResponse)(nil), // 12: tarn.v1.DescribeTableResponse
-	(*TableHistoryRequest)(nil),   // 13: tarn.v1.TableHistoryRequest
-	(*TableVersion)(nil),          // 14: tarn.v1.TableVersion
-	(*TableHistoryResponse)(nil),  // 15: tarn.v1.TableHistoryResponse
-	(*RemoveTablesRequest)(nil),   // 16: tarn.v1.RemoveTablesRequest
-	(*RemoveTablesResponse)(nil),  // 17: tarn.v1.RemoveTablesResponse
-	(*DiffRowsRequest)(nil),       // 18: tarn.v1.DiffRowsRequest
-	(*DiffRowsResponse)(nil),      // 19: tarn.v1.DiffRowsResponse
-	(*DiffRowsSummary)(nil),       // 20: tarn.v1.DiffRowsSummary
-	(*Write)(nil),                 // 21: tarn.v1.Write
-	(*Written)(nil),               // 22: tarn.v1.Written
-	(*Entry)(nil),                 // 23: tarn.v1.Entry
-	(*Commit)(nil),                // 24: tarn.v1.Commit
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*LinkTableRequest)(nil),      // 8: tarn.v1.LinkTableRequest
+	(*LinkTableResponse)(nil),     // 9: tarn.v1.LinkTableResponse
+	(*ListTablesRequest)(nil),     // 10: tarn.v1.ListTablesRequest
+	(*ListTablesResponse)(nil),    // 11: tarn.v1.ListTablesResponse
+	(*DescribeTableRequest)(nil),  // 12: tarn.v1.DescribeTableRequest
+	(*Column)(nil),                // 13: tarn.v1.Column
+	(*DescribeTableResponse)(nil), // 14: tarn.v1.DescribeTableResponse
+	(*TableHistoryRequest)(nil),   // 15: tarn.v1.TableHistoryRequest
+	(*TableVersion)(nil),          // 16: tarn.v1.TableVersion
+	(*TableHistoryResponse)(nil),  // 17: tarn.v1.TableHistoryResponse
+	(*RemoveTablesRequest)(nil),   // 18: tarn.v1.RemoveTablesRequest
+	(*RemoveTablesResponse)(nil),  // 19: tarn.v1.RemoveTablesResponse
+	(*DiffRowsRequest)(nil),       // 20: tarn.v1.DiffRowsRequest
+	(*DiffRowsResponse)(nil),      // 21: tarn.v1.DiffRowsResponse
+	(*DiffRowsSummary)(nil),       // 22: tarn.v1.DiffRowsSummary
+	(*Write)(nil),                 // 23: tarn.v1.Write
+	(*Written)(nil),               // 24: tarn.v1.Written
+	(*Entry)(nil),                 // 25: tarn.v1.Entry
+	(*Commit)(nil),                // 26: tarn.v1.Commit
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
 }
 var file_tarn_v1_table_proto_depIdxs = []int32{
-	21, // 0: tarn.v1.ImportRequest.write:type_name -> tarn.v1.Write
+	23, // 0: tarn.v1.ImportRequest.write:type_name -> tarn.v1.Write
 	2,  // 1: tarn.v1.ImportResponse.progress:type_name -> tarn.v1.Progress
 	3,  // 2: tarn.v1.ImportResponse.done:type_name -> tarn.v1.Imported
-	22, // 3: tarn.v1.Imported.written:type_name -> tarn.v1.Written
-	23, // 4: tarn.v1.Imported.table:type_name -> tarn.v1.Entry
+	24, // 3: tarn.v1.Imported.written:type_name -> tarn.v1.Written
+	25, // 4: tarn.v1.Imported.table:type_name -> tarn.v1.Entry
 	4,  // 5: tarn.v1.Imported.checks:type_name -> tarn.v1.CheckResult
 	6,  // 6: tarn.v1.WriteTableRequest.head:type_name -> tarn.v1.WriteTableHead
-	21, // 7: tarn.v1.WriteTableHead.write:type_name -> tarn.v1.Write
+	23, // 7: tarn.v1.WriteTableHead.write:type_name -> tarn.v1.Write
 	3,  // 8: tarn.v1.WriteTableResponse.done:type_name -> tarn.v1.Imported
-	23, // 9: tarn.v1.ListTablesResponse.tables:type_name -> tarn.v1.Entry
-	23, // 10: tarn.v1.DescribeTableResponse.table:type_name -> tarn.v1.Entry
-	11, // 11: tarn.v1.DescribeTableResponse.columns:type_name -> tarn.v1.Column
-	24, // 12: tarn.v1.TableVersion.commit:type_name -> tarn.v1.Commit
-	14, // 13: tarn.v1.TableHistoryResponse.versions:type_name -> tarn.v1.TableVersion
-	21, // 14: tarn.v1.RemoveTablesRequest.write:type_name -> tarn.v1.Write
-	22, // 15: tarn.v1.RemoveTablesResponse.written:type_name -> tarn.v1.Written
-	20, // 16: tarn.v1.DiffRowsResponse.summary:type_name -> tarn.v1.DiffRowsSummary
-	25, // 17: tarn.v1.DiffRowsSummary.time:type_name -> google.protobuf.Timestamp
-	0,  // 18: tarn.v1.TableService.Import:input_type -> tarn.v1.ImportRequest
-	5,  // 19: tarn.v1.TableService.Write:input_type -> tarn.v1.WriteTableRequest
-	8,  // 20: tarn.v1.TableService.List:input_type -> tarn.v1.ListTablesRequest
-	10, // 21: tarn.v1.TableService.Describe:input_type -> tarn.v1.DescribeTableRequest
-	13, // 22: tarn.v1.TableService.History:input_type -> tarn.v1.TableHistoryRequest
-	16, // 23: tarn.v1.TableService.Remove:input_type -> tarn.v1.RemoveTablesRequest
-	18, // 24: tarn.v1.TableService.DiffRows:input_type -> tarn.v1.DiffRowsRequest
-	1,  // 25: tarn.v1.TableService.Import:output_type -> tarn.v1.ImportResponse
-	7,  // 26: tarn.v1.TableService.Write:output_type -> tarn.v1.WriteTableResponse
-	9,  // 27: tarn.v1.TableService.List:output_type -> tarn.v1.ListTablesResponse
-	12, // 28: tarn.v1.TableService.Describe:output_type -> tarn.v1.DescribeTableResponse
-	15, // 29: tarn.v1.TableService.History:output_type -> tarn.v1.TableHistoryResponse
-	17, // 30: tarn.v1.TableService.Remove:output_type -> tarn.v1.RemoveTablesResponse
-	19, // 31: tarn.v1.TableService.DiffRows:output_type -> tarn.v1.DiffRowsResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	23, // 9: tarn.v1.LinkTableRequest.write:type_name -> tarn.v1.Write
+	3,  // 10: tarn.v1.LinkTableResponse.done:type_name -> tarn.v1.Imported
+	25, // 11: tarn.v1.ListTablesResponse.tables:type_name -> tarn.v1.Entry
+	25, // 12: tarn.v1.DescribeTableResponse.table:type_name -> tarn.v1.Entry
+	13, // 13: tarn.v1.DescribeTableResponse.columns:type_name -> tarn.v1.Column
+	26, // 14: tarn.v1.TableVersion.commit:type_name -> tarn.v1.Commit
+	16, // 15: tarn.v1.TableHistoryResponse.versions:type_name -> tarn.v1.TableVersion
+	23, // 16: tarn.v1.RemoveTablesRequest.write:type_name -> tarn.v1.Write
+	24, // 17: tarn.v1.RemoveTablesResponse.written:type_name -> tarn.v1.Written
+	22, // 18: tarn.v1.DiffRowsResponse.summary:type_name -> tarn.v1.DiffRowsSummary
+	27, // 19: tarn.v1.DiffRowsSummary.time:type_name -> google.protobuf.Timestamp
+	0,  // 20: tarn.v1.TableService.Import:input_type -> tarn.v1.ImportRequest
+	5,  // 21: tarn.v1.TableService.Write:input_type -> tarn.v1.WriteTableRequest
+	8,  // 22: tarn.v1.TableService.Link:input_type -> tarn.v1.LinkTableRequest
+	10, // 23: tarn.v1.TableService.List:input_type -> tarn.v1.ListTablesRequest
+	12, // 24: tarn.v1.TableService.Describe:input_type -> tarn.v1.DescribeTableRequest
+	15, // 25: tarn.v1.TableService.History:input_type -> tarn.v1.TableHistoryRequest
+	18, // 26: tarn.v1.TableService.Remove:input_type -> tarn.v1.RemoveTablesRequest
+	20, // 27: tarn.v1.TableService.DiffRows:input_type -> tarn.v1.DiffRowsRequest
+	1,  // 28: tarn.v1.TableService.Import:output_type -> tarn.v1.ImportResponse
+	7,  // 29: tarn.v1.TableService.Write:output_type -> tarn.v1.WriteTableResponse
+	9,  // 30: tarn.v1.TableService.Link:output_type -> tarn.v1.LinkTableResponse
+	11, // 31: tarn.v1.TableService.List:output_type -> tarn.v1.ListTablesResponse
+	14, // 32: tarn.v1.TableService.Describe:output_type -> tarn.v1.DescribeTableResponse
+	17, // 33: tarn.v1.TableService.History:output_type -> tarn.v1.TableHistoryResponse
+	19, // 34: tarn.v1.TableService.Remove:output_type -> tarn.v1.RemoveTablesResponse
+	21, // 35: tarn.v1.TableService.DiffRows:output_type -> tarn.v1.DiffRowsResponse
+	28, // [28:36] is the sub-list for method output_type
+	20, // [20:28] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_table_proto_init() }
@@ -1685,7 +1803,7 @@ func file_tarn_v1_table_proto_init() {
 		(*WriteTableRequest_Head)(nil),
 		(*WriteTableRequest_Data)(nil),
 	}
-	file_tarn_v1_table_proto_msgTypes[19].OneofWrappers = []any{
+	file_tarn_v1_table_proto_msgTypes[21].OneofWrappers = []any{
 		(*DiffRowsResponse_Data)(nil),
 		(*DiffRowsResponse_Summary)(nil),
 	}
@@ -1695,7 +1813,7 @@ func file_tarn_v1_table_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_table_proto_rawDesc), len(file_tarn_v1_table_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

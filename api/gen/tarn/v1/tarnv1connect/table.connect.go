@@ -39,6 +39,8 @@ const (
 	TableServiceImportProcedure = "/tarn.v1.TableService/Import"
 	// TableServiceWriteProcedure is the fully-qualified name of the TableService's Write RPC.
 	TableServiceWriteProcedure = "/tarn.v1.TableService/Write"
+	// TableServiceLinkProcedure is the fully-qualified name of the TableService's Link RPC.
+	TableServiceLinkProcedure = "/tarn.v1.TableService/Link"
 	// TableServiceListProcedure is the fully-qualified name of the TableService's List RPC.
 	TableServiceListProcedure = "/tarn.v1.TableService/List"
 	// TableServiceDescribeProcedure is the fully-qualified name of the TableService's Describe RPC.
@@ -59,6 +61,8 @@ type TableServiceClient interface {
 	// Write stores rows that the client sends: the first message holds `head`, the others an Arrow IPC
 	// stream in pieces. Nothing is visible before the end.
 	Write(context.Context) (*connect.ClientStreamForClientSimple[v1.WriteTableRequest, v1.WriteTableResponse], error)
+	// Link makes a table of Parquet files that stay where they are, as one commit.
+	Link(context.Context, *v1.LinkTableRequest) (*v1.LinkTableResponse, error)
 	List(context.Context, *v1.ListTablesRequest) (*v1.ListTablesResponse, error)
 	// Describe tells a table's columns, checks and description.
 	Describe(context.Context, *v1.DescribeTableRequest) (*v1.DescribeTableResponse, error)
@@ -92,6 +96,12 @@ func NewTableServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			httpClient,
 			baseURL+TableServiceWriteProcedure,
 			connect.WithSchema(tableServiceMethods.ByName("Write")),
+			connect.WithClientOptions(opts...),
+		),
+		link: connect.NewClient[v1.LinkTableRequest, v1.LinkTableResponse](
+			httpClient,
+			baseURL+TableServiceLinkProcedure,
+			connect.WithSchema(tableServiceMethods.ByName("Link")),
 			connect.WithClientOptions(opts...),
 		),
 		list: connect.NewClient[v1.ListTablesRequest, v1.ListTablesResponse](
@@ -131,6 +141,7 @@ func NewTableServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 type tableServiceClient struct {
 	_import  *connect.Client[v1.ImportRequest, v1.ImportResponse]
 	write    *connect.Client[v1.WriteTableRequest, v1.WriteTableResponse]
+	link     *connect.Client[v1.LinkTableRequest, v1.LinkTableResponse]
 	list     *connect.Client[v1.ListTablesRequest, v1.ListTablesResponse]
 	describe *connect.Client[v1.DescribeTableRequest, v1.DescribeTableResponse]
 	history  *connect.Client[v1.TableHistoryRequest, v1.TableHistoryResponse]
@@ -146,6 +157,15 @@ func (c *tableServiceClient) Import(ctx context.Context, req *v1.ImportRequest) 
 // Write calls tarn.v1.TableService.Write.
 func (c *tableServiceClient) Write(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.WriteTableRequest, v1.WriteTableResponse], error) {
 	return c.write.CallClientStreamSimple(ctx)
+}
+
+// Link calls tarn.v1.TableService.Link.
+func (c *tableServiceClient) Link(ctx context.Context, req *v1.LinkTableRequest) (*v1.LinkTableResponse, error) {
+	response, err := c.link.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // List calls tarn.v1.TableService.List.
@@ -197,6 +217,8 @@ type TableServiceHandler interface {
 	// Write stores rows that the client sends: the first message holds `head`, the others an Arrow IPC
 	// stream in pieces. Nothing is visible before the end.
 	Write(context.Context, *connect.ClientStream[v1.WriteTableRequest]) (*v1.WriteTableResponse, error)
+	// Link makes a table of Parquet files that stay where they are, as one commit.
+	Link(context.Context, *v1.LinkTableRequest) (*v1.LinkTableResponse, error)
 	List(context.Context, *v1.ListTablesRequest) (*v1.ListTablesResponse, error)
 	// Describe tells a table's columns, checks and description.
 	Describe(context.Context, *v1.DescribeTableRequest) (*v1.DescribeTableResponse, error)
@@ -226,6 +248,12 @@ func NewTableServiceHandler(svc TableServiceHandler, opts ...connect.HandlerOpti
 		TableServiceWriteProcedure,
 		svc.Write,
 		connect.WithSchema(tableServiceMethods.ByName("Write")),
+		connect.WithHandlerOptions(opts...),
+	)
+	tableServiceLinkHandler := connect.NewUnaryHandlerSimple(
+		TableServiceLinkProcedure,
+		svc.Link,
+		connect.WithSchema(tableServiceMethods.ByName("Link")),
 		connect.WithHandlerOptions(opts...),
 	)
 	tableServiceListHandler := connect.NewUnaryHandlerSimple(
@@ -264,6 +292,8 @@ func NewTableServiceHandler(svc TableServiceHandler, opts ...connect.HandlerOpti
 			tableServiceImportHandler.ServeHTTP(w, r)
 		case TableServiceWriteProcedure:
 			tableServiceWriteHandler.ServeHTTP(w, r)
+		case TableServiceLinkProcedure:
+			tableServiceLinkHandler.ServeHTTP(w, r)
 		case TableServiceListProcedure:
 			tableServiceListHandler.ServeHTTP(w, r)
 		case TableServiceDescribeProcedure:
@@ -289,6 +319,10 @@ func (UnimplementedTableServiceHandler) Import(context.Context, *v1.ImportReques
 
 func (UnimplementedTableServiceHandler) Write(context.Context, *connect.ClientStream[v1.WriteTableRequest]) (*v1.WriteTableResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.TableService.Write is not implemented"))
+}
+
+func (UnimplementedTableServiceHandler) Link(context.Context, *v1.LinkTableRequest) (*v1.LinkTableResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.TableService.Link is not implemented"))
 }
 
 func (UnimplementedTableServiceHandler) List(context.Context, *v1.ListTablesRequest) (*v1.ListTablesResponse, error) {
