@@ -22,6 +22,7 @@ type queryFlags struct {
 	file, ref, into, message, output, format, memory string
 	params                                           []string
 	limit                                            int64
+	drift                                            bool
 }
 
 func (a *app) queryCommand() *cobra.Command {
@@ -60,6 +61,7 @@ otherwise.`,
 	c.Flags().StringVar(&f.format, "format", "", "print rows as `FORMAT`: "+strings.Join(rowFormats, ", "))
 	c.Flags().Int64Var(&f.limit, "limit", 0, "print `N` rows at most, and end the query then")
 	c.Flags().StringVar(&f.memory, "memory", "", "the `SIZE` of memory that the query may use, such as 4GiB")
+	acceptDrift(c, &f.drift)
 	c.Flags().StringVarP(&f.message, "message", "m", "", "the commit's `TEXT`, for statements that write")
 	return c
 }
@@ -134,7 +136,7 @@ func (a *app) runQuery(c *cobra.Command, f queryFlags, sql string) error {
 	if err != nil {
 		return err
 	}
-	req := &tarnv1.QueryRequest{Sql: sql, ParamsJson: params}
+	req := &tarnv1.QueryRequest{Sql: sql, ParamsJson: params, AcceptDrift: f.drift}
 	if f.output != "" {
 		if req.OutputPath, req.OutputFormat, err = outputFile(c, f.output); err != nil {
 			return err

@@ -213,6 +213,15 @@ func failed(err error) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) { yield(Found{}, err) }
 }
 
+// Now looks at an original.
+func (o *Originals) Now(ctx context.Context, text string) (State, error) {
+	s, u, err := o.source(text)
+	if err != nil {
+		return State{}, err
+	}
+	return s.Stat(ctx, u)
+}
+
 // Check looks whether an original is what it was.
 func (o *Originals) Check(ctx context.Context, was State) error {
 	s, u, err := o.source(was.URL)

@@ -44,12 +44,18 @@ func (a analyzer) AnalyzeSelect(ctx context.Context, file, sql string) (discover
 	return info, nil
 }
 
-// tableSource says how the engine reads a table of the history. Its files stay until ctx has ended.
-func (f *Flow) tableSource(ctx context.Context, name query.Name, e lake.Entry) (query.Source, error) {
+// tableSource says how the engine reads a table of the history. Its files stay until ctx has ended. With drift, a linked one is
+// what its files are now.
+func (f *Flow) tableSource(ctx context.Context, name query.Name, e lake.Entry, drift bool) (query.Source, error) {
 	if catalog.IsLinked(e) {
 		linked, err := f.tables.Linked(ctx, e)
 		if err != nil {
 			return query.Source{}, err
+		}
+		if drift {
+			if err := f.drifted(ctx, linked.Files); err != nil {
+				return query.Source{}, err
+			}
 		}
 		return f.linkedSource(ctx, name, linked.Files)
 	}
@@ -72,7 +78,7 @@ func (f *Flow) tableSource(ctx context.Context, name query.Name, e lake.Entry) (
 }
 
 // TableSource says where the engine finds a table of a ref.
-func (f *Flow) TableSource(ctx context.Context, t lake.Tree, ref string, name query.Name) (query.Source, error) {
+func (f *Flow) TableSource(ctx context.Context, t lake.Tree, ref string, name query.Name, drift bool) (query.Source, error) {
 	if name.Ref != "" {
 		commit, err := f.lake.Resolve(ctx, name.Ref)
 		if err != nil {
@@ -92,7 +98,7 @@ func (f *Flow) TableSource(ctx context.Context, t lake.Tree, ref string, name qu
 		name.Ref = ""
 		return query.Source{}, NoTable(name.String(), ref, names)
 	}
-	return f.tableSource(ctx, query.Name{}, *e)
+	return f.tableSource(ctx, query.Name{}, *e, drift)
 }
 
 // tempDir makes a new folder on scratch, among those of its kind.

@@ -141,7 +141,7 @@ func (f *Flow) source(ctx context.Context, name query.Name, v *value) (query.Sou
 	if v.entry == nil {
 		return query.Source{}, errdef.Newf(errdef.Internal, "run.no_source", "table %s is nowhere", v.name)
 	}
-	return f.tableSource(ctx, name, *v.entry)
+	return f.tableSource(ctx, name, *v.entry, false)
 }
 
 // files lays files out under their own names.

@@ -19,6 +19,8 @@ import (
 
 // Errors of queries.
 var (
+	// ErrQueryDrift is a statement that would write what changed originals give.
+	ErrQueryDrift = errdef.New(errdef.InvalidArgument, "query.drift", "a write reads what was linked")
 	// ErrQueryOutput is a file that a query's rows cannot go to.
 	ErrQueryOutput = errdef.New(errdef.InvalidArgument, "query.output", "the rows cannot go to that file")
 	// ErrQueryWrite is a statement that writes where none may, or the other way round.
@@ -34,6 +36,8 @@ type QueryRequest struct {
 
 	Limit int64 // rows at most; the query ends when it has them. 0 is all
 	Show  int64 // rows to stream at most; the others are only counted. 0 is all
+
+	AcceptDrift bool // of linked tables, read what is there now. Not of a statement that writes
 
 	// Output sends the rows of a SELECT to a file on this host. The zero value streams them.
 	Output QueryOutput
@@ -66,6 +70,10 @@ func (f *Flow) Query(ctx context.Context, r QueryRequest, w io.Writer) (QueryRes
 	if err != nil {
 		return QueryResult{}, err
 	}
+	if an.Write != nil && r.AcceptDrift {
+		return QueryResult{}, ErrQueryDrift.Errorf("a statement that writes reads what was linked, so that its result says what it was made of").
+			WithNext("link the table again first: tarn table link")
+	}
 	if an.Write != nil {
 		return f.queryWrite(ctx, r, an)
 	}
@@ -73,6 +81,7 @@ func (f *Flow) Query(ctx context.Context, r QueryRequest, w io.Writer) (QueryRes
 	if err != nil {
 		return QueryResult{}, err
 	}
+	s.drift = r.AcceptDrift
 	plan, err := f.Engine.Plan(ctx, query.Request{SQL: r.SQL, Params: r.Params}, s)
 	if err != nil {
 		return QueryResult{}, err
@@ -98,6 +107,7 @@ type snapshot struct {
 	f      *Flow
 	ref    string
 	commit lake.Commit
+	drift  bool // of linked tables, what is there now
 	others map[string]lake.Commit
 	read   []memo.Source
 }
@@ -127,7 +137,7 @@ func (s *snapshot) Resolve(ctx context.Context, t query.Reference) (query.Source
 	name := t.Name
 	name.Ref = ""
 	tree := s.f.lake.Tree(commit.Tree)
-	source, err := s.f.TableSource(ctx, tree, ref, name)
+	source, err := s.f.TableSource(ctx, tree, ref, name, s.drift)
 	if err != nil {
 		return query.Source{}, err
 	}

@@ -180,7 +180,7 @@ func (s *statement) run(ctx context.Context, head lake.Commit) error {
 	// The target is read where it is written, everything else at the ref.
 	resolve := query.ResolverFunc(func(ctx context.Context, t query.Reference) (query.Source, error) {
 		if keyOf(t.Name) == s.key && t.Name.Ref == "" && w.Mode != query.Create {
-			return f.TableSource(ctx, f.lake.Tree(head.Tree), s.r.Into, t.Name)
+			return f.TableSource(ctx, f.lake.Tree(head.Tree), s.r.Into, t.Name, false)
 		}
 		return snap.Resolve(ctx, t)
 	})

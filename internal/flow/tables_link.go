@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"net/url"
@@ -154,6 +155,7 @@ func (f *Flow) linkedSource(ctx context.Context, name query.Name, files []extern
 	for i, file := range files {
 		g.Go(func() error {
 			here, path, err := f.localOriginal(ctx, file)
+			err = ofTable(err)
 			mu.Lock()
 			defer mu.Unlock()
 			if paths[i] = path; here {
@@ -169,11 +171,34 @@ func (f *Flow) linkedSource(ctx context.Context, name query.Name, files []extern
 	return query.Source{Name: name, Import: scan, Still: func(ctx context.Context) error {
 		for _, file := range near {
 			if err := f.Originals.Check(ctx, file); err != nil {
-				return err
+				return ofTable(err)
 			}
 		}
 		return nil
 	}}, nil
+}
+
+// ofTable says of an original of a table that has changed what to do next.
+func ofTable(err error) error {
+	if e := new(errdef.Error); errors.Is(err, external.ErrChanged) && errors.As(err, &e) {
+		changed := *e
+		changed.Next = []string{"link it again, as a new version: tarn table link", "take what is there now: tarn query --accept-drift"}
+		return &changed
+	}
+	return err
+}
+
+// drifted puts what originals are now in the place of what was linked.
+func (f *Flow) drifted(ctx context.Context, files []external.State) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(looks)
+	for i := range files {
+		g.Go(func() (err error) {
+			files[i], err = f.Originals.Now(ctx, files[i].URL)
+			return err
+		})
+	}
+	return g.Wait()
 }
 
 // localOriginal is a file of this host with the bytes of an original: the original itself (here), or a copy.

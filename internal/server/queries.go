@@ -25,8 +25,9 @@ type queryService struct{ projects Projects }
 func (s *queryService) Query(ctx context.Context, in *tarnv1.QueryRequest, out *connect.ServerStream[tarnv1.QueryResponse]) error {
 	r := flow.QueryRequest{
 		SQL: in.GetSql(), Ref: in.GetRef(), MemoryBytes: max(0, in.GetMemoryBytes()), Limit: max(0, in.GetLimit()), Show: max(0, in.GetShow()), Into: in.GetWrite().GetInto(), Info: info(in.GetWrite(), ""),
-		Dir:    in.GetWrite().GetDir(),
-		Output: flow.QueryOutput{Path: in.GetOutputPath(), Format: in.GetOutputFormat()},
+		AcceptDrift: in.GetAcceptDrift(),
+		Dir:         in.GetWrite().GetDir(),
+		Output:      flow.QueryOutput{Path: in.GetOutputPath(), Format: in.GetOutputFormat()},
 	}
 	if r.Into != "" {
 		if err := checkWrite(in.GetWrite()); err != nil {

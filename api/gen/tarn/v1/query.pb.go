@@ -41,7 +41,9 @@ type QueryRequest struct {
 	// Rows at most: a SELECT ends when it has them. 0 is all.
 	Limit int64 `protobuf:"varint,8,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Rows to send at most; the others are only counted in the summary. 0 is all.
-	Show          int64 `protobuf:"varint,9,opt,name=show,proto3" json:"show,omitempty"`
+	Show int64 `protobuf:"varint,9,opt,name=show,proto3" json:"show,omitempty"`
+	// Of linked tables that it reads, take what is there now where that has changed. Not of a write.
+	AcceptDrift   bool `protobuf:"varint,10,opt,name=accept_drift,json=acceptDrift,proto3" json:"accept_drift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -137,6 +139,13 @@ func (x *QueryRequest) GetShow() int64 {
 		return x.Show
 	}
 	return 0
+}
+
+func (x *QueryRequest) GetAcceptDrift() bool {
+	if x != nil {
+		return x.AcceptDrift
+	}
+	return false
 }
 
 type QueryResponse struct {
@@ -303,7 +312,7 @@ var File_tarn_v1_query_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_query_proto_rawDesc = "" +
 	"\n" +
-	"\x13tarn/v1/query.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\x1a\x13tarn/v1/table.proto\"\x8c\x02\n" +
+	"\x13tarn/v1/query.proto\x12\atarn.v1\x1a\x14tarn/v1/common.proto\x1a\x13tarn/v1/table.proto\"\xaf\x02\n" +
 	"\fQueryRequest\x12$\n" +
 	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x10\n" +
 	"\x03sql\x18\x02 \x01(\tR\x03sql\x12\x10\n" +
@@ -315,7 +324,9 @@ const file_tarn_v1_query_proto_rawDesc = "" +
 	"outputPath\x12#\n" +
 	"\routput_format\x18\a \x01(\tR\foutputFormat\x12\x14\n" +
 	"\x05limit\x18\b \x01(\x03R\x05limit\x12\x12\n" +
-	"\x04show\x18\t \x01(\x03R\x04show\"a\n" +
+	"\x04show\x18\t \x01(\x03R\x04show\x12!\n" +
+	"\faccept_drift\x18\n" +
+	" \x01(\bR\vacceptDrift\"a\n" +
 	"\rQueryResponse\x12\x14\n" +
 	"\x04data\x18\x01 \x01(\fH\x00R\x04data\x121\n" +
 	"\asummary\x18\x02 \x01(\v2\x15.tarn.v1.QuerySummaryH\x00R\asummaryB\a\n" +
