@@ -283,7 +283,7 @@ func (k *fsck) fragments(ctx context.Context) error {
 // commit that is there.
 func (k *fsck) allRuns(ctx context.Context) error {
 	prefix := k.runs.runKey("")
-	for row, err := range k.rows.Scan(ctx, meta.Prefix(prefix)) {
+	for row, err := range meta.Sound(k.rows.Scan(ctx, meta.Prefix(prefix))) {
 		if err != nil {
 			return fmt.Errorf("scan runs: %w", err)
 		}
@@ -299,7 +299,7 @@ func (k *fsck) allRuns(ctx context.Context) error {
 			return err
 		}
 	}
-	for row, err := range k.rows.Scan(ctx, meta.Prefix(k.runs.requestKey(""))) {
+	for row, err := range meta.Sound(k.rows.Scan(ctx, meta.Prefix(k.runs.requestKey("")))) {
 		if err != nil {
 			return fmt.Errorf("scan requests: %w", err)
 		}

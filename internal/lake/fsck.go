@@ -52,8 +52,8 @@ func (l *Lake) Fsck(ctx context.Context, opt FsckOptions, report func(Problem)) 
 	f := &fsck{l: l, opt: opt, report: report, commits: map[Hash]int64{}, objects: map[Hash]bool{}}
 	f.trees = prolly.NewChecker(&nodeStore{lake: l}, f.entry)
 	f.maps = prolly.NewChecker(&nodeStore{lake: l}, func(context.Context, prolly.Item) error { return nil })
-	// Objects come first: a damaged pack explains what the history misses.
-	for _, part := range []func(context.Context) error{f.packs, f.refs, f.commitRows, f.rows} {
+	// Rows and objects come first: a damaged one explains what the history misses.
+	for _, part := range []func(context.Context) error{f.database, f.packs, f.refs, f.commitRows, f.rows} {
 		if err := part(ctx); err != nil {
 			return f.stats, err
 		}
@@ -91,13 +91,29 @@ func (f *fsck) found(reason, where string, err error) error {
 	return err
 }
 
+// database names every row of the store that is not what was written, other projects' too: the rest of
+// the check passes them over.
+func (f *fsck) database(ctx context.Context) error {
+	for d, err := range f.l.rows.Check(ctx) {
+		if err != nil {
+			return err
+		}
+		where := d.Key
+		if where == "" {
+			where = "the metadata database"
+		}
+		f.problem("fsck.row", where, "%v", d.Err)
+	}
+	return nil
+}
+
 // refs follows every branch, tag and reflog line.
 func (f *fsck) refs(ctx context.Context) error {
 	for kind, list := range map[string]struct {
 		prefix string
 		count  *int
 	}{"branch": {f.l.branchKey(""), &f.stats.Branches}, "tag": {f.l.tagKey(""), &f.stats.Tags}} {
-		for row, err := range f.l.rows.Scan(ctx, meta.Prefix(list.prefix)) {
+		for row, err := range meta.Sound(f.l.rows.Scan(ctx, meta.Prefix(list.prefix))) {
 			if err != nil {
 				return err
 			}
@@ -126,7 +142,7 @@ func (f *fsck) refs(ctx context.Context) error {
 func (f *fsck) reflog(ctx context.Context) error {
 	prefix := f.l.prefix + "reflog/"
 	last := map[string]Move{}
-	for row, err := range f.l.rows.Scan(ctx, meta.Prefix(prefix)) {
+	for row, err := range meta.Sound(f.l.rows.Scan(ctx, meta.Prefix(prefix))) {
 		if err != nil {
 			return err
 		}
@@ -151,16 +167,19 @@ func (f *fsck) reflog(ctx context.Context) error {
 		ref, err := f.l.Branch(ctx, branch)
 		gone := errors.Is(err, ErrBranchNotFound)
 		if err != nil && !gone {
-			return err
+			if err := f.found("fsck.ref", branch, err); err != nil {
+				return err
+			}
+			continue
 		}
 		if gone == m.Commit.IsZero() && (gone || ref.Commit == m.Commit) {
 			continue
 		}
 		for newest, err := range f.l.moves(ctx, branch, time.Time{}, 1) {
-			if err != nil {
+			if err := f.found("fsck.reflog", branch, err); err != nil {
 				return err
 			}
-			if newest == m { // else the branch is being worked on
+			if err == nil && newest == m { // else the branch is being worked on
 				f.problem("fsck.reflog", branch, "its last move is to %s, but it is at %s", m.Commit, ref.Commit)
 			}
 		}
@@ -260,7 +279,7 @@ func (f *fsck) entry(ctx context.Context, it prolly.Item) error {
 // commitRows checks that every commit that can be named by its id is there, reachable or not.
 func (f *fsck) commitRows(ctx context.Context) error {
 	prefix := f.l.commitKey("")
-	for row, err := range f.l.rows.Scan(ctx, meta.Prefix(prefix)) {
+	for row, err := range meta.Sound(f.l.rows.Scan(ctx, meta.Prefix(prefix))) {
 		if err != nil {
 			return err
 		}
@@ -279,7 +298,7 @@ func (f *fsck) commitRows(ctx context.Context) error {
 // rows checks the small rows: requests, and that tickets belong to sessions that are there.
 func (f *fsck) rows(ctx context.Context) error {
 	prefix := f.l.prefix + "request/"
-	for row, err := range f.l.rows.Scan(ctx, meta.Prefix(prefix)) {
+	for row, err := range meta.Sound(f.l.rows.Scan(ctx, meta.Prefix(prefix))) {
 		if err != nil {
 			return err
 		}
@@ -295,7 +314,7 @@ func (f *fsck) rows(ctx context.Context) error {
 			}
 		}
 	}
-	for row, err := range f.l.rows.Scan(ctx, meta.Prefix(f.l.prefix+"queue/")) {
+	for row, err := range meta.Sound(f.l.rows.Scan(ctx, meta.Prefix(f.l.prefix+"queue/"))) {
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func (d *digest) add(p place) {
 
 // packs verifies every pack, every segment, and counts the blobs that nothing names.
 func (f *fsck) packs(ctx context.Context) error {
-	if err := f.l.refreshNow(ctx); err != nil {
+	if err := f.found("fsck.pack_row", f.l.packsPrefix(), f.l.refreshNow(ctx)); err != nil {
 		return err
 	}
 	packs, segments, err := f.l.scanPacks(ctx)

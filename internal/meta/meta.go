@@ -100,9 +100,10 @@ func (e *ConditionError) Error() string { return "condition failed on " + e.Cond
 
 // Store holds rows. All methods are safe for concurrent use.
 type Store interface {
-	// Get returns key's row or ErrNotFound.
+	// Get returns key's row or ErrNotFound; ErrCorrupt if the row is not what was written.
 	Get(ctx context.Context, key string) (Row, error)
-	// Scan yields the rows of r in order, from one consistent snapshot.
+	// Scan yields the rows of r in order, from one consistent snapshot. A row that is not what was written
+	// comes with its key and ErrCorrupt; who goes on gets the others.
 	Scan(ctx context.Context, r Range) iter.Seq2[Row, error]
 	// Txn applies all writes if all conditions hold, atomically and durably, and returns the
 	// transaction's number, the Version of every row it wrote. A key may be written once per Txn.
@@ -111,6 +112,8 @@ type Store interface {
 	// cursor, in transaction order, then waits for more until ctx ends. Several changes of one key
 	// between two reads may be folded into the last. Cursor -1 starts at now.
 	Watch(ctx context.Context, prefix string, cursor int64) iter.Seq2[Event, error]
+	// Check reads the whole store and yields what is damaged. An error is for what kept it from looking.
+	Check(ctx context.Context) iter.Seq2[Damage, error]
 	// Close ends every Watch and releases the store.
 	Close() error
 }

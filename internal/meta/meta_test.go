@@ -103,3 +103,18 @@ func TestConditionHolds(t *testing.T) {
 		}
 	}
 }
+
+// TestSum is the golden value of docs/formats/meta.md: it must not change.
+func TestSum(t *testing.T) {
+	t.Parallel()
+	if got := meta.Sum(meta.Row{Key: "a/b", Value: []byte("value"), Version: 7}); got != -2672718692962150760 {
+		t.Errorf("sum %d", got)
+	}
+}
+
+func BenchmarkSum(b *testing.B) {
+	r := meta.Row{Key: "p/project/lake/branch/main", Value: make([]byte, 200), Version: 7}
+	for b.Loop() {
+		meta.Sum(r)
+	}
+}

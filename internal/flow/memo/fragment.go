@@ -179,9 +179,10 @@ func (m *Memo) scan(ctx context.Context, prefix string, visit func(meta.Row, *Fr
 	return nil
 }
 
-// All calls visit with every row's key and its fragment, or why it cannot be read.
+// All calls visit with every row's key and its fragment, or why it cannot be decoded. It is for checks: a
+// row that is not what was written is left out.
 func (m *Memo) All(ctx context.Context, visit func(Key, *Fragment, error) error) error {
-	for row, err := range m.rows.Scan(ctx, meta.Prefix(m.prefix)) {
+	for row, err := range meta.Sound(m.rows.Scan(ctx, meta.Prefix(m.prefix))) {
 		if err != nil {
 			return fmt.Errorf("scan memo: %w", err)
 		}

@@ -11,13 +11,15 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"tarn.dev/tarn/internal/meta"
 )
 
 //go:embed schema.sql
 var schema string
 
 const (
-	formatVersion = 1
+	formatVersion = 2
 	oldestServer  = 13
 	// connections for reads of one server at once; writing, listening and long scans have their own.
 	connections = 8
@@ -130,8 +132,52 @@ func (s *Store) migrate(ctx context.Context, tx pgx.Tx) error {
 	case format > formatVersion:
 		return ErrNewerFormat.Errorf("open metadata: %s has format %d, this Tarn knows %d", s.where, format, formatVersion).
 			WithNext("use a newer Tarn")
+	case format < formatVersion:
+		if err := toVersion2(ctx, tx); err != nil {
+			return err
+		}
 	}
 	s.last.Store(last)
 	_, err = tx.Exec(ctx, `DELETE FROM tarn.writer WHERE at < now() - interval '7 days'`)
+	return err
+}
+
+// toVersion2 gives the rows of version 1 their sums. The column has no default, so that a server of an older
+// version that is still up is refused by the database: it would write rows without.
+func toVersion2(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, `ALTER TABLE tarn.rows ADD COLUMN sum bigint`); err != nil {
+		return err
+	}
+	const step = 10_000
+	after := []byte{}
+	for {
+		rows, err := tx.Query(ctx, `SELECT key, value, version, 0::bigint FROM tarn.rows WHERE key > $1 ORDER BY key LIMIT $2`, after, step)
+		if err != nil {
+			return err
+		}
+		var keys [][]byte
+		var sums []int64
+		for rows.Next() {
+			row, err := readRow(rows)
+			if err != nil {
+				return err
+			}
+			keys, sums = append(keys, []byte(row.Key)), append(sums, meta.Sum(row.Row))
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		if len(keys) == 0 {
+			break
+		}
+		after = keys[len(keys)-1]
+		if _, err := tx.Exec(ctx, `UPDATE tarn.rows r SET sum = s.sum FROM unnest($1::bytea[], $2::bigint[]) AS s(key, sum) WHERE r.key = s.key`, keys, sums); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.Exec(ctx, `ALTER TABLE tarn.rows ALTER COLUMN sum SET NOT NULL`); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `UPDATE tarn.state SET value = 2 WHERE name = 'format'`)
 	return err
 }

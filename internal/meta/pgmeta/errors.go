@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/meta"
 )
 
 // Errors that the database gives to this store.
@@ -33,7 +34,7 @@ var (
 	// ErrDiskFull means that the database server found no space; nothing of the transaction was written.
 	ErrDiskFull = errdef.New(errdef.ResourceExhausted, "meta.disk_full", "the disk of the metadata database is full")
 	// ErrCorrupt means that the database is not what was written.
-	ErrCorrupt = errdef.New(errdef.DataLoss, "meta.corrupt", "the metadata database is damaged")
+	ErrCorrupt = meta.ErrCorrupt
 	// ErrWentBack means that the database has lost transactions that it had acknowledged.
 	ErrWentBack = errdef.New(errdef.DataLoss, "meta.went_back", "the metadata database has lost transactions")
 	// ErrOldServer means that the Postgres is older than any that is tested.

@@ -150,10 +150,11 @@ func (s *Store) Get(ctx context.Context, key string) (meta.Row, error) {
 		return meta.Row{}, err
 	}
 	row := meta.Row{Key: key}
+	var sum int64
 	err := s.patiently(ctx, fmt.Sprintf("get %q", key), func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, s.answer)
 		defer cancel()
-		err := s.pool.QueryRow(ctx, `SELECT value, version FROM tarn.rows WHERE key = $1`, []byte(key)).Scan(&row.Value, &row.Version)
+		err := s.pool.QueryRow(ctx, `SELECT value, version, sum FROM tarn.rows WHERE key = $1`, []byte(key)).Scan(&row.Value, &row.Version, &sum)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return meta.ErrNotFound.Errorf("no key %q", key)
 		}
@@ -162,30 +163,45 @@ func (s *Store) Get(ctx context.Context, key string) (meta.Row, error) {
 	if err != nil {
 		return meta.Row{}, err
 	}
-	return row, nil
+	return row, meta.Verify(row, sum)
 }
 
 // Scan implements meta.Store. The snapshot is that of the first step of the iteration.
 func (s *Store) Scan(ctx context.Context, r meta.Range) iter.Seq2[meta.Row, error] {
 	return func(yield func(meta.Row, error) bool) {
+		for row, err := range s.read(ctx, r) {
+			if err != nil {
+				yield(meta.Row{}, err)
+				return
+			}
+			if !yield(row.Row, meta.Verify(row.Row, row.sum)) {
+				return
+			}
+		}
+	}
+}
+
+// read yields the rows of r as they are stored; an error is the last.
+func (s *Store) read(ctx context.Context, r meta.Range) iter.Seq2[summed, error] {
+	return func(yield func(summed, error) bool) {
 		ctx, cancel := s.bound(ctx)
 		defer cancel()
-		var first []meta.Row
+		var first []summed
 		var rest *stream
 		err := s.patiently(ctx, "scan", func(context.Context) (err error) {
 			first, rest, err = s.scan(ctx, r) // under the context that lasts as long as the iteration
 			return err
 		})
 		if err != nil {
-			yield(meta.Row{}, err)
+			yield(summed{}, err)
 			return
 		}
 		if rest != nil {
 			defer rest.close()
 		}
-		give := func(row meta.Row) bool {
+		give := func(row summed) bool {
 			if ctx.Err() != nil {
-				yield(meta.Row{}, context.Cause(ctx))
+				yield(summed{}, context.Cause(ctx))
 				return false
 			}
 			return yield(row, nil)
@@ -198,7 +214,7 @@ func (s *Store) Scan(ctx context.Context, r meta.Range) iter.Seq2[meta.Row, erro
 		for rest != nil && rest.rows.Next() {
 			row, err := readRow(rest.rows)
 			if err != nil {
-				yield(meta.Row{}, s.failed(ctx, err, "scan"))
+				yield(summed{}, s.failed(ctx, err, "scan"))
 				return
 			}
 			if !give(row) {
@@ -206,7 +222,7 @@ func (s *Store) Scan(ctx context.Context, r meta.Range) iter.Seq2[meta.Row, erro
 			}
 		}
 		if rest != nil && rest.rows.Err() != nil {
-			yield(meta.Row{}, s.failed(ctx, rest.rows.Err(), "scan"))
+			yield(summed{}, s.failed(ctx, rest.rows.Err(), "scan"))
 		}
 	}
 }
@@ -227,7 +243,7 @@ func (s *stream) close() {
 }
 
 // scan reads the first rows of r, and returns where the others come from if there are more.
-func (s *Store) scan(ctx context.Context, r meta.Range) ([]meta.Row, *stream, error) {
+func (s *Store) scan(ctx context.Context, r meta.Range) ([]summed, *stream, error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -238,7 +254,7 @@ func (s *Store) scan(ctx context.Context, r meta.Range) ([]meta.Row, *stream, er
 		conn.Release()
 		return nil, nil, err
 	}
-	var first []meta.Row
+	var first []summed
 	size := 0
 	for size < scanBuffer {
 		if !rows.Next() {
@@ -259,7 +275,7 @@ func (s *Store) scan(ctx context.Context, r meta.Range) ([]meta.Row, *stream, er
 }
 
 func scanQuery(r meta.Range) (string, []any) {
-	query, args := `SELECT key, value, version FROM tarn.rows WHERE key >= $1`, []any{[]byte(r.Start)}
+	query, args := `SELECT key, value, version, sum FROM tarn.rows WHERE key >= $1`, []any{[]byte(r.Start)}
 	if r.End != "" {
 		query, args = query+` AND key < $2`, append(args, []byte(r.End))
 	}
@@ -273,9 +289,15 @@ func scanQuery(r meta.Range) (string, []any) {
 	return query, args
 }
 
-func readRow(rows pgx.Rows) (row meta.Row, err error) {
+// summed is a row with the sum that stands beside it.
+type summed struct {
+	meta.Row
+	sum int64
+}
+
+func readRow(rows pgx.Rows) (row summed, err error) {
 	var key []byte
-	err = rows.Scan(&key, &row.Value, &row.Version)
+	err = rows.Scan(&key, &row.Value, &row.Version, &row.sum)
 	row.Key = string(key)
 	return row, err
 }

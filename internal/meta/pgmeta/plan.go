@@ -142,14 +142,14 @@ func (p *plan) write(w meta.Write, there bool) {
 // queue writes the changes.
 func (p *plan) queue(b *pgx.Batch) {
 	var keys, values, gone [][]byte
-	var versions, goneVersions []int64
+	var versions, sums, goneVersions []int64
 	size := 0
 	flush := func() {
 		if len(keys) > 0 {
-			b.Queue(`INSERT INTO tarn.rows SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[])
-				ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version`, keys, values, versions)
+			b.Queue(`INSERT INTO tarn.rows SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::bigint[])
+				ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version, sum = excluded.sum`, keys, values, versions, sums)
 		}
-		keys, values, versions, size = nil, nil, nil, 0
+		keys, values, versions, sums, size = nil, nil, nil, nil, 0
 	}
 	for key, ch := range p.changes {
 		if ch.deleted {
@@ -160,6 +160,7 @@ func (p *plan) queue(b *pgx.Batch) {
 			flush()
 		}
 		keys, values, versions = append(keys, []byte(key)), append(values, ch.Value), append(versions, ch.Version)
+		sums = append(sums, meta.Sum(ch.Row))
 		size += len(ch.Value)
 	}
 	flush()

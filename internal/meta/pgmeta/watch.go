@@ -21,12 +21,12 @@ const (
 // of the same snapshot. A deletion that was followed by a write is left to the write.
 const selectChanges = `
 SELECT (SELECT value FROM tarn.state WHERE name = 'txn'), (SELECT value FROM tarn.state WHERE name = 'horizon'),
-	c.key, c.value, c.version, c.deleted
+	c.key, c.value, c.version, c.sum, c.deleted
 FROM (SELECT) AS always LEFT JOIN (
-	SELECT key, value, version, false AS deleted FROM tarn.rows
+	SELECT key, value, version, sum, false AS deleted FROM tarn.rows
 		WHERE version > $1 AND key >= $2 AND ($3::bytea IS NULL OR key < $3)
 	UNION ALL
-	SELECT key, NULL, version, true FROM tarn.gone
+	SELECT key, NULL, version, NULL, true FROM tarn.gone
 		WHERE version > $1 AND key >= $2 AND ($3::bytea IS NULL OR key < $3)
 		AND NOT EXISTS (SELECT FROM tarn.rows WHERE rows.key = gone.key)
 ) AS c ON true ORDER BY c.version, c.key`
@@ -104,18 +104,25 @@ func (s *Store) changes(ctx context.Context, prefix string, after int64) (events
 		for rows.Next() {
 			var horizon int64
 			var key, value []byte
-			var version *int64
+			var version, sum *int64
 			var deleted *bool
-			if err := rows.Scan(&newest, &horizon, &key, &value, &version, &deleted); err != nil {
+			if err := rows.Scan(&newest, &horizon, &key, &value, &version, &sum, &deleted); err != nil {
 				return err
 			}
 			// Deletions matter to who has read rows before; who starts at 0 has not.
 			if 0 < after && after < horizon {
 				return meta.ErrCursorExpired.Errorf("changes after transaction %d are no longer known", after)
 			}
-			if version != nil {
-				events = append(events, meta.Event{Row: meta.Row{Key: string(key), Value: value, Version: *version}, Deleted: *deleted})
+			if version == nil {
+				continue
 			}
+			e := meta.Event{Row: meta.Row{Key: string(key), Value: value, Version: *version}, Deleted: *deleted}
+			if sum != nil {
+				if err := meta.Verify(e.Row, *sum); err != nil {
+					return err
+				}
+			}
+			events = append(events, e)
 		}
 		return rows.Err()
 	})

@@ -2,7 +2,11 @@ package sqlitemeta
 
 import (
 	"context"
+	"errors"
 	"iter"
+
+	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/meta"
 )
 
 // rules are queries that count rows against docs/formats/meta.md.
@@ -21,51 +25,86 @@ var rules = []struct{ says, query string }{
 	},
 }
 
-// Check reads the whole database and yields every violation of its own format, as a DataLoss error. It
-// is the part of fsck that knows SQLite; what the rows mean is checked by those who write them.
-func (s *Store) Check(ctx context.Context) iter.Seq[error] {
-	return func(yield func(error) bool) {
+// Check implements meta.Store. What the rows mean is checked by those who write them.
+func (s *Store) Check(ctx context.Context) iter.Seq2[meta.Damage, error] {
+	return func(yield func(meta.Damage, error) bool) {
 		if err := s.usable(ctx); err != nil {
-			yield(err)
+			yield(meta.Damage{}, err)
 			return
 		}
-		rows, err := s.readers.QueryContext(ctx, `PRAGMA integrity_check(100)`)
-		if err != nil {
-			yield(s.classify(err, "check metadata"))
-			return
+		sound, err := s.checkFile(ctx, yield)
+		if err == nil && sound { // what queries find in a damaged file means nothing
+			err = s.checkRules(ctx, yield)
 		}
-		defer rows.Close() // read-only
-		sound := true
-		for rows.Next() {
-			var says string
-			if err := rows.Scan(&says); err != nil {
-				yield(s.classify(err, "check metadata"))
-				return
-			}
-			if says == "ok" {
-				continue
-			}
-			sound = false
-			if !yield(ErrCorrupt.Errorf("%s is damaged: %s", s.path, says)) {
-				return
-			}
+		if err == nil && sound {
+			err = s.checkSums(ctx, yield)
 		}
-		if err := rows.Err(); err != nil {
-			yield(s.classify(err, "check metadata"))
-			return
-		}
-		if !sound {
-			return // what queries find in a damaged file means nothing
-		}
-		for _, r := range rules {
-			var n int64
-			if err := s.readers.QueryRowContext(ctx, r.query).Scan(&n); err != nil {
-				yield(s.classify(err, "check metadata"))
-				return
-			}
-			if n > 0 && !yield(ErrCorrupt.Errorf("%s: %s: %d", s.path, r.says, n)) {
-				return
-			}
+		switch err = s.classify(s.orClosed(err), "check metadata"); {
+		case err == nil || errors.Is(err, errEnough):
+		case errors.Is(err, ErrCorrupt): // so damaged that SQLite gives up
+			yield(meta.Damage{Err: err}, nil)
+		default:
+			yield(meta.Damage{}, err)
 		}
 	}
+}
+
+// errEnough is of a consumer that wants no more.
+var errEnough = errdef.New(errdef.Canceled, "meta.enough", "no more is wanted")
+
+// checkFile asks SQLite whether its file is sound.
+func (s *Store) checkFile(ctx context.Context, yield func(meta.Damage, error) bool) (sound bool, err error) {
+	rows, err := s.readers.QueryContext(ctx, `PRAGMA integrity_check(100)`)
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close() // read-only
+	sound = true
+	for rows.Next() {
+		var says string
+		if err := rows.Scan(&says); err != nil {
+			return false, err
+		}
+		if says == "ok" {
+			continue
+		}
+		sound = false
+		if !yield(meta.Damage{Err: ErrCorrupt.Errorf("%s is damaged: %s", s.path, says)}, nil) {
+			return false, errEnough
+		}
+	}
+	return sound, rows.Err()
+}
+
+func (s *Store) checkRules(ctx context.Context, yield func(meta.Damage, error) bool) error {
+	for _, r := range rules {
+		var n int64
+		if err := s.readers.QueryRowContext(ctx, r.query).Scan(&n); err != nil {
+			return err
+		}
+		if n > 0 && !yield(meta.Damage{Err: ErrCorrupt.Errorf("%s: %s: %d", s.path, r.says, n)}, nil) {
+			return errEnough
+		}
+	}
+	return nil
+}
+
+func (s *Store) checkSums(ctx context.Context, yield func(meta.Damage, error) bool) error {
+	rows, err := s.readers.QueryContext(ctx, `SELECT key, value, version, sum FROM row ORDER BY key`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close() // read-only
+	for rows.Next() {
+		var d meta.Damage
+		var key []byte
+		if err := rows.Scan(&key, &d.Value, &d.Version, &d.Sum); err != nil {
+			return err
+		}
+		d.Key = string(key)
+		if d.Err = meta.Verify(d.Row, d.Sum); d.Err != nil && !yield(d, nil) {
+			return errEnough
+		}
+	}
+	return rows.Err()
 }

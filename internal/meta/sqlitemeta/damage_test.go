@@ -16,6 +16,7 @@ import (
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/meta"
+	"tarn.dev/tarn/internal/meta/metatest"
 	"tarn.dev/tarn/internal/meta/sqlitemeta"
 )
 
@@ -87,8 +88,8 @@ func TestDamageIsFound(t *testing.T) {
 		}
 		txn(t, s, nil, writes...)
 	}
-	for err := range s.Check(t.Context()) {
-		t.Errorf("sound database: %v", err)
+	if found := check(t, s); len(found) > 0 {
+		t.Errorf("sound database: %v", found)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -104,14 +105,7 @@ func TestDamageIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, path)
-	n := 0
-	for err := range s.Check(t.Context()) {
-		n++
-		if !errdef.IsCorrupt(err) {
-			t.Errorf("check: %v", err)
-		}
-	}
-	if n == 0 {
+	if len(check(t, s)) == 0 {
 		t.Error("check found nothing")
 	}
 	var last error
@@ -120,6 +114,85 @@ func TestDamageIsFound(t *testing.T) {
 	}
 	if !errors.Is(last, sqlitemeta.ErrCorrupt) {
 		t.Errorf("scan of a damaged database: %v", last)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// check returns what the store finds damaged in itself.
+func check(t *testing.T, s meta.Store) (found []meta.Damage) {
+	t.Helper()
+	for d, err := range s.Check(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !errdef.IsCorrupt(d.Err) {
+			t.Errorf("check: %v", d.Err)
+		}
+		found = append(found, d)
+	}
+	return found
+}
+
+// TestDamagedRow changes each byte of a row, one at a time: whoever reads it is told, nothing else is in the
+// way, Check names it, and what was written can be told from what is left.
+func TestDamagedRow(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "meta.db")
+	s := open(t, path)
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	metatest.DamagedRow(t, s, func(set string) { execute(t, path, "UPDATE row SET "+set) }, "x'%x'")
+}
+
+// TestVersion1: the rows of an older Tarn are taken over, with their numbers.
+func TestVersion1(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "meta.db")
+	execute(t, path, `
+		CREATE TABLE row (key BLOB PRIMARY KEY NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
+		CREATE INDEX row_version ON row(version);
+		CREATE TABLE gone (key BLOB PRIMARY KEY NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
+		CREATE INDEX gone_version ON gone(version);
+		CREATE TABLE state (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) WITHOUT ROWID;
+		INSERT INTO state VALUES ('txn', 7), ('horizon', 0);
+		INSERT INTO row VALUES (CAST('a' AS BLOB), CAST('one' AS BLOB), 3), (CAST('b' AS BLOB), x'', 7);
+		PRAGMA application_id = 0x5461726e;
+		PRAGMA user_version = 1;`)
+	s := open(t, path)
+	if r, err := s.Get(t.Context(), "a"); err != nil || string(r.Value) != "one" || r.Version != 3 {
+		t.Error(r, err)
+	}
+	if found := check(t, s); len(found) > 0 {
+		t.Error(found)
+	}
+	if n := txn(t, s, []meta.Condition{meta.At("b", 7)}, meta.Set("b", []byte("x"))); n != 8 {
+		t.Errorf("number %d", n)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A number that the database has forgotten is not given again.
+func TestNoNumberTwice(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "meta.db")
+	s := open(t, path)
+	put(t, s, "a", "x")
+	put(t, s, "b", "x")
+	txn(t, s, nil, meta.Delete("b"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, path, `UPDATE state SET value = 1 WHERE name = 'txn'`)
+	s = open(t, path)
+	if n := txn(t, s, nil, meta.Set("c", nil)); n != 4 {
+		t.Errorf("number %d", n)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
@@ -144,15 +217,9 @@ func TestCheckRules(t *testing.T) {
 		}
 		execute(t, path, damage)
 		s = open(t, path)
-		var found []string
-		for err := range s.Check(t.Context()) {
-			if !errdef.IsCorrupt(err) {
-				t.Errorf("%s: %v", name, err)
-			}
-			found = append(found, err.Error())
-		}
-		if len(found) != 1 || !strings.Contains(found[0], strings.TrimSpace(name)) {
-			t.Errorf("%s: %q", name, found)
+		found := check(t, s)
+		if len(found) == 0 || found[0].Key != "" || !strings.Contains(found[0].Err.Error(), strings.TrimSpace(name)) {
+			t.Errorf("%s: %v", name, found)
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -199,8 +266,8 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, s, "again", "x")
-	for err := range s.Check(t.Context()) {
-		t.Error(err)
+	if found := check(t, s); len(found) > 0 {
+		t.Error(found)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

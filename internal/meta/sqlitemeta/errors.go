@@ -3,11 +3,13 @@ package sqlitemeta
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/meta"
 )
 
 // Errors that the database gives to this store.
@@ -15,7 +17,7 @@ var (
 	// ErrDiskFull means that a transaction found no space; nothing of it was written.
 	ErrDiskFull = errdef.New(errdef.ResourceExhausted, "meta.disk_full", "the disk is full")
 	// ErrCorrupt means that the database file is not what was written.
-	ErrCorrupt = errdef.New(errdef.DataLoss, "meta.corrupt", "the metadata database is damaged")
+	ErrCorrupt = meta.ErrCorrupt
 	// ErrPermission means that this user may not read or write the file.
 	ErrPermission = errdef.New(errdef.PermissionDenied, "meta.permission_denied", "no permission")
 	// ErrBusy means that another process writes to the file, which no Tarn server does.
@@ -33,6 +35,9 @@ func (s *Store) classify(err error, doing string) error {
 	var known *errdef.Error
 	if err == nil || errors.As(err, &known) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
+	}
+	if strings.HasPrefix(err.Error(), "sql: Scan error") { // a number where text was written, or such
+		return ErrCorrupt.Errorf("%s: %s is damaged: %w", doing, s.path, err)
 	}
 	var sqliteErr *sqlite.Error
 	if !errors.As(err, &sqliteErr) {

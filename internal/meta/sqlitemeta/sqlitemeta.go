@@ -34,7 +34,7 @@ var schema string
 
 const (
 	applicationID = 0x5461726e
-	formatVersion = 1
+	formatVersion = 2
 	// defaultRemember is for how many transactions deletions are remembered; they are forgotten in
 	// steps of a tenth. A row that is written and deleted leaves some 50 bytes until then.
 	defaultRemember = 100_000
@@ -112,7 +112,7 @@ func (s *Store) open() (err error) {
 	}
 	// Not bounded: a scan may call Get for each of its rows, and a bound would let scans starve them.
 	s.readers.SetMaxIdleConns(8)
-	if s.get, err = s.readers.Prepare(`SELECT value, version FROM row WHERE key = ?`); err != nil {
+	if s.get, err = s.readers.Prepare(`SELECT value, version, sum FROM row WHERE key = ?`); err != nil {
 		return err
 	}
 	s.changes, err = s.readers.Prepare(selectChanges)
@@ -138,14 +138,15 @@ func (s *Store) Get(ctx context.Context, key string) (meta.Row, error) {
 	}
 	row := meta.Row{Key: key}
 	// One lookup is shorter than the driver's watching of a context.
-	err := s.get.QueryRowContext(context.WithoutCancel(ctx), []byte(key)).Scan(&row.Value, &row.Version)
+	var sum int64
+	err := s.get.QueryRowContext(context.WithoutCancel(ctx), []byte(key)).Scan(&row.Value, &row.Version, &sum)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return meta.Row{}, meta.ErrNotFound.Errorf("no key %q", key)
 	case err != nil:
 		return meta.Row{}, s.classify(s.orClosed(err), fmt.Sprintf("get %q", key))
 	}
-	return row, nil
+	return row, meta.Verify(row, sum)
 }
 
 // Scan implements meta.Store. The snapshot is that of the first step of the iteration.
@@ -155,7 +156,7 @@ func (s *Store) Scan(ctx context.Context, r meta.Range) iter.Seq2[meta.Row, erro
 			yield(meta.Row{}, err)
 			return
 		}
-		query, args := `SELECT key, value, version FROM row WHERE key >= ?`, []any{[]byte(r.Start)}
+		query, args := `SELECT key, value, version, sum FROM row WHERE key >= ?`, []any{[]byte(r.Start)}
 		if r.End != "" {
 			query, args = query+` AND key < ?`, append(args, []byte(r.End))
 		}
@@ -175,7 +176,8 @@ func (s *Store) Scan(ctx context.Context, r meta.Range) iter.Seq2[meta.Row, erro
 		for rows.Next() {
 			var row meta.Row
 			var key []byte
-			if err := rows.Scan(&key, &row.Value, &row.Version); err != nil {
+			var sum int64
+			if err := rows.Scan(&key, &row.Value, &row.Version, &sum); err != nil {
 				yield(meta.Row{}, s.classify(err, "scan"))
 				return
 			}
@@ -184,7 +186,7 @@ func (s *Store) Scan(ctx context.Context, r meta.Range) iter.Seq2[meta.Row, erro
 				yield(meta.Row{}, context.Cause(ctx))
 				return
 			}
-			if !yield(row, nil) {
+			if !yield(row, meta.Verify(row, sum)) {
 				return
 			}
 		}

@@ -10,10 +10,10 @@ import (
 // selectChanges finds the newest state of every key that changed after one number and up to another.
 // A deletion that was followed by a write is left to the write, which has a higher number.
 const selectChanges = `
-SELECT key, value, version, 0 FROM row
+SELECT key, value, version, 0, sum FROM row
 	WHERE version > ?1 AND version <= ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4)
 UNION ALL
-SELECT key, x'', version, 1 FROM gone
+SELECT key, x'', version, 1, 0 FROM gone
 	WHERE version > ?1 AND version <= ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4)
 	AND NOT EXISTS (SELECT 1 FROM row WHERE row.key = gone.key)
 ORDER BY 3, 1`
@@ -79,12 +79,15 @@ func (s *Store) changed(ctx context.Context, prefix string, after, upTo int64) (
 	for rows.Next() {
 		var e meta.Event
 		var key []byte
-		if err := rows.Scan(&key, &e.Value, &e.Version, &e.Deleted); err != nil {
+		var sum int64
+		if err := rows.Scan(&key, &e.Value, &e.Version, &e.Deleted, &sum); err != nil {
 			return nil, s.classify(err, "watch")
 		}
 		e.Key = string(key)
 		if e.Deleted {
 			e.Value = nil
+		} else if err := meta.Verify(e.Row, sum); err != nil {
+			return nil, err
 		}
 		events = append(events, e)
 	}

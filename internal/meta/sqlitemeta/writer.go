@@ -3,8 +3,11 @@ package sqlitemeta
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+
+	"modernc.org/sqlite"
 
 	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/meta"
@@ -65,8 +68,8 @@ func (w *writer) prepare() (err error) {
 		text string
 	}{
 		{&w.get, `SELECT value, version FROM row WHERE key = ?`},
-		{&w.set, `INSERT INTO row VALUES (?, ?, ?)
-			ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version`},
+		{&w.set, `INSERT INTO row VALUES (?, ?, ?, ?)
+			ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version, sum = excluded.sum`},
 		{&w.unset, `DELETE FROM row WHERE key = ?`},
 		{&w.bury, `INSERT INTO gone VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET version = excluded.version`},
 		{&w.count, `UPDATE state SET value = ? WHERE name = 'txn'`},
@@ -76,8 +79,9 @@ func (w *writer) prepare() (err error) {
 		}
 	}
 	var last, horizon int64
-	if err := w.conn.QueryRowContext(ctx, `SELECT
-		(SELECT value FROM state WHERE name = 'txn'), (SELECT value FROM state WHERE name = 'horizon')`,
+	// No number is given twice, also when the one in state was damaged.
+	if err := w.conn.QueryRowContext(ctx, `SELECT max(value, coalesce((SELECT max(version) FROM row), 0), coalesce((SELECT max(version) FROM gone), 0)),
+		(SELECT value FROM state WHERE name = 'horizon') FROM state WHERE name = 'txn'`,
 	).Scan(&last, &horizon); err != nil {
 		return err
 	}
@@ -104,8 +108,30 @@ func (w *writer) migrate(ctx context.Context) error {
 	case version > formatVersion:
 		return ErrNewerFormat.Errorf("open metadata: %s has format %d, this Tarn knows %d", w.s.path, version, formatVersion).
 			WithNext("use a newer Tarn")
+	case version < formatVersion:
+		_, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE;"+toVersion2+"COMMIT;")
+		return err
 	}
 	return nil
+}
+
+// toVersion2 gives the rows of version 1 their sums.
+const toVersion2 = `
+ALTER TABLE row ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+UPDATE row SET sum = tarn_sum(key, value, version);
+PRAGMA user_version = 2;
+`
+
+func init() {
+	sqlite.MustRegisterDeterministicScalarFunction("tarn_sum", 3, func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+		key, isKey := args[0].([]byte)
+		value, isValue := args[1].([]byte)
+		version, isVersion := args[2].(int64)
+		if !isKey || !isValue || !isVersion {
+			return nil, ErrCorrupt.Errorf("a row is not of bytes: %T, %T, %T", args[0], args[1], args[2])
+		}
+		return meta.Sum(meta.Row{Key: string(key), Value: value, Version: version}), nil
+	})
 }
 
 // commit applies a batch with one sync.
@@ -189,7 +215,8 @@ func (w *writer) check(ctx context.Context, conditions []meta.Condition) (failed
 func (w *writer) write(ctx context.Context, writes []meta.Write, number int64) error {
 	for _, wr := range writes {
 		if !wr.Delete {
-			if _, err := w.set.ExecContext(ctx, []byte(wr.Key), nonNil(wr.Value), number); err != nil {
+			sum := meta.Sum(meta.Row{Key: wr.Key, Value: wr.Value, Version: number})
+			if _, err := w.set.ExecContext(ctx, []byte(wr.Key), nonNil(wr.Value), number, sum); err != nil {
 				return err
 			}
 			continue
