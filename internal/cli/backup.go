@@ -92,15 +92,19 @@ It has no logs of the server and not the key of the secrets, so who has the back
 func (a *app) restoreCommand() *cobra.Command {
 	var id string
 	var list bool
+	var places system.Places
 	c := codes(&cobra.Command{
 		Use:   "restore FOLDER|BUCKET",
 		Short: "Fill a new home from a backup",
 		Long: `Fill a new home from a backup: the newest, or the one that --backup names.
 
 The home is that of TARN_HOME, and must not have anything in it. Every byte is verified. Until all is
-there the home cannot be used; when it is interrupted, the same command goes on.`,
+there the home cannot be used; when it is interrupted, the same command goes on.
+
+With --blob, tables and files go into a bucket, and with --meta history and runs into a Postgres
+database: a prefix and a database that have nothing in them. See tarn server start --help.`,
 		GroupID: groupSetup,
-		Example: "  tarn restore --list /mnt/backups/tarn\n  TARN_HOME=~/restored tarn restore /mnt/backups/tarn\n  TARN_HOME=~/restored tarn restore /mnt/backups/tarn --backup 20260301T",
+		Example: "  tarn restore --list /mnt/backups/tarn\n  TARN_HOME=~/restored tarn restore /mnt/backups/tarn\n  TARN_HOME=~/restored tarn restore /mnt/backups/tarn --backup 20260301T\n  tarn restore s3://backups/tarn --blob s3://bucket/tarn2 --meta postgres://tarn@db.example.com/tarn2",
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			from, err := placeOfBackups(args[0])
@@ -121,7 +125,7 @@ there the home cannot be used; when it is interrupted, the same command goes on.
 				return err
 			}
 			var bar *ui.Bar
-			b, err := system.Restore(c.Context(), h, from, id, func(p backup.Progress) {
+			b, err := system.Restore(c.Context(), h, places.OrEnvironment(), from, id, func(p backup.Progress) {
 				if bar == nil {
 					bar = a.err.Progress(p.Total, "restoring")
 				}
@@ -140,6 +144,7 @@ there the home cannot be used; when it is interrupted, the same command goes on.
 		},
 	}, errdef.FailedPrecondition, errdef.DataLoss, errdef.NotFound)
 	c.Flags().StringVar(&id, "backup", "", "the backup, or how its name begins; default is the newest")
+	placeFlags(c, &places)
 	c.Flags().BoolVar(&list, "list", false, "show which backups are there, and restore none")
 	return c
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -57,8 +56,7 @@ is taken from the PG* variables, ~/.pg_service.conf and ~/.pgpass.`,
 			} else if !errors.Is(err, client.ErrNoServer) {
 				return err
 			}
-			places.Blob = cmp.Or(places.Blob, os.Getenv("TARN_BLOB"))
-			places.Meta = cmp.Or(places.Meta, os.Getenv("TARN_META"))
+			places = places.OrEnvironment()
 			err = system.Main(c.Context(), h, places, func() {
 				a.print(map[string]any{"pid": os.Getpid(), "home": h.Dir, "socket": h.Socket, "log": h.Log()}, func() {
 					a.note("serving %s on %s, log in %s; Ctrl-C stops", h.Dir, h.Socket, h.Log())
@@ -70,8 +68,7 @@ is taken from the PG* variables, ~/.pg_service.conf and ~/.pgpass.`,
 			return err
 		},
 	}, errdef.AlreadyExists, errdef.FailedPrecondition)
-	c.Flags().StringVar(&places.Blob, "blob", "", "`url` of the bucket for tables and files")
-	c.Flags().StringVar(&places.Meta, "meta", "", "`address` of the Postgres database for history and runs")
+	placeFlags(c, &places)
 	return c
 }
 
@@ -150,4 +147,10 @@ func serverDocument(s *tarnv1.StatusResponse) map[string]any {
 		"started": s.GetStarted().AsTime(), "home": s.GetHome(), "socket": s.GetSocket(), "log": s.GetLog(),
 		"idle_seconds": s.GetIdleSeconds(), "active": s.GetActive(),
 	}
+}
+
+// placeFlags are where rows and bulk data go.
+func placeFlags(c *cobra.Command, places *system.Places) {
+	c.Flags().StringVar(&places.Blob, "blob", "", "`url` of the bucket for tables and files")
+	c.Flags().StringVar(&places.Meta, "meta", "", "`address` of the Postgres database for history and runs")
 }

@@ -12,16 +12,12 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tarnv1 "tarn.dev/tarn/api/gen/tarn/v1"
-	"tarn.dev/tarn/internal/base/build"
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/blob/fsblob"
 	"tarn.dev/tarn/internal/blob/s3blob"
 	"tarn.dev/tarn/internal/lake"
-	"tarn.dev/tarn/internal/meta"
-	"tarn.dev/tarn/internal/meta/sqlitemeta"
 	"tarn.dev/tarn/internal/system/backup"
-	"tarn.dev/tarn/internal/system/home"
 )
 
 var errPlace = errdef.New(errdef.InvalidArgument, "system.backup_place", "backups cannot be there")
@@ -121,10 +117,10 @@ func (s *System) source(ctx context.Context) (backup.Source, error) {
 	return out, nil
 }
 
-// omitted tells the rows that no backup has: of lakes' indexes, of sessions, which end with their servers, and of
-// where the bulk data is, which is elsewhere once it was restored.
+// omitted tells the rows that no backup has: of lakes' indexes, of sessions, which end with their servers, of where the
+// bulk data is, which is elsewhere once it was restored, and of restores.
 func omitted(key string) bool {
-	if strings.HasPrefix(key, sessionPrefix+"/") || key == bulkKey || key == ownerKey {
+	if strings.HasPrefix(key, sessionPrefix+"/") || key == bulkKey || key == ownerKey || key == restoringKey || key == restoredKey {
 		return true
 	}
 	rest, ok := strings.CutPrefix(key, "p/")
@@ -160,48 +156,4 @@ func openBackups(ctx context.Context, from string) (place blob.Store, all []back
 		return nil, nil, fmt.Errorf("backups in %s: %w", from, err)
 	}
 	return place, all, nil
-}
-
-// Restore fills a home that has nothing yet from a backup: the one whose ID begins with id, or the newest.
-func Restore(ctx context.Context, h home.Home, from, id string, progress func(backup.Progress)) (_ backup.Backup, err error) {
-	place, all, err := openBackups(ctx, from)
-	if err != nil {
-		return backup.Backup{}, err
-	}
-	b, err := backup.Find(all, id)
-	if err != nil {
-		return b, fmt.Errorf("backups in %s: %w", from, err)
-	}
-	wait, cancel := context.WithTimeout(ctx, lockWait)
-	defer cancel()
-	unlock, err := h.LockForRestore(wait, build.Current().Version)
-	if err != nil {
-		return b, err
-	}
-	defer func() { err = errors.Join(err, unlock()) }()
-	// Rows of an interrupted restore may be those of another backup.
-	for _, suffix := range []string{"", "-wal", "-shm"} {
-		if err := os.Remove(h.Meta() + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return b, errdef.Newf(errdef.FailedPrecondition, "system.restore", "remove what an interrupted restore left: %w", err)
-		}
-	}
-	if err := restoreInto(ctx, h, b, place, progress); err != nil {
-		return b, fmt.Errorf("restore backup %s: %w", b.ID, err)
-	}
-	return b, h.Restored()
-}
-
-func restoreInto(ctx context.Context, h home.Home, b backup.Backup, place blob.Store, progress func(backup.Progress)) error {
-	var rows meta.Store
-	rows, err := sqlitemeta.Open(h.Meta())
-	if err != nil {
-		return err
-	}
-	err = b.Restore(ctx, place, rows, func(project string) (blob.Store, error) {
-		if !projectName().MatchString(project) {
-			return nil, backup.ErrDamaged.Errorf("no project can be called %.100q", project)
-		}
-		return fsblob.Open(h.Project(project))
-	}, progress)
-	return errors.Join(err, rows.Close())
 }

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +38,7 @@ func BackgroundMain() int {
 	}
 	h, err := home.Find()
 	if err == nil {
-		places := Places{Blob: os.Getenv("TARN_BLOB"), Meta: os.Getenv("TARN_META")}
+		places := Places{}.OrEnvironment()
 		err = Main(context.Background(), h, places, func() { ready(home.Report{}) })
 	}
 	if err != nil {
@@ -51,6 +52,11 @@ func BackgroundMain() int {
 type Places struct {
 	Blob string // URL of the bucket with the bulk data, or ""
 	Meta string // address of the database with the rows, or ""
+}
+
+// OrEnvironment takes what is not said from TARN_BLOB and TARN_META.
+func (p Places) OrEnvironment() Places {
+	return Places{Blob: cmp.Or(p.Blob, os.Getenv("TARN_BLOB")), Meta: cmp.Or(p.Meta, os.Getenv("TARN_META"))}
 }
 
 // Main runs the server of a home until a signal, a client or idleness ends it, and logs to the home's log.

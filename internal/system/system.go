@@ -76,6 +76,9 @@ func Open(ctx context.Context, c Config) (_ *System, err error) {
 	if s.meta, err = openRows(ctx, c.Home, c.Meta); err != nil {
 		return nil, err
 	}
+	if err := refuseRestoring(ctx, s.meta); err != nil {
+		return nil, err
+	}
 	if s.parts, err = openParts(ctx, c.Home, s.meta, c.Log, s.Hold); err != nil {
 		return nil, err
 	}

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"tarn.dev/tarn/internal/blob/s3blob/s3test"
 	"tarn.dev/tarn/internal/meta/pgmeta/pgtest"
 )
 
@@ -19,12 +21,17 @@ func TestScriptsOnPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	files = slices.DeleteFunc(files, func(name string) bool { return filepath.Base(name) == "backup.txtar" })
-	files = append(files, "testdata/postgres/backup-rows.txtar")
-	testscript.Run(t, scripts(testscript.Params{Files: files}, func() []string {
+	database := func() string {
 		address, err := server.Create()
 		if err != nil {
 			t.Error(err)
 		}
-		return []string{"TARN_META=" + address}
+		return address
+	}
+	testscript.Run(t, scripts(testscript.Params{Files: files}, func() []string { return []string{"TARN_META=" + database()} }))
+	store := s3test.Start(t)
+	testscript.Run(t, scripts(testscript.Params{Dir: "testdata/postgres"}, func() []string {
+		bucket := fmt.Sprintf("s3://%s/%%s?endpoint=%s", store.Bucket(t), store.URL)
+		return append(s3test.Env(), "TARN_META="+database(), "OTHER_META="+database(), "OTHER_BLOB="+fmt.Sprintf(bucket, "other"))
 	}))
 }

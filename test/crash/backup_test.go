@@ -88,7 +88,7 @@ func TestKilledRestore(t *testing.T) {
 	h.stop()
 	for _, point := range []string{
 		"blob.put.before_link", "blob.put.after_link", "meta.commit.before", "meta.commit.after",
-		"home.restored.before_format", "home.restored.after_format",
+		"restore.rows.done", "home.restored.before_format", "home.restored.after_format",
 	} {
 		for _, skip := range newHouse(t).visits(point, "restore", from) {
 			other := newHouse(t)

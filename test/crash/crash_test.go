@@ -140,6 +140,7 @@ var elsewhere = map[string]string{
 	"lake.branch.create.before_txn": "lake.TestDieAtEveryPoint",
 	"lake.branch.create.after_txn":  "lake.TestDieAtEveryPoint",
 	"home.restored.before_format":   "TestKilledRestore",
+	"restore.rows.done":             "TestKilledRestore",
 	"home.restored.after_format":    "TestKilledRestore",
 	"lease.after_renew":             "lease tests: only after seconds",
 	"image.view.after_install":      "image.TestCrash: the cache is shared",

@@ -384,7 +384,7 @@ func (m *machine) restore(t *rapid.T) {
 			return err
 		}
 		c.servers = []*server{one}
-		if _, err := system.Restore(context.Background(), one.home, place(s), "", func(backup.Progress) {}); err != nil {
+		if _, err := system.Restore(context.Background(), one.home, system.Places{}, place(s), "", func(backup.Progress) {}); err != nil {
 			return err
 		}
 		return one.start("")

@@ -6,6 +6,7 @@
 package home
 
 import (
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ func (h Home) CurrentBranch(project string) string { return filepath.Join(h.Dir,
 func (h Home) launchFile() string { return filepath.Join(h.Dir, "launch") }
 
 // known are the names that may lie in a home before it has a format file.
-var known = map[string]bool{"launch": true, "lock": true, "current": true, "logs": true, "format.new": true}
+var known = map[string]bool{"launch": true, "lock": true, "current": true, "logs": true, "format.new": true, "restoring.new": true}
 
 // Find is the home of this process: TARN_HOME, else the user's data folder. It makes the folder.
 func Find() (Home, error) {
@@ -227,10 +228,19 @@ func (h Home) beginRestore() error {
 	} else if name != "" {
 		return ErrNotEmpty.Errorf("%s is not empty: it holds %s. A backup is restored into a new home", h.Dir, name)
 	}
-	if err := errors.Join(writeSynced(h.restoring(), nil), syncDir(h.Dir)); err != nil {
+	if err := errors.Join(replace(h.restoring(), []byte(rand.Text())), syncDir(h.Dir)); err != nil {
 		return errdef.Newf(errdef.FailedPrecondition, "home.make", "make the home: %w", err)
 	}
 	return nil
+}
+
+// Restoring is the token of the restore into this home, by which it knows what it has brought elsewhere.
+func (h Home) Restoring() (string, error) {
+	b, err := os.ReadFile(h.restoring())
+	if err != nil {
+		return "", errdef.Newf(errdef.FailedPrecondition, "home.restoring", "read what restores the home: %w", err)
+	}
+	return string(b), nil
 }
 
 // Restored makes a home of what LockForRestore has locked, and everything durable that is in it.
@@ -278,6 +288,14 @@ func (h Home) RememberBlobs(url string) error {
 func (h Home) RememberRows(identity, url string) error {
 	if err := replace(h.Rows(), []byte(identity+" "+url+"\n")); err != nil {
 		return errdef.Newf(errdef.FailedPrecondition, "home.rows", "note where the rows are: %w", err)
+	}
+	return nil
+}
+
+// ForgetRows lets a home take another database than the one that was noted.
+func (h Home) ForgetRows() error {
+	if err := os.Remove(h.Rows()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errdef.Newf(errdef.FailedPrecondition, "home.rows", "forget where the rows are: %w", err)
 	}
 	return nil
 }
