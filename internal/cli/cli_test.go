@@ -3,6 +3,10 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -99,18 +103,42 @@ func TestSourcesAreFoundBeforeAnythingIsSent(t *testing.T) {
 		"./cli.go": "dst/cli.go",
 	} {
 		got, err := findSources([]string{name}, "dst/")
-		if err != nil || len(got) != 1 || got[0].name != want {
+		if err != nil || len(got) != 1 || got[0].name() != want {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
-	if got, err := findSources([]string{"example/"}, "."); err != nil || len(got) != 2 || got[0].name != "busiest.sql" {
+	if got, err := findSources([]string{"example/"}, "."); err != nil || len(got) != 2 || got[0].name() != "busiest.sql" {
 		t.Errorf("what lies in a folder: %v, %v", got, err)
 	}
-	if got, err := findSources([]string{"example"}, "a/"); err != nil || len(got) != 2 || got[0].name != "a/example/busiest.sql" {
+	if got, err := findSources([]string{"example"}, "a/"); err != nil || len(got) != 2 || got[0].name() != "a/example/busiest.sql" {
 		t.Errorf("a folder: %v, %v", got, err)
 	}
 	if _, err := findSources([]string{"cli.go", "cli.go"}, "a/"); errdef.CodeOf(err) != errdef.InvalidArgument {
 		t.Errorf("one source twice: %v", err)
+	}
+}
+
+// A file that is written while it is read would be stored as something that it never was.
+func TestSourceThatIsWrittenTo(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "log")
+	write := func(text string) func(*os.File) error {
+		return func(*os.File) error { return os.WriteFile(name, []byte(text), 0o600) }
+	}
+	if err := write("before")(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := reading(name, func(f *os.File) error { _, err := io.ReadAll(f); return err }); err != nil {
+		t.Errorf("a file that nobody writes to: %v", err)
+	}
+	if err := reading(name, write("before, and more")); !errors.Is(err, errChanged) {
+		t.Errorf("a file that has grown: %v", err)
+	}
+	if err := reading(name, write("after, and more!")); !errors.Is(err, errChanged) {
+		t.Errorf("a file that was written over: %v", err)
+	}
+	if r := readAll([]source{{file: name, size: 3}}); !errors.Is(r.err, errChanged) {
+		t.Errorf("a file that has grown since it was found: %v", r.err)
 	}
 }
 

@@ -147,16 +147,15 @@ func (d *download) begin(m *tarnv1.SelectResponse) error {
 	return writeError(d.folder, err)
 }
 
-// done counts a file.
-func (d *download) done(f *tarnv1.Selected, shown string, present bool) {
+// done counts a file, of which so many bytes were copied now.
+func (d *download) done(shown string, bytes int64, present bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.files++
+	d.bytes += bytes
 	d.last = shown
 	if present {
 		d.present++
-	} else {
-		d.bytes += f.GetSize()
 	}
 	if d.keepList {
 		d.paths = append(d.paths, shown)
@@ -215,7 +214,7 @@ func (w *copier) copyGroup(ctx context.Context, group []*tarnv1.Selected) error 
 		case err != nil:
 			return writeError(shown, err)
 		case there:
-			w.done(f, shown, true)
+			w.done(shown, 0, true)
 		case f.GetSize() >= continued:
 			if err := w.copyLarge(ctx, f); err != nil {
 				return err
@@ -299,7 +298,7 @@ func (w *copier) read(ctx context.Context, files []*tarnv1.Selected, offset int6
 				if err := whole.finish(w.drift); err != nil {
 					return err
 				}
-				w.done(whole.of, whole.shown, false)
+				w.done(whole.shown, whole.copied, false)
 			}
 		}
 		return nil
@@ -344,7 +343,9 @@ type part struct {
 	name  string // the name that it has
 	shown string
 	size  int64
-	hash  *blake3.Hasher // of what is in it, if some of that was there before
+
+	copied int64          // of size, what this process has written
+	hash   *blake3.Hasher // of what is in it, if some of that was there before
 }
 
 // open begins f's part, or opens the one that is there, for this process alone.
@@ -419,7 +420,7 @@ func (p *part) hashPart(ctx context.Context) error {
 
 func (p *part) write(data []byte) error {
 	n, err := p.file.WriteAt(data, p.size)
-	p.size += int64(n)
+	p.size, p.copied = p.size+int64(n), p.copied+int64(n)
 	if p.hash != nil {
 		p.hash.Write(data[:n]) //nolint:errcheck // never fails
 	}

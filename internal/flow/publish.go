@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -178,11 +177,11 @@ func (g *gate) attempt(ctx context.Context, tx *lake.Tx) error {
 	if err != nil {
 		return err
 	}
-	differs, err := changedKeys(ctx, before, after)
-	if err != nil || len(differs) == 0 {
-		return err
+	if before.Root() == after.Root() {
+		return nil
 	}
-	if err := g.refuseOwned(ctx, before, differs); err != nil {
+	differs, err := g.changes(ctx, before, after)
+	if err != nil {
 		return err
 	}
 	rules, err := f.rulesAt(ctx, after)
@@ -241,21 +240,30 @@ func (g *gate) refuse(ctx context.Context, head lake.Tree) error {
 	return nil
 }
 
-// refuseOwned stops a client's change of what an asset makes.
-func (g *gate) refuseOwned(ctx context.Context, before lake.Tree, differs map[string]bool) error {
-	if g.p.Assets {
-		return nil
+// changes are the keys that differ, other than those of files, which no rule reads and which may be many. A client's
+// change of what an asset makes is refused.
+func (g *gate) changes(ctx context.Context, before, after lake.Tree) (map[string]bool, error) {
+	refuse := func(string) error { return nil }
+	if !g.p.Assets {
+		o, err := g.f.owners(ctx, before)
+		if err != nil {
+			return nil, err
+		}
+		refuse = func(key string) error { return o.refuse(key, g.p.Branch) }
 	}
-	o, err := g.f.owners(ctx, before)
-	if err != nil {
-		return err
-	}
-	for _, key := range slices.Sorted(maps.Keys(differs)) {
-		if err := o.refuse(key, g.p.Branch); err != nil {
-			return err
+	differs := map[string]bool{}
+	for c, err := range before.Diff(ctx, after, "") {
+		if err == nil {
+			err = refuse(c.Key)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !strings.HasPrefix(c.Key, lake.FilePrefix) {
+			differs[c.Key] = true
 		}
 	}
-	return nil
+	return differs, nil
 }
 
 func (g *gate) putRules(ctx context.Context, tx *lake.Tx) error {
@@ -282,17 +290,6 @@ func (g *gate) putRules(ctx context.Context, tx *lake.Tx) error {
 		tx.Put(lake.DefKey(rulesName), *e)
 	}
 	return err
-}
-
-func changedKeys(ctx context.Context, before, after lake.Tree) (map[string]bool, error) {
-	out := map[string]bool{}
-	for c, err := range before.Diff(ctx, after, "") {
-		if err != nil {
-			return nil, err
-		}
-		out[c.Key] = true
-	}
-	return out, nil
 }
 
 // keepOffenders puts the offending rows of failed checks on the run's branch, which begins at from.

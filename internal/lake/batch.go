@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/base/fault"
@@ -34,12 +35,15 @@ type Batch struct {
 	chunks  chan struct{} // a slot is held while a file's chunk is hashed and compressed
 	scratch sync.Pool
 
+	reused atomic.Int64 // bytes of chunks that were stored already
+
 	mu        sync.Mutex
 	uploaded  sync.Cond // an upload has ended
 	uploading int
 	current   *pack
 	seen      map[Hash]struct{} // every object put
 	sealed    []*sealedPack     // durable, without a row
+	kept      int64             // their bytes
 	relied    map[Hash][]Hash   // packs with a row and the objects of seen in them (L4)
 	spare     [][]byte          // buffers of packs that are durable
 }
@@ -50,6 +54,10 @@ type sealedPack struct {
 	places []place
 	row    packRow
 }
+
+// keepBytes is how much becomes findable without a name that leads to it, before the batch has ended: so much may have to
+// be stored again when a put is killed and repeated.
+const keepBytes = 64 << 20
 
 // maxUploads packs are written at a time: one keeps the disk busy while the other is synced.
 const maxUploads = 2
@@ -81,11 +89,17 @@ func (b *Batch) Put(ctx context.Context, t Type, data []byte) (Hash, error) {
 	}
 	h := HashOf(t, data)
 	known, err := b.known(ctx, h)
+	if known && t == TypeChunk {
+		b.reused.Add(int64(len(data)))
+	}
 	if known || err != nil {
 		return h, err
 	}
 	return h, b.store(h, t, data)
 }
+
+// Reused is how many bytes of files did not have to be stored, because they were there.
+func (b *Batch) Reused() int64 { return b.reused.Load() }
 
 // Require says that what the batch makes visible names an object that was put earlier: the object must
 // exist and its pack must still be live then.
@@ -188,19 +202,49 @@ func (b *Batch) send() {
 	b.uploading++
 	go func() {
 		err := b.upload(p)
+		if err == nil {
+			err = b.keep(p)
+		}
 		if err != nil {
 			b.cancel(err)
 		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if err == nil {
-			row := packRow{State: packLive, Size: int64(len(p.data)), Objects: len(p.places)}
-			b.sealed = append(b.sealed, &sealedPack{p.name, p.places, row})
-			b.spare = append(b.spare, p.data)
-		}
+		b.spare = append(b.spare, p.data)
 		b.uploading--
 		b.uploaded.Broadcast()
 	}()
+}
+
+// keep lists a pack that is durable. When many are, they get their rows.
+func (b *Batch) keep(p *pack) error {
+	b.mu.Lock()
+	b.sealed = append(b.sealed, &sealedPack{p.name, p.places, packRow{State: packLive, Size: int64(len(p.data)), Objects: len(p.places)}})
+	b.kept += int64(len(p.data))
+	if b.kept < keepBytes {
+		b.mu.Unlock()
+		return nil
+	}
+	sealed := b.sealed
+	b.sealed, b.kept = nil, 0
+	b.mu.Unlock()
+	conditions, writes := b.rowsOf(sealed)
+	version, err := b.l.rows.Txn(b.ctx, conditions, writes)
+	if err != nil {
+		return lostSession(b.session, err)
+	}
+	b.list(sealed, version)
+	return nil
+}
+
+// rowsOf is what makes packs findable.
+func (b *Batch) rowsOf(sealed []*sealedPack) (conditions []meta.Condition, writes []meta.Write) {
+	conditions = append(conditions, b.session.Condition())
+	for _, p := range sealed {
+		conditions = append(conditions, meta.Absent(b.l.packKey(p.name)))
+		writes = append(writes, meta.Set(b.l.packKey(p.name), mustJSON(p.row)))
+	}
+	return conditions, writes
 }
 
 // upload makes a pack durable. If its row is never written, it is garbage that fsck reports.
@@ -232,13 +276,8 @@ func (b *Batch) seal(ctx context.Context) ([]meta.Condition, []meta.Write, error
 	if err := errors.Join(context.Cause(b.ctx), context.Cause(ctx)); err != nil {
 		return nil, nil, err
 	}
-	var writes []meta.Write
-	conditions = append(conditions, b.session.Condition())
-	for _, p := range b.sealed {
-		conditions = append(conditions, meta.Absent(b.l.packKey(p.name)))
-		writes = append(writes, meta.Set(b.l.packKey(p.name), mustJSON(p.row)))
-	}
-	return conditions, writes, nil
+	rows, writes := b.rowsOf(b.sealed)
+	return append(conditions, rows...), writes, nil
 }
 
 // assertRelied reads the rows of the packs in which dedup hits lie and returns the conditions that they
@@ -324,7 +363,14 @@ func (b *Batch) replace(ctx context.Context, name Hash) error {
 func (b *Batch) settle(version int64) {
 	b.mu.Lock()
 	sealed := b.sealed
-	b.sealed = nil
+	b.sealed, b.kept = nil, 0
+	b.mu.Unlock()
+	b.list(sealed, version)
+}
+
+// list tells what knows of packs that the transaction numbered version has given these their rows.
+func (b *Batch) list(sealed []*sealedPack, version int64) {
+	b.mu.Lock()
 	for _, p := range sealed {
 		for _, pl := range p.places {
 			b.relied[p.name] = append(b.relied[p.name], pl.hash)

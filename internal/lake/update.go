@@ -67,6 +67,20 @@ func (tx *Tx) Put(key string, e Entry) { tx.edits = append(tx.edits, Edit{Key: k
 // Delete removes the entry at key; removing an absent one is no error.
 func (tx *Tx) Delete(key string) { tx.edits = append(tx.edits, Edit{Key: key}) }
 
+// Spill makes what has been put so far durable, without a name that leads to it, so that a change does not have to fit in
+// memory. If the update ends without a commit it is garbage.
+func (tx *Tx) Spill(ctx context.Context) error {
+	t, err := tx.Tree(ctx)
+	if err != nil {
+		return err
+	}
+	if err := tx.batch.Flush(ctx); err != nil {
+		return err
+	}
+	tx.tree = tx.batch.l.Tree(t.Root())
+	return nil
+}
+
 // SetTree replaces the whole tree, changes so far included.
 func (tx *Tx) SetTree(t Tree) { tx.tree, tx.edits = t, nil }
 

@@ -3,8 +3,11 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/system/home"
 )
@@ -145,6 +150,118 @@ func TestServerKilledDuringPut(t *testing.T) {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	p.unchanged()
+}
+
+// A put that is repeated after the server was killed stores what is missing.
+func TestPutIsContinued(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	const size = 160 << 20
+	file := filepath.Join(t.TempDir(), "big.bin")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(f, rand.NewChaCha8([32]byte{1}), size); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.must("status")
+	c := p.command("file", "put", "-", "big.bin")
+	stdin, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// Far more than all buffers between here and the store hold, so that most of it is stored.
+	if _, err := io.CopyN(stdin, rand.NewChaCha8([32]byte{1}), size); err != nil {
+		t.Fatal(err)
+	}
+	holder, _ := p.home.Holder()
+	if err := syscall.Kill(holder.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	stdin.Close()
+	if code := exitCode(t, c.Wait()); code != 8 {
+		t.Errorf("the put exits %d", code)
+	}
+	var put struct {
+		Bytes, Reused int64
+		Written       struct{ Changed bool }
+	}
+	if err := json.Unmarshal([]byte(p.must("file", "put", file, "big.bin", "--json")), &put); err != nil {
+		t.Fatal(err)
+	}
+	if put.Bytes != size || put.Reused < 60<<20 || !put.Written.Changed {
+		t.Errorf("%+v", put)
+	}
+	p.must("fsck", "--deep")
+}
+
+// A get that was interrupted goes on where it stopped, and does not believe what it finds.
+func TestGetIsContinued(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	const size = 20 << 20
+	data := make([]byte, size)
+	rand.NewChaCha8([32]byte{2}).Read(data) //nolint:errcheck // never fails
+	file := filepath.Join(p.dir, "big.bin")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.must("file", "put", file, "big.bin")
+	sum := blake3.Sum256([]byte("big.bin"))
+	part := filepath.Join(p.dir, ".tarn-part-"+hex.EncodeToString(sum[:16]))
+	damaged := append(bytes.Clone(data[:9<<20]), 1)
+	for _, c := range []struct {
+		what   string
+		left   []byte // by the one that was interrupted
+		copied int64  // now
+	}{
+		{"half of it", data[:10<<20], size - 10<<20},
+		{"all of it", data, 0},
+		{"something else", damaged, size},
+		{"too much", append(bytes.Clone(data), 1), size},
+	} {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(part, c.left, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var got struct{ Bytes int64 }
+		if err := json.Unmarshal([]byte(p.must("file", "get", "big.bin", "--json")), &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Bytes != c.copied {
+			t.Errorf("%s was there: %d bytes were copied, not %d", c.what, got.Bytes, c.copied)
+		}
+		if now, err := os.ReadFile(file); err != nil || !bytes.Equal(now, data) {
+			t.Errorf("%s was there: the copy is not what was stored (%v)", c.what, err)
+		}
+		if _, err := os.Lstat(part); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s was there: a part is left: %v", c.what, err)
+		}
+	}
+
+	held, err := os.Create(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := p.command("file", "get", "big.bin").CombinedOutput(); exitCode(t, err) != 7 || !strings.Contains(string(out), "another tarn is copying to big.bin") {
+		t.Errorf("while another one copies: %v, %s", err, out)
+	}
 }
 
 func TestServerStoppedDuringPut(t *testing.T) {
