@@ -25,7 +25,7 @@ const KeepDeleted = 7 * 24 * time.Hour
 
 // Collect frees what neither the history, nor runs, nor results that may be needed again lead to.
 func (f *Flow) Collect(ctx context.Context, opt lake.CollectOptions) (lake.Collected, error) {
-	opt.Holder = &holdings{f, now()}
+	opt.Holder, opt.HeadOnly = &holdings{f, now()}, f.isRunBranch
 	return f.lake.Collect(ctx, opt)
 }
 

@@ -21,6 +21,7 @@ var ErrInvalidCommit = errdef.New(errdef.InvalidArgument, "lake.invalid_commit",
 type Commit struct {
 	ID         Hash      `json:"id"`
 	Parents    []Hash    `json:"parents,omitempty"` // the first is the branch's head before
+	Cut        []Hash    `json:"cut,omitempty"`     // the parents that retention has removed; not part of the commit
 	Tree       Hash      `json:"tree"`              // zero: no entries
 	Author     string    `json:"author,omitempty"`
 	Message    string    `json:"message,omitempty"`
@@ -79,11 +80,16 @@ func readHash(r *wire.Reader) (h Hash) {
 
 // Commit reads a commit by its whole id; Resolve takes names.
 func (l *Lake) Commit(ctx context.Context, id Hash) (Commit, error) {
+	if err := l.index.cut(id); err != nil {
+		return Commit{}, err
+	}
 	data, err := l.Get(ctx, TypeCommit, id)
 	if err != nil {
 		return Commit{}, fmt.Errorf("commit %s: %w", id, err)
 	}
-	return decodeCommit(id, data)
+	c, err := decodeCommit(id, data)
+	c.Cut = l.index.cutOf(c.Parents)
+	return c, err
 }
 
 // CommitInfo is what a caller says about a commit it makes.

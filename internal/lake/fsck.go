@@ -135,7 +135,32 @@ func (f *fsck) refs(ctx context.Context) error {
 	if err = f.found("fsck.ref", MainBranch, err); err != nil {
 		return err
 	}
+	if err := f.retention(ctx); err != nil {
+		return err
+	}
 	return f.reflog(ctx)
+}
+
+// retention checks that what branches keep can be read, and that no commit is there that is noted as gone.
+func (f *fsck) retention(ctx context.Context) error {
+	if _, err := f.l.Retentions(ctx); err != nil {
+		if err := f.found("fsck.retention", f.l.retainKey(""), err); err != nil {
+			return err
+		}
+	}
+	cuts, err := f.l.scanCuts(ctx)
+	if err != nil {
+		return f.found("fsck.retention", f.l.cutKey(""), err)
+	}
+	for id := range cuts {
+		_, err := f.l.rows.Get(ctx, f.l.commitKey(id.String()))
+		if err == nil {
+			f.problem("fsck.retention", "commit "+id.String(), "it is there, and noted as removed by retention")
+		} else if !errors.Is(err, meta.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // reflog checks that every move names a commit, and that each branch is where its last move left it.
@@ -205,7 +230,7 @@ func (f *fsck) history(ctx context.Context, from Hash, where string) error {
 			continue
 		}
 		parentsFirst := false
-		for _, p := range c.Parents {
+		for _, p := range c.Kept() {
 			if _, ok := f.commits[p]; !ok {
 				pending = append(pending, p)
 				parentsFirst = true
@@ -229,10 +254,10 @@ func (f *fsck) commit(ctx context.Context, c Commit) error {
 		f.problem("fsck.commit", where, "its bytes are not canonical")
 	}
 	want := int64(0)
-	for _, p := range c.Parents {
+	for _, p := range c.Kept() {
 		want = max(want, f.commits[p]+1)
 	}
-	if c.Generation != want {
+	if c.Generation < want || c.Generation > want && len(c.Cut) == 0 {
 		f.problem("fsck.commit", where, "its generation is %d, not %d", c.Generation, want)
 	}
 	if _, err := f.l.rows.Get(ctx, f.l.commitKey(c.ID.String())); err != nil {

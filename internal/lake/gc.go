@@ -22,6 +22,9 @@ type CollectOptions struct {
 	// Keep is for how long a commit that no ref reaches any more can still be named, as after the removal
 	// of its branch.
 	Keep time.Duration
+	// HeadOnly, if any, tells the branches that keep their own commits, but not what the retention of
+	// another branch releases of the history below.
+	HeadOnly func(branch string) bool
 	// DryRun finds out what would go, and changes nothing.
 	DryRun bool
 	// Holder tells what the layers above keep; nil if there are none.

@@ -458,19 +458,7 @@ func (o *modelOp) removeRoots() {
 		o.pause()
 		branches = maps.Clone(m.branches)
 	}
-	reached := map[int]bool{}
-	var pending []int
-	for _, b := range branches {
-		pending = append(pending, b.commit)
-	}
-	for len(pending) > 0 {
-		id := pending[0]
-		pending = pending[1:]
-		if !reached[id] {
-			reached[id] = true
-			pending = append(pending, m.commits[id].parents...)
-		}
-	}
+	reached := m.reach(branches)
 	unreached := slices.DeleteFunc(slices.Sorted(maps.Keys(commits)), func(id int) bool { return reached[id] })
 	slices.SortFunc(unreached, func(a, b int) int { return commits[b].generation - commits[a].generation })
 	if m.rule == ancestorsFirst {
@@ -484,6 +472,15 @@ func (o *modelOp) removeRoots() {
 		}
 		delete(m.commits, id)
 		m.did["commit removed"]++
+		if m.rule == cutLater {
+			o.pause()
+		}
+		for child := range reached {
+			if slices.Contains(commits[child].parents, id) {
+				m.cut[id] = true
+				m.did["history cut"]++
+			}
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.memo)) {
 		if strings.HasPrefix(key, "old") || m.draw(3) == 0 {
@@ -492,6 +489,36 @@ func (o *modelOp) removeRoots() {
 			delete(m.memo, key)
 		}
 	}
+}
+
+// reach returns the commits that stay: all that other branches lead to, and the last ones of main.
+func (m *model) reach(branches map[string]modelBranch) map[int]bool {
+	reached := map[int]bool{}
+	from := func(pending []int, most int) {
+		for ; len(pending) > 0 && most != 0; most-- {
+			slices.SortFunc(pending, func(a, b int) int { return m.commits[b].generation - m.commits[a].generation })
+			id := pending[0]
+			pending = pending[1:]
+			if _, there := m.commits[id]; !there || reached[id] && most < 0 {
+				continue
+			}
+			reached[id] = true
+			for _, p := range m.commits[id].parents {
+				if !slices.Contains(pending, p) {
+					pending = append(pending, p)
+				}
+			}
+		}
+	}
+	for name, b := range branches {
+		if name != "main" || m.last == 0 {
+			from([]int{b.commit}, -1)
+		}
+	}
+	if m.last > 0 {
+		from([]int{branches["main"].commit}, m.last)
+	}
+	return reached
 }
 
 // await returns when every session has reported the epoch, began after it, or was fenced.

@@ -39,11 +39,12 @@ const (
 	blobFirst      broken = "a pack's blob goes before its row"
 	orphansNow     broken = "a pack without a row is deleted at once"
 	oldKnowledge   broken = "what was stored in an earlier epoch is believed to be there"
+	cutLater       broken = "that retention ended the history is noted after the commit went"
 )
 
 var allBroken = []broken{
 	reuseCondemned, noWait, noSecondMark, earlySeen, staleIndex, noFence, zombieFlush, userRemoves, noTouch,
-	branchesFirst, commitsFirst, ancestorsFirst, noTicket, rowFirst, blobFirst, orphansNow, oldKnowledge,
+	branchesFirst, commitsFirst, ancestorsFirst, noTicket, rowFirst, blobFirst, orphansNow, oldKnowledge, cutLater,
 }
 
 // Rows of the model. Objects are strings: a leaf is a letter, a node is "(" its two children ")".
@@ -72,6 +73,8 @@ type model struct {
 	packs    map[int]modelPack
 	commits  map[int]modelCommit
 	branches map[string]modelBranch
+	last     int               // so many commits of main are kept, if no other branch keeps more; 0: all
+	cut      map[int]bool      // commits that went while one stayed that has them as a parent
 	memo     map[string]string // key or old key -> object
 	sessions map[int]bool      // by the number of the transaction that made it: there is a row; true: expired
 	seen     map[int]int       // epochs that sessions have reported
@@ -114,7 +117,7 @@ type modelStop struct{}
 
 func newModel(rule broken, draw func(int) int) *model {
 	m := &model{
-		rule: rule, draw: draw, did: map[string]int{},
+		rule: rule, draw: draw, did: map[string]int{}, last: draw(4), cut: map[int]bool{},
 		packs: map[int]modelPack{}, commits: map[int]modelCommit{}, branches: map[string]modelBranch{}, memo: map[string]string{},
 		sessions: map[int]bool{}, seen: map[int]int{}, packBlobs: map[int][]string{}, dataBlobs: map[int]bool{},
 	}
@@ -269,9 +272,14 @@ func (m *model) check() {
 			m.fail("%s names data %d, which is gone", who, c.blob)
 		}
 		for _, p := range c.parents {
-			if _, ok := m.commits[p]; !ok {
+			if _, ok := m.commits[p]; !ok && !m.cut[p] {
 				m.fail("%s has the parent %d, which is gone", who, p)
 			}
+		}
+	}
+	for id := range m.cut {
+		if _, ok := m.commits[id]; ok {
+			m.fail("commit %d is there, and noted as gone", id)
 		}
 	}
 	for name, b := range m.branches {
@@ -327,7 +335,7 @@ func TestGarbageProtocolReachesAll(t *testing.T) {
 	}
 	for _, what := range []string{
 		"commit", "merge", "publish of a memo row", "memo", "branch", "read", "collection",
-		"orphan", "data file", "commit removed", "reprieve", "rewrite", "sweep",
+		"orphan", "data file", "commit removed", "history cut", "reprieve", "rewrite", "sweep",
 	} {
 		if did[what] < 20 {
 			t.Errorf("%d times only: %s", did[what], what)

@@ -15,7 +15,11 @@ import (
 // roots are what the rows of the history said in one snapshot.
 type roots struct {
 	commits  map[Hash]int64    // versions of their rows
-	named    []Hash            // by branches, tags, and moves that are remembered
+	named    []Hash            // by branches and tags that keep all of their history
+	retained []retainedHead    // branches that do not
+	weak     []Hash            // by moves that are remembered, and CollectOptions.HeadOnly: what retention releases they do not keep
+	cuts     []string          // keys of commits that an earlier collection noted as gone
+	moves    map[Hash][]string // keys of reflog lines that name a commit
 	requests map[Hash][]string // keys of requests that led to a commit
 	old      []string          // keys of moves and requests past their time
 }
@@ -26,7 +30,11 @@ func (c *collection) removeRoots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	reached, err := c.reach(ctx, r.named)
+	reached, err := c.reach(ctx, r)
+	if err != nil {
+		return err
+	}
+	edge, err := c.edge(ctx, r, reached)
 	if err != nil {
 		return err
 	}
@@ -34,17 +42,28 @@ func (c *collection) removeRoots(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, key := range r.cuts {
+		if id, err := ParseHash(strings.TrimPrefix(key, c.l.cutKey(""))); err == nil && !edge[id] {
+			r.old = append(r.old, key) // no commit has it as a parent any more
+		}
+	}
 	for group := range slices.Chunk(unreached, rowsAtOnce) {
 		var conditions []meta.Condition
 		var keys []string
+		var noted []meta.Write
 		for _, commit := range group {
-			key := c.l.commitKey(commit.ID.String())
-			conditions = append(conditions, meta.At(key, r.commits[commit.ID]))
-			keys = append(append(keys, key), r.requests[commit.ID]...)
+			id := commit.ID.String()
+			conditions = append(conditions, meta.At(c.l.commitKey(id), r.commits[commit.ID]))
+			keys = append(append(append(keys, c.l.commitKey(id)), r.requests[commit.ID]...), r.moves[commit.ID]...)
+			if edge[commit.ID] {
+				noted = append(noted, meta.Set(c.l.cutKey(id), mustJSON(cutRow{Time: c.now})))
+			}
 		}
-		err := c.removeRows(ctx, conditions, keys)
+		err := c.removeRows(ctx, conditions, keys, noted...)
 		if errors.Is(err, meta.ErrConditionFailed) {
-			// One of them was named again. It keeps its ancestors, and the next collection sees the rest.
+			// One of them was named again. It keeps its ancestors, and what is noted of them, and the next
+			// collection sees the rest.
+			r.old = slices.DeleteFunc(r.old, func(key string) bool { return strings.HasPrefix(key, c.l.cutKey("")) })
 			break
 		}
 		if err != nil {
@@ -66,15 +85,15 @@ func (c *collection) removeRoots(ctx context.Context) error {
 	return nil
 }
 
-// removeRows deletes rows in one transaction.
-func (c *collection) removeRows(ctx context.Context, conditions []meta.Condition, keys []string) error {
+// removeRows deletes rows in one transaction, which may note something.
+func (c *collection) removeRows(ctx context.Context, conditions []meta.Condition, keys []string, noted ...meta.Write) error {
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
 	writes := make([]meta.Write, len(keys))
 	for i, key := range keys {
 		writes[i] = meta.Delete(key)
 	}
-	if err := c.txn(ctx, conditions, writes); err != nil {
+	if err := c.txn(ctx, conditions, append(writes, noted...)); err != nil {
 		return err
 	}
 	c.got.Rows += len(keys)
@@ -85,15 +104,24 @@ func (c *collection) removeRows(ctx context.Context, conditions []meta.Condition
 // and so did whatever names that. See docs/design/garbage.md, R3.
 func (c *collection) readRoots(ctx context.Context) (*roots, error) {
 	l := c.l
-	r := &roots{commits: map[Hash]int64{}, requests: map[Hash][]string{}}
+	r := &roots{commits: map[Hash]int64{}, requests: map[Hash][]string{}, moves: map[Hash][]string{}}
 	c.gone = map[Hash]int64{}
+	heads, retentions := map[string]Hash{}, map[string]Retention{}
 	log := reflogReader{c: c, r: r}
 	for row, err := range l.rows.Scan(ctx, meta.Range{Start: l.branchKey(""), End: meta.Prefix(l.tagKey("")).End}) {
 		if err != nil {
 			return nil, err
 		}
 		switch key := row.Key; {
-		case strings.HasPrefix(key, l.branchKey("")), strings.HasPrefix(key, l.tagKey("")):
+		case strings.HasPrefix(key, l.branchKey("")):
+			var ref Ref
+			ref, err = parseRef(strings.TrimPrefix(key, l.branchKey("")), row)
+			heads[ref.Name] = ref.Commit
+		case strings.HasPrefix(key, l.retainKey("")):
+			retentions[strings.TrimPrefix(key, l.retainKey(""))], err = parseRetention(row)
+		case strings.HasPrefix(key, l.cutKey("")):
+			r.cuts = append(r.cuts, key)
+		case strings.HasPrefix(key, l.tagKey("")):
 			var ref Ref
 			if ref, err = parseRef(key, row); err == nil {
 				r.named = append(r.named, ref.Commit)
@@ -116,6 +144,17 @@ func (c *collection) readRoots(ctx context.Context) (*roots, error) {
 		}
 		if err != nil {
 			return nil, ErrCorrupt.Errorf("row %s: %w", row.Key, err).WithNext("tarn fsck")
+		}
+	}
+	for branch, head := range heads {
+		retention, ok := retentions[branch]
+		switch {
+		case ok:
+			r.retained = append(r.retained, retainedHead{head, retention})
+		case c.opt.HeadOnly != nil && c.opt.HeadOnly(branch):
+			r.weak = append(r.weak, head)
+		default:
+			r.named = append(r.named, head)
 		}
 	}
 	return r, nil
@@ -155,6 +194,7 @@ func (x *reflogReader) line(row meta.Row) error {
 	}
 	x.lines = append(x.lines, moveLine{row.Key, move.Commit})
 	if !move.Commit.IsZero() {
+		x.r.moves[move.Commit] = append(x.r.moves[move.Commit], row.Key)
 		return nil
 	}
 	if head := x.lines[max(0, len(x.lines)-2)]; x.c.now.Sub(move.Time) < x.c.opt.Keep {
@@ -165,16 +205,29 @@ func (x *reflogReader) line(row meta.Row) error {
 		case x.c.now.Sub(move.Time) >= x.c.opt.Keep:
 			x.r.old = append(x.r.old, line.key)
 		case !line.commit.IsZero():
-			x.r.named = append(x.r.named, line.commit)
+			x.r.weak = append(x.r.weak, line.commit)
 		}
 	}
 	x.lines = nil
 	return nil
 }
 
-// reach returns the commits that those named lead to.
-func (c *collection) reach(ctx context.Context, named []Hash) (map[Hash]bool, error) {
-	reached := map[Hash]bool{}
+// reach returns the commits that stay.
+func (c *collection) reach(ctx context.Context, r *roots) (map[Hash]bool, error) {
+	reached, released := map[Hash]bool{}, map[Hash]bool{}
+	if err := c.follow(ctx, r.named, reached, nil); err != nil {
+		return nil, err
+	}
+	for _, head := range r.retained {
+		if err := c.retain(ctx, head, reached, released); err != nil {
+			return nil, err
+		}
+	}
+	return reached, c.follow(ctx, r.weak, reached, released)
+}
+
+// follow adds commits to reached with their ancestors, as far as these are not in except.
+func (c *collection) follow(ctx context.Context, named []Hash, reached, except map[Hash]bool) error {
 	for len(named) > 0 {
 		id := named[len(named)-1]
 		named = named[:len(named)-1]
@@ -184,11 +237,15 @@ func (c *collection) reach(ctx context.Context, named []Hash) (map[Hash]bool, er
 		reached[id] = true
 		commit, err := c.l.Commit(ctx, id)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		named = append(named, commit.Parents...)
+		for _, p := range commit.Kept() {
+			if !except[p] {
+				named = append(named, p)
+			}
+		}
 	}
-	return reached, nil
+	return nil
 }
 
 // unreached returns the other commits, descendants before ancestors.

@@ -366,7 +366,7 @@ func (t *tracing) named(ctx context.Context, root func(kind, name string, head H
 			root(of.kind, ref.Name, ref.Commit, time.Time{})
 		}
 	}
-	log := reflogReader{c: &collection{l: t.l, opt: t.opt, now: t.now}, r: &roots{}}
+	log := reflogReader{c: &collection{l: t.l, opt: t.opt, now: t.now}, r: &roots{moves: map[Hash][]string{}}}
 	for row, err := range t.l.rows.Scan(ctx, meta.Prefix(t.l.prefix+"reflog/")) {
 		if err != nil {
 			return err

@@ -46,6 +46,7 @@ type index struct {
 	damaged  map[Hash]error    // packs whose footer cannot be read
 	segments []*segment
 	unusable map[string]bool // segments that could not be read
+	cuts     map[Hash]cutRow // commits that retention removed, and whose children are there
 	scans    int64           // refreshes that ended
 
 	compacting bool
@@ -173,6 +174,10 @@ func (l *Lake) refresh(ctx context.Context, scans int64) error {
 	if err != nil {
 		return err
 	}
+	cuts, err := l.scanCuts(ctx)
+	if err != nil {
+		return err
+	}
 	segments, unusable, err := l.openSegments(ctx, rows)
 	if err != nil {
 		return err
@@ -189,7 +194,7 @@ func (l *Lake) refresh(ctx context.Context, scans int64) error {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.packs, x.segments, x.unusable, x.damaged = packs, segments, unusable, damaged
+	x.packs, x.segments, x.unusable, x.damaged, x.cuts = packs, segments, unusable, damaged, cuts
 	x.footers, x.loose = map[Hash][]place{}, map[Hash]location{}
 	for name, places := range footers {
 		x.addLoose(name, places)

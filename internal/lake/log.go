@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/heap"
 	"context"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -62,13 +63,13 @@ func (l *Lake) Log(ctx context.Context, from Hash, opt LogOptions) iter.Seq2[Com
 // changed reports whether c differs from all of its parents at key, and which of them to follow.
 func (l *Lake) changed(ctx context.Context, c Commit, key string) (bool, []Hash, error) {
 	if key == "" {
-		return true, c.Parents, nil
+		return true, c.Kept(), nil
 	}
-	if len(c.Parents) == 0 {
+	if len(c.Kept()) == 0 {
 		same, err := l.Tree(Hash{}).sameAt(ctx, l.Tree(c.Tree), key)
 		return !same, nil, err
 	}
-	for _, id := range c.Parents {
+	for _, id := range c.Kept() {
 		p, err := l.Commit(ctx, id)
 		if err != nil {
 			return false, nil, err
@@ -81,7 +82,7 @@ func (l *Lake) changed(ctx context.Context, c Commit, key string) (bool, []Hash,
 			return false, []Hash{id}, nil
 		}
 	}
-	return true, c.Parents, nil
+	return true, c.Kept(), nil
 }
 
 // sameAt reports whether two trees have the same identity at key, or below it.
@@ -115,7 +116,8 @@ func (l *Lake) MergeBase(ctx context.Context, a, b Hash) (Hash, error) {
 }
 
 // mergeBases returns the common ancestors that no other one descends from, the best first. There are
-// several only after merges that crossed each other.
+// several only after merges that crossed each other. With none, and a history that retention has cut, it is
+// not known whether there was one: to merge as if there were none would bring back what was deleted.
 func (l *Lake) mergeBases(ctx context.Context, a, b Hash) ([]Commit, error) {
 	const fromA, fromB, both, below = 1, 2, 3, 4
 	q := newWalk(l)
@@ -125,6 +127,7 @@ func (l *Lake) mergeBases(ctx context.Context, a, b Hash) ([]Commit, error) {
 		}
 	}
 	var bases []Commit
+	cut := false
 	// Commits come in falling generation: all descendants of v came before it, so its marks are final.
 	// When all that is left lies below a base, there is no other.
 	for q.Len() > 0 && slices.ContainsFunc(q.queue, func(v *visit) bool { return v.marks&below == 0 }) {
@@ -133,11 +136,16 @@ func (l *Lake) mergeBases(ctx context.Context, a, b Hash) ([]Commit, error) {
 			bases = append(bases, v.Commit)
 			v.marks |= below
 		}
-		for _, p := range v.Parents {
+		cut = cut || len(v.Cut) > 0
+		for _, p := range v.Kept() {
 			if err := q.add(ctx, p, v.marks); err != nil {
 				return nil, err
 			}
 		}
+	}
+	if cut && len(bases) == 0 {
+		return nil, ErrCut.Errorf("%s and %s have no commit in common any more: older ones were removed by the retention of a branch", short(a), short(b)).
+			WithNext(fmt.Sprintf("tarn diff %s..%s   # what differs", short(b), short(a)))
 	}
 	return bases, nil
 }

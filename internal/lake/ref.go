@@ -65,6 +65,7 @@ const (
 	didCreateTag    = "create tag"
 	didDeleteTag    = "delete tag"
 	didUndelete     = "undelete branch"
+	didRetain       = "retain"
 )
 
 // Rows of the history. A ref's name is the tail of its key as it is, so that refs list in order.
@@ -317,7 +318,7 @@ func (l *Lake) DeleteBranch(ctx context.Context, name, request string) (Ref, err
 			}
 			log := mustJSON(moveRow{Why: "delete", Request: request})
 			return ref, []meta.Condition{meta.At(l.branchKey(name), version)},
-				[]meta.Write{meta.Delete(l.branchKey(name)), meta.Set(l.moveKey(name, after(ref.Time)), log)}, nil
+				[]meta.Write{meta.Delete(l.branchKey(name)), meta.Delete(l.retainKey(name)), meta.Set(l.moveKey(name, after(ref.Time)), log)}, nil
 		})
 		if !errors.Is(err, meta.ErrConditionFailed) { // else it moved
 			return ref, err
