@@ -18,11 +18,12 @@ type refJSON struct {
 	Name    string      `json:"name"`
 	Current bool        `json:"current,omitempty"`
 	Commit  *commitJSON `json:"commit"`
+	Keeps   *keepsJSON  `json:"keeps,omitempty"` // of a branch; nothing: everything
 }
 
 func (a *app) branchCommand() *cobra.Command {
 	return group("branch", "List, create and remove branches, and bring them back", groupHistory,
-		a.branchListCommand(), a.branchCreateCommand(), a.branchRemoveCommand(), a.branchUndeleteCommand(), a.branchLogCommand())
+		a.branchListCommand(), a.branchCreateCommand(), a.branchRemoveCommand(), a.branchUndeleteCommand(), a.branchLogCommand(), a.branchRetainCommand())
 }
 
 func (a *app) branchListCommand() *cobra.Command {
@@ -56,12 +57,16 @@ func (a *app) branchListCommand() *cobra.Command {
 func (a *app) printRefs(key string, refs []*tarnv1.Ref, current string) {
 	docs, rows := []refJSON{}, [][]string{}
 	for _, r := range refs {
-		docs = append(docs, refJSON{r.GetName(), r.GetName() == current, commitDocument(r.GetCommit())})
+		docs = append(docs, refJSON{r.GetName(), r.GetName() == current, commitDocument(r.GetCommit()), keepsDocument(r.GetRetention())})
 		mark := " "
 		if r.GetName() == current {
 			mark = "*"
 		}
-		rows = append(rows, []string{mark, ui.Clean(r.GetName()), a.out.ID(short(r.GetCommit().GetId())), a.out.Time(r.GetCommit().GetTime().AsTime()), headline(r.GetCommit())})
+		row := []string{mark, ui.Clean(r.GetName()), a.out.ID(short(r.GetCommit().GetId())), a.out.Time(r.GetCommit().GetTime().AsTime()), headline(r.GetCommit())}
+		if r.GetRetention() != nil {
+			row[len(row)-1] += a.out.Dim(" (keeps " + keeps(r.GetRetention()) + ")")
+		}
+		rows = append(rows, row)
 	}
 	a.print(map[string]any{key: docs}, func() {
 		a.out.Table(columns("", "name", "commit", "time", "message"), rows)

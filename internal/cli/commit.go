@@ -26,6 +26,7 @@ func columns(names ...string) []ui.Column {
 type commitJSON struct {
 	ID      string    `json:"id"`
 	Parents []string  `json:"parents"`
+	Cut     []string  `json:"cut,omitempty"` // parents that retention has removed
 	Author  string    `json:"author"`
 	Message string    `json:"message"`
 	Time    time.Time `json:"time"`
@@ -40,7 +41,7 @@ func commitDocument(c *tarnv1.Commit) *commitJSON {
 	if parents == nil {
 		parents = []string{}
 	}
-	return &commitJSON{c.GetId(), parents, c.GetAuthor(), c.GetMessage(), c.GetTime().AsTime(), c.GetRun()}
+	return &commitJSON{c.GetId(), parents, c.GetCut(), c.GetAuthor(), c.GetMessage(), c.GetTime().AsTime(), c.GetRun()}
 }
 
 // headline is the first line of a commit's message.

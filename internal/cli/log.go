@@ -38,7 +38,7 @@ func (a *app) logCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			docs, more := []*commitJSON{}, false
+			docs, more, cut := []*commitJSON{}, false, false
 			err = recv(stream, func(m *tarnv1.LogResponse) error {
 				commit := m.GetCommit()
 				if limit > 0 && len(docs) == int(limit) {
@@ -46,6 +46,7 @@ func (a *app) logCommand() *cobra.Command {
 					return nil
 				}
 				docs = append(docs, commitDocument(commit))
+				cut = cut || len(commit.GetCut()) > 0
 				if !a.json {
 					a.logLine(commit)
 				}
@@ -54,9 +55,12 @@ func (a *app) logCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.print(map[string]any{"ref": req.GetRef(), "commits": docs, "more": more}, func() {
-				if more {
+			a.print(map[string]any{"ref": req.GetRef(), "commits": docs, "more": more, "cut": cut}, func() {
+				switch {
+				case more:
 					a.note("there are more: --limit 0 shows all")
+				case cut:
+					a.note("older commits were removed by retention: tarn branch ls shows what each branch keeps")
 				}
 			})
 			return nil

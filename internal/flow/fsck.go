@@ -92,7 +92,7 @@ func (k *fsck) since(ctx context.Context, ref lake.Ref) error {
 		before := k.lake.Tree(lake.Hash{})
 		if len(c.Parents) > 0 {
 			parent, err := k.lake.Commit(ctx, c.Parents[0])
-			if err != nil {
+			if err != nil && !errors.Is(err, lake.ErrCut) {
 				return err
 			}
 			before = k.lake.Tree(parent.Tree)

@@ -305,6 +305,9 @@ func whyCommit(c lake.Commit) Answer {
 	if c.Run != "" {
 		return Answer{Sentence: fmt.Sprintf("%s was published by run %s of %s.", id, c.Run, c.Author), Command: "tarn show " + c.Run}
 	}
+	if len(c.Cut) > 0 && c.Run == "" {
+		return Answer{Sentence: id + " is where the history begins by now: retention has removed what was before.", Command: "tarn branch ls"}
+	}
 	if len(c.Parents) == 0 {
 		return Answer{Sentence: id + " is where the history begins.", Command: "tarn log"}
 	}

@@ -184,6 +184,9 @@ func (f *Flow) tableWritten(ctx context.Context, pub Published, key string) (*Ta
 		return out, nil
 	}
 	parent, err := f.lake.Commit(ctx, pub.Commit.Parents[0])
+	if errors.Is(err, lake.ErrCut) { // a request answered again, after a time
+		return out, nil
+	}
 	if err != nil {
 		return out, err
 	}

@@ -19,6 +19,9 @@ func toCommit(c lake.Commit) *tarnv1.Commit {
 	for _, p := range c.Parents {
 		out.Parents = append(out.Parents, p.String())
 	}
+	for _, p := range c.Cut {
+		out.Cut = append(out.Cut, p.String())
+	}
 	return out
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"math"
 	"strings"
 	"time"
 
@@ -52,7 +53,48 @@ func (s *historyService) ListBranches(ctx context.Context, req *tarnv1.ListBranc
 		return nil, err
 	}
 	refs, err := list(ctx, p.Lake, p.Lake.Branches(ctx))
+	if err != nil {
+		return nil, err
+	}
+	retentions, err := p.Lake.Retentions(ctx)
+	for _, ref := range refs {
+		if r, ok := retentions[ref.GetName()]; ok {
+			ref.Retention = toRetention(r)
+		}
+	}
 	return &tarnv1.ListBranchesResponse{Branches: refs}, err
+}
+
+func toRetention(r lake.Retention) *tarnv1.Retention {
+	if r == (lake.Retention{}) {
+		return nil
+	}
+	return &tarnv1.Retention{KeepSeconds: int64(r.Keep / time.Second), Last: int32(r.Last)}
+}
+
+func (s *historyService) RetainBranch(ctx context.Context, req *tarnv1.RetainBranchRequest) (*tarnv1.RetainBranchResponse, error) {
+	if err := checkRequestID(req.GetRequestId()); err != nil {
+		return nil, err
+	}
+	p, err := s.projects.Open(ctx, req.GetProject())
+	if err != nil {
+		return nil, err
+	}
+	keep := req.GetRetention().GetKeepSeconds()
+	if keep > math.MaxInt64/int64(time.Second) || keep < 0 {
+		return nil, lake.ErrInvalidRetention.Errorf("a branch cannot keep %d seconds", keep)
+	}
+	r := lake.Retention{Keep: time.Duration(keep) * time.Second, Last: int(req.GetRetention().GetLast())}
+	b, err := p.Lake.Retain(ctx, req.GetName(), r, lake.CommitInfo{RequestID: req.GetRequestId(), Author: req.GetAuthor()})
+	if err != nil {
+		return nil, err
+	}
+	ref, err := toRef(ctx, p.Lake, b)
+	if err != nil {
+		return nil, err
+	}
+	ref.Retention = toRetention(r)
+	return &tarnv1.RetainBranchResponse{Branch: ref}, nil
 }
 
 func (s *historyService) CreateBranch(ctx context.Context, req *tarnv1.CreateBranchRequest) (*tarnv1.CreateBranchResponse, error) {
@@ -528,6 +570,9 @@ func showRef(ctx context.Context, l *lake.Lake, name string, c lake.Commit) (*ta
 	var parent lake.Hash
 	if len(c.Parents) > 0 {
 		first, err := l.Commit(ctx, c.Parents[0])
+		if errors.Is(err, lake.ErrCut) {
+			return resp, nil // what it changed is not known any more
+		}
 		if err != nil {
 			return nil, err
 		}

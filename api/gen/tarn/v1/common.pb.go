@@ -203,7 +203,9 @@ type Commit struct {
 	Message string                 `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
 	Time    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
 	// The run that made it, or empty.
-	Run           string `protobuf:"bytes,7,opt,name=run,proto3" json:"run,omitempty"`
+	Run string `protobuf:"bytes,7,opt,name=run,proto3" json:"run,omitempty"`
+	// Those of the parents that the retention of a branch has removed.
+	Cut           []string `protobuf:"bytes,8,rep,name=cut,proto3" json:"cut,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -285,6 +287,13 @@ func (x *Commit) GetRun() string {
 		return x.Run
 	}
 	return ""
+}
+
+func (x *Commit) GetCut() []string {
+	if x != nil {
+		return x.Cut
+	}
+	return nil
 }
 
 // Entry is what a commit holds under one key.
@@ -613,7 +622,7 @@ const file_tarn_v1_common_proto_rawDesc = "" +
 	"\x04into\x18\x03 \x01(\tR\x04into\x12\x16\n" +
 	"\x06author\x18\x04 \x01(\tR\x06author\x12\x18\n" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x10\n" +
-	"\x03dir\x18\x06 \x01(\tR\x03dir\"\xba\x01\n" +
+	"\x03dir\x18\x06 \x01(\tR\x03dir\"\xcc\x01\n" +
 	"\x06Commit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aparents\x18\x02 \x03(\tR\aparents\x12\x12\n" +
@@ -621,7 +630,8 @@ const file_tarn_v1_common_proto_rawDesc = "" +
 	"\x06author\x18\x04 \x01(\tR\x06author\x12\x18\n" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12.\n" +
 	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x10\n" +
-	"\x03run\x18\a \x01(\tR\x03run\"\x9a\x02\n" +
+	"\x03run\x18\a \x01(\tR\x03run\x12\x10\n" +
+	"\x03cut\x18\b \x03(\tR\x03cut\"\x9a\x02\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +

@@ -25,9 +25,11 @@ const (
 )
 
 type Ref struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Commit        *Commit                `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Commit *Commit                `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	// What a branch keeps; not there: everything.
+	Retention     *Retention `protobuf:"bytes,3,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -76,6 +78,187 @@ func (x *Ref) GetCommit() *Commit {
 	return nil
 }
 
+func (x *Ref) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+// Retention is what a branch keeps of its history: the last commits of its log, and the younger ones.
+type Retention struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeepSeconds   int64                  `protobuf:"varint,1,opt,name=keep_seconds,json=keepSeconds,proto3" json:"keep_seconds,omitempty"`
+	Last          int32                  `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retention) Reset() {
+	*x = Retention{}
+	mi := &file_tarn_v1_history_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retention) ProtoMessage() {}
+
+func (x *Retention) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retention.ProtoReflect.Descriptor instead.
+func (*Retention) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Retention) GetKeepSeconds() int64 {
+	if x != nil {
+		return x.KeepSeconds
+	}
+	return 0
+}
+
+func (x *Retention) GetLast() int32 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+type RetainBranchRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Project   string                 `protobuf:"bytes,2,opt,name=project,proto3" json:"project,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Not there: everything.
+	Retention     *Retention `protobuf:"bytes,4,opt,name=retention,proto3" json:"retention,omitempty"`
+	Author        string     `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetainBranchRequest) Reset() {
+	*x = RetainBranchRequest{}
+	mi := &file_tarn_v1_history_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetainBranchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetainBranchRequest) ProtoMessage() {}
+
+func (x *RetainBranchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetainBranchRequest.ProtoReflect.Descriptor instead.
+func (*RetainBranchRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RetainBranchRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RetainBranchRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *RetainBranchRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RetainBranchRequest) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+func (x *RetainBranchRequest) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+type RetainBranchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Branch        *Ref                   `protobuf:"bytes,1,opt,name=branch,proto3" json:"branch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetainBranchResponse) Reset() {
+	*x = RetainBranchResponse{}
+	mi := &file_tarn_v1_history_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetainBranchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetainBranchResponse) ProtoMessage() {}
+
+func (x *RetainBranchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_history_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetainBranchResponse.ProtoReflect.Descriptor instead.
+func (*RetainBranchResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RetainBranchResponse) GetBranch() *Ref {
+	if x != nil {
+		return x.Branch
+	}
+	return nil
+}
+
 type ListBranchesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -85,7 +268,7 @@ type ListBranchesRequest struct {
 
 func (x *ListBranchesRequest) Reset() {
 	*x = ListBranchesRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[1]
+	mi := &file_tarn_v1_history_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -97,7 +280,7 @@ func (x *ListBranchesRequest) String() string {
 func (*ListBranchesRequest) ProtoMessage() {}
 
 func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[1]
+	mi := &file_tarn_v1_history_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -110,7 +293,7 @@ func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesRequest.ProtoReflect.Descriptor instead.
 func (*ListBranchesRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{1}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListBranchesRequest) GetProject() string {
@@ -129,7 +312,7 @@ type ListBranchesResponse struct {
 
 func (x *ListBranchesResponse) Reset() {
 	*x = ListBranchesResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[2]
+	mi := &file_tarn_v1_history_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -141,7 +324,7 @@ func (x *ListBranchesResponse) String() string {
 func (*ListBranchesResponse) ProtoMessage() {}
 
 func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[2]
+	mi := &file_tarn_v1_history_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -154,7 +337,7 @@ func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesResponse.ProtoReflect.Descriptor instead.
 func (*ListBranchesResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{2}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListBranchesResponse) GetBranches() []*Ref {
@@ -177,7 +360,7 @@ type CreateBranchRequest struct {
 
 func (x *CreateBranchRequest) Reset() {
 	*x = CreateBranchRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[3]
+	mi := &file_tarn_v1_history_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -189,7 +372,7 @@ func (x *CreateBranchRequest) String() string {
 func (*CreateBranchRequest) ProtoMessage() {}
 
 func (x *CreateBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[3]
+	mi := &file_tarn_v1_history_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -202,7 +385,7 @@ func (x *CreateBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBranchRequest.ProtoReflect.Descriptor instead.
 func (*CreateBranchRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{3}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateBranchRequest) GetRequestId() string {
@@ -242,7 +425,7 @@ type CreateBranchResponse struct {
 
 func (x *CreateBranchResponse) Reset() {
 	*x = CreateBranchResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[4]
+	mi := &file_tarn_v1_history_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +437,7 @@ func (x *CreateBranchResponse) String() string {
 func (*CreateBranchResponse) ProtoMessage() {}
 
 func (x *CreateBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[4]
+	mi := &file_tarn_v1_history_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +450,7 @@ func (x *CreateBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBranchResponse.ProtoReflect.Descriptor instead.
 func (*CreateBranchResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateBranchResponse) GetBranch() *Ref {
@@ -288,7 +471,7 @@ type DeleteBranchRequest struct {
 
 func (x *DeleteBranchRequest) Reset() {
 	*x = DeleteBranchRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[5]
+	mi := &file_tarn_v1_history_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +483,7 @@ func (x *DeleteBranchRequest) String() string {
 func (*DeleteBranchRequest) ProtoMessage() {}
 
 func (x *DeleteBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[5]
+	mi := &file_tarn_v1_history_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +496,7 @@ func (x *DeleteBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBranchRequest.ProtoReflect.Descriptor instead.
 func (*DeleteBranchRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DeleteBranchRequest) GetRequestId() string {
@@ -349,7 +532,7 @@ type DeleteBranchResponse struct {
 
 func (x *DeleteBranchResponse) Reset() {
 	*x = DeleteBranchResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[6]
+	mi := &file_tarn_v1_history_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +544,7 @@ func (x *DeleteBranchResponse) String() string {
 func (*DeleteBranchResponse) ProtoMessage() {}
 
 func (x *DeleteBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[6]
+	mi := &file_tarn_v1_history_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +557,7 @@ func (x *DeleteBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteBranchResponse.ProtoReflect.Descriptor instead.
 func (*DeleteBranchResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeleteBranchResponse) GetBranch() *Ref {
@@ -413,7 +596,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_tarn_v1_history_proto_msgTypes[7]
+	mi := &file_tarn_v1_history_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +608,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[7]
+	mi := &file_tarn_v1_history_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +621,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Move) GetTime() *timestamppb.Timestamp {
@@ -509,7 +692,7 @@ type BranchLogRequest struct {
 
 func (x *BranchLogRequest) Reset() {
 	*x = BranchLogRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[8]
+	mi := &file_tarn_v1_history_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +704,7 @@ func (x *BranchLogRequest) String() string {
 func (*BranchLogRequest) ProtoMessage() {}
 
 func (x *BranchLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[8]
+	mi := &file_tarn_v1_history_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +717,7 @@ func (x *BranchLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BranchLogRequest.ProtoReflect.Descriptor instead.
 func (*BranchLogRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BranchLogRequest) GetProject() string {
@@ -567,7 +750,7 @@ type BranchLogResponse struct {
 
 func (x *BranchLogResponse) Reset() {
 	*x = BranchLogResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[9]
+	mi := &file_tarn_v1_history_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +762,7 @@ func (x *BranchLogResponse) String() string {
 func (*BranchLogResponse) ProtoMessage() {}
 
 func (x *BranchLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[9]
+	mi := &file_tarn_v1_history_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +775,7 @@ func (x *BranchLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BranchLogResponse.ProtoReflect.Descriptor instead.
 func (*BranchLogResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BranchLogResponse) GetMove() *Move {
@@ -616,7 +799,7 @@ type UndeleteBranchRequest struct {
 
 func (x *UndeleteBranchRequest) Reset() {
 	*x = UndeleteBranchRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[10]
+	mi := &file_tarn_v1_history_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +811,7 @@ func (x *UndeleteBranchRequest) String() string {
 func (*UndeleteBranchRequest) ProtoMessage() {}
 
 func (x *UndeleteBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[10]
+	mi := &file_tarn_v1_history_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +824,7 @@ func (x *UndeleteBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteBranchRequest.ProtoReflect.Descriptor instead.
 func (*UndeleteBranchRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UndeleteBranchRequest) GetRequestId() string {
@@ -688,7 +871,7 @@ type UndeleteBranchResponse struct {
 
 func (x *UndeleteBranchResponse) Reset() {
 	*x = UndeleteBranchResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[11]
+	mi := &file_tarn_v1_history_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +883,7 @@ func (x *UndeleteBranchResponse) String() string {
 func (*UndeleteBranchResponse) ProtoMessage() {}
 
 func (x *UndeleteBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[11]
+	mi := &file_tarn_v1_history_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +896,7 @@ func (x *UndeleteBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteBranchResponse.ProtoReflect.Descriptor instead.
 func (*UndeleteBranchResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UndeleteBranchResponse) GetBranch() *Ref {
@@ -732,7 +915,7 @@ type ListTagsRequest struct {
 
 func (x *ListTagsRequest) Reset() {
 	*x = ListTagsRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[12]
+	mi := &file_tarn_v1_history_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +927,7 @@ func (x *ListTagsRequest) String() string {
 func (*ListTagsRequest) ProtoMessage() {}
 
 func (x *ListTagsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[12]
+	mi := &file_tarn_v1_history_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +940,7 @@ func (x *ListTagsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTagsRequest.ProtoReflect.Descriptor instead.
 func (*ListTagsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListTagsRequest) GetProject() string {
@@ -776,7 +959,7 @@ type ListTagsResponse struct {
 
 func (x *ListTagsResponse) Reset() {
 	*x = ListTagsResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[13]
+	mi := &file_tarn_v1_history_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +971,7 @@ func (x *ListTagsResponse) String() string {
 func (*ListTagsResponse) ProtoMessage() {}
 
 func (x *ListTagsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[13]
+	mi := &file_tarn_v1_history_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +984,7 @@ func (x *ListTagsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTagsResponse.ProtoReflect.Descriptor instead.
 func (*ListTagsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListTagsResponse) GetTags() []*Ref {
@@ -824,7 +1007,7 @@ type CreateTagRequest struct {
 
 func (x *CreateTagRequest) Reset() {
 	*x = CreateTagRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[14]
+	mi := &file_tarn_v1_history_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +1019,7 @@ func (x *CreateTagRequest) String() string {
 func (*CreateTagRequest) ProtoMessage() {}
 
 func (x *CreateTagRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[14]
+	mi := &file_tarn_v1_history_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +1032,7 @@ func (x *CreateTagRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTagRequest.ProtoReflect.Descriptor instead.
 func (*CreateTagRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateTagRequest) GetRequestId() string {
@@ -889,7 +1072,7 @@ type CreateTagResponse struct {
 
 func (x *CreateTagResponse) Reset() {
 	*x = CreateTagResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[15]
+	mi := &file_tarn_v1_history_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1084,7 @@ func (x *CreateTagResponse) String() string {
 func (*CreateTagResponse) ProtoMessage() {}
 
 func (x *CreateTagResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[15]
+	mi := &file_tarn_v1_history_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1097,7 @@ func (x *CreateTagResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTagResponse.ProtoReflect.Descriptor instead.
 func (*CreateTagResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateTagResponse) GetTag() *Ref {
@@ -935,7 +1118,7 @@ type DeleteTagRequest struct {
 
 func (x *DeleteTagRequest) Reset() {
 	*x = DeleteTagRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[16]
+	mi := &file_tarn_v1_history_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1130,7 @@ func (x *DeleteTagRequest) String() string {
 func (*DeleteTagRequest) ProtoMessage() {}
 
 func (x *DeleteTagRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[16]
+	mi := &file_tarn_v1_history_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1143,7 @@ func (x *DeleteTagRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTagRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTagRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteTagRequest) GetRequestId() string {
@@ -993,7 +1176,7 @@ type DeleteTagResponse struct {
 
 func (x *DeleteTagResponse) Reset() {
 	*x = DeleteTagResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[17]
+	mi := &file_tarn_v1_history_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1188,7 @@ func (x *DeleteTagResponse) String() string {
 func (*DeleteTagResponse) ProtoMessage() {}
 
 func (x *DeleteTagResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[17]
+	mi := &file_tarn_v1_history_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1201,7 @@ func (x *DeleteTagResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTagResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTagResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteTagResponse) GetTag() *Ref {
@@ -1038,7 +1221,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[18]
+	mi := &file_tarn_v1_history_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1233,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[18]
+	mi := &file_tarn_v1_history_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1246,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResolveRequest) GetProject() string {
@@ -1093,7 +1276,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[19]
+	mi := &file_tarn_v1_history_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1288,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[19]
+	mi := &file_tarn_v1_history_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1301,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{19}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResolveResponse) GetCommit() *Commit {
@@ -1156,7 +1339,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[20]
+	mi := &file_tarn_v1_history_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1351,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[20]
+	mi := &file_tarn_v1_history_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1364,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogRequest) GetProject() string {
@@ -1221,7 +1404,7 @@ type LogResponse struct {
 
 func (x *LogResponse) Reset() {
 	*x = LogResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[21]
+	mi := &file_tarn_v1_history_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1416,7 @@ func (x *LogResponse) String() string {
 func (*LogResponse) ProtoMessage() {}
 
 func (x *LogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[21]
+	mi := &file_tarn_v1_history_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1429,7 @@ func (x *LogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogResponse.ProtoReflect.Descriptor instead.
 func (*LogResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogResponse) GetCommit() *Commit {
@@ -1269,7 +1452,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[22]
+	mi := &file_tarn_v1_history_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1464,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[22]
+	mi := &file_tarn_v1_history_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1477,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DiffRequest) GetProject() string {
@@ -1334,7 +1517,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[23]
+	mi := &file_tarn_v1_history_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1529,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[23]
+	mi := &file_tarn_v1_history_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1542,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{23}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DiffResponse) GetChange() *Change {
@@ -1383,7 +1566,7 @@ type MergeRequest struct {
 
 func (x *MergeRequest) Reset() {
 	*x = MergeRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[24]
+	mi := &file_tarn_v1_history_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1578,7 @@ func (x *MergeRequest) String() string {
 func (*MergeRequest) ProtoMessage() {}
 
 func (x *MergeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[24]
+	mi := &file_tarn_v1_history_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1591,7 @@ func (x *MergeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeRequest.ProtoReflect.Descriptor instead.
 func (*MergeRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{24}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MergeRequest) GetWrite() *Write {
@@ -1451,7 +1634,7 @@ type MergeResponse struct {
 
 func (x *MergeResponse) Reset() {
 	*x = MergeResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[25]
+	mi := &file_tarn_v1_history_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1646,7 @@ func (x *MergeResponse) String() string {
 func (*MergeResponse) ProtoMessage() {}
 
 func (x *MergeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[25]
+	mi := &file_tarn_v1_history_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1659,7 @@ func (x *MergeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeResponse.ProtoReflect.Descriptor instead.
 func (*MergeResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{25}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MergeResponse) GetChanges() []*Change {
@@ -1511,7 +1694,7 @@ type RevertRequest struct {
 
 func (x *RevertRequest) Reset() {
 	*x = RevertRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[26]
+	mi := &file_tarn_v1_history_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1706,7 @@ func (x *RevertRequest) String() string {
 func (*RevertRequest) ProtoMessage() {}
 
 func (x *RevertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[26]
+	mi := &file_tarn_v1_history_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1719,7 @@ func (x *RevertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertRequest.ProtoReflect.Descriptor instead.
 func (*RevertRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{26}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevertRequest) GetWrite() *Write {
@@ -1562,7 +1745,7 @@ type RevertResponse struct {
 
 func (x *RevertResponse) Reset() {
 	*x = RevertResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[27]
+	mi := &file_tarn_v1_history_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1757,7 @@ func (x *RevertResponse) String() string {
 func (*RevertResponse) ProtoMessage() {}
 
 func (x *RevertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[27]
+	mi := &file_tarn_v1_history_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1770,7 @@ func (x *RevertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevertResponse.ProtoReflect.Descriptor instead.
 func (*RevertResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{27}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RevertResponse) GetWritten() *Written {
@@ -1610,7 +1793,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_tarn_v1_history_proto_msgTypes[28]
+	mi := &file_tarn_v1_history_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1805,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[28]
+	mi := &file_tarn_v1_history_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1818,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{28}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ShowRequest) GetProject() string {
@@ -1690,7 +1873,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_tarn_v1_history_proto_msgTypes[29]
+	mi := &file_tarn_v1_history_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1885,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[29]
+	mi := &file_tarn_v1_history_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1898,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{29}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ShowResponse) GetKind() string {
@@ -1809,7 +1992,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_tarn_v1_history_proto_msgTypes[30]
+	mi := &file_tarn_v1_history_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2004,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[30]
+	mi := &file_tarn_v1_history_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2017,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{30}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Item) GetRun() string {
@@ -1916,7 +2099,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_tarn_v1_history_proto_msgTypes[31]
+	mi := &file_tarn_v1_history_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2111,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_history_proto_msgTypes[31]
+	mi := &file_tarn_v1_history_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2124,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_history_proto_rawDescGZIP(), []int{31}
+	return file_tarn_v1_history_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Holder) GetWhat() string {
@@ -1976,10 +2159,23 @@ var File_tarn_v1_history_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_history_proto_rawDesc = "" +
 	"\n" +
-	"\x15tarn/v1/history.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tarn/v1/common.proto\x1a\x11tarn/v1/env.proto\"B\n" +
+	"\x15tarn/v1/history.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14tarn/v1/common.proto\x1a\x11tarn/v1/env.proto\"t\n" +
 	"\x03Ref\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
-	"\x06commit\x18\x02 \x01(\v2\x0f.tarn.v1.CommitR\x06commit\"/\n" +
+	"\x06commit\x18\x02 \x01(\v2\x0f.tarn.v1.CommitR\x06commit\x120\n" +
+	"\tretention\x18\x03 \x01(\v2\x12.tarn.v1.RetentionR\tretention\"B\n" +
+	"\tRetention\x12!\n" +
+	"\fkeep_seconds\x18\x01 \x01(\x03R\vkeepSeconds\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x05R\x04last\"\xac\x01\n" +
+	"\x13RetainBranchRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\aproject\x18\x02 \x01(\tR\aproject\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x120\n" +
+	"\tretention\x18\x04 \x01(\v2\x12.tarn.v1.RetentionR\tretention\x12\x16\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\"<\n" +
+	"\x14RetainBranchResponse\x12$\n" +
+	"\x06branch\x18\x01 \x01(\v2\f.tarn.v1.RefR\x06branch\"/\n" +
 	"\x13ListBranchesRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\"@\n" +
 	"\x14ListBranchesResponse\x12(\n" +
@@ -2119,13 +2315,14 @@ const file_tarn_v1_history_proto_rawDesc = "" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03ref\x18\x03 \x01(\tR\x03ref\x12\x12\n" +
-	"\x04hash\x18\x04 \x01(\tR\x04hash2\xaa\a\n" +
+	"\x04hash\x18\x04 \x01(\tR\x04hash2\xf7\a\n" +
 	"\x0eHistoryService\x12K\n" +
 	"\fListBranches\x12\x1c.tarn.v1.ListBranchesRequest\x1a\x1d.tarn.v1.ListBranchesResponse\x12K\n" +
 	"\fCreateBranch\x12\x1c.tarn.v1.CreateBranchRequest\x1a\x1d.tarn.v1.CreateBranchResponse\x12K\n" +
 	"\fDeleteBranch\x12\x1c.tarn.v1.DeleteBranchRequest\x1a\x1d.tarn.v1.DeleteBranchResponse\x12D\n" +
 	"\tBranchLog\x12\x19.tarn.v1.BranchLogRequest\x1a\x1a.tarn.v1.BranchLogResponse0\x01\x12Q\n" +
-	"\x0eUndeleteBranch\x12\x1e.tarn.v1.UndeleteBranchRequest\x1a\x1f.tarn.v1.UndeleteBranchResponse\x12?\n" +
+	"\x0eUndeleteBranch\x12\x1e.tarn.v1.UndeleteBranchRequest\x1a\x1f.tarn.v1.UndeleteBranchResponse\x12K\n" +
+	"\fRetainBranch\x12\x1c.tarn.v1.RetainBranchRequest\x1a\x1d.tarn.v1.RetainBranchResponse\x12?\n" +
 	"\bListTags\x12\x18.tarn.v1.ListTagsRequest\x1a\x19.tarn.v1.ListTagsResponse\x12B\n" +
 	"\tCreateTag\x12\x19.tarn.v1.CreateTagRequest\x1a\x1a.tarn.v1.CreateTagResponse\x12B\n" +
 	"\tDeleteTag\x12\x19.tarn.v1.DeleteTagRequest\x1a\x1a.tarn.v1.DeleteTagResponse\x12<\n" +
@@ -2148,118 +2345,126 @@ func file_tarn_v1_history_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_history_proto_rawDescData
 }
 
-var file_tarn_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_tarn_v1_history_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_tarn_v1_history_proto_goTypes = []any{
 	(*Ref)(nil),                    // 0: tarn.v1.Ref
-	(*ListBranchesRequest)(nil),    // 1: tarn.v1.ListBranchesRequest
-	(*ListBranchesResponse)(nil),   // 2: tarn.v1.ListBranchesResponse
-	(*CreateBranchRequest)(nil),    // 3: tarn.v1.CreateBranchRequest
-	(*CreateBranchResponse)(nil),   // 4: tarn.v1.CreateBranchResponse
-	(*DeleteBranchRequest)(nil),    // 5: tarn.v1.DeleteBranchRequest
-	(*DeleteBranchResponse)(nil),   // 6: tarn.v1.DeleteBranchResponse
-	(*Move)(nil),                   // 7: tarn.v1.Move
-	(*BranchLogRequest)(nil),       // 8: tarn.v1.BranchLogRequest
-	(*BranchLogResponse)(nil),      // 9: tarn.v1.BranchLogResponse
-	(*UndeleteBranchRequest)(nil),  // 10: tarn.v1.UndeleteBranchRequest
-	(*UndeleteBranchResponse)(nil), // 11: tarn.v1.UndeleteBranchResponse
-	(*ListTagsRequest)(nil),        // 12: tarn.v1.ListTagsRequest
-	(*ListTagsResponse)(nil),       // 13: tarn.v1.ListTagsResponse
-	(*CreateTagRequest)(nil),       // 14: tarn.v1.CreateTagRequest
-	(*CreateTagResponse)(nil),      // 15: tarn.v1.CreateTagResponse
-	(*DeleteTagRequest)(nil),       // 16: tarn.v1.DeleteTagRequest
-	(*DeleteTagResponse)(nil),      // 17: tarn.v1.DeleteTagResponse
-	(*ResolveRequest)(nil),         // 18: tarn.v1.ResolveRequest
-	(*ResolveResponse)(nil),        // 19: tarn.v1.ResolveResponse
-	(*LogRequest)(nil),             // 20: tarn.v1.LogRequest
-	(*LogResponse)(nil),            // 21: tarn.v1.LogResponse
-	(*DiffRequest)(nil),            // 22: tarn.v1.DiffRequest
-	(*DiffResponse)(nil),           // 23: tarn.v1.DiffResponse
-	(*MergeRequest)(nil),           // 24: tarn.v1.MergeRequest
-	(*MergeResponse)(nil),          // 25: tarn.v1.MergeResponse
-	(*RevertRequest)(nil),          // 26: tarn.v1.RevertRequest
-	(*RevertResponse)(nil),         // 27: tarn.v1.RevertResponse
-	(*ShowRequest)(nil),            // 28: tarn.v1.ShowRequest
-	(*ShowResponse)(nil),           // 29: tarn.v1.ShowResponse
-	(*Item)(nil),                   // 30: tarn.v1.Item
-	(*Holder)(nil),                 // 31: tarn.v1.Holder
-	nil,                            // 32: tarn.v1.ResolveResponse.CountsEntry
-	nil,                            // 33: tarn.v1.MergeRequest.PreferEntry
-	(*Commit)(nil),                 // 34: tarn.v1.Commit
-	(*timestamppb.Timestamp)(nil),  // 35: google.protobuf.Timestamp
-	(*Change)(nil),                 // 36: tarn.v1.Change
-	(*Write)(nil),                  // 37: tarn.v1.Write
-	(*Conflict)(nil),               // 38: tarn.v1.Conflict
-	(*Written)(nil),                // 39: tarn.v1.Written
-	(*Entry)(nil),                  // 40: tarn.v1.Entry
-	(*Environment)(nil),            // 41: tarn.v1.Environment
-	(*ErrorDetail)(nil),            // 42: tarn.v1.ErrorDetail
+	(*Retention)(nil),              // 1: tarn.v1.Retention
+	(*RetainBranchRequest)(nil),    // 2: tarn.v1.RetainBranchRequest
+	(*RetainBranchResponse)(nil),   // 3: tarn.v1.RetainBranchResponse
+	(*ListBranchesRequest)(nil),    // 4: tarn.v1.ListBranchesRequest
+	(*ListBranchesResponse)(nil),   // 5: tarn.v1.ListBranchesResponse
+	(*CreateBranchRequest)(nil),    // 6: tarn.v1.CreateBranchRequest
+	(*CreateBranchResponse)(nil),   // 7: tarn.v1.CreateBranchResponse
+	(*DeleteBranchRequest)(nil),    // 8: tarn.v1.DeleteBranchRequest
+	(*DeleteBranchResponse)(nil),   // 9: tarn.v1.DeleteBranchResponse
+	(*Move)(nil),                   // 10: tarn.v1.Move
+	(*BranchLogRequest)(nil),       // 11: tarn.v1.BranchLogRequest
+	(*BranchLogResponse)(nil),      // 12: tarn.v1.BranchLogResponse
+	(*UndeleteBranchRequest)(nil),  // 13: tarn.v1.UndeleteBranchRequest
+	(*UndeleteBranchResponse)(nil), // 14: tarn.v1.UndeleteBranchResponse
+	(*ListTagsRequest)(nil),        // 15: tarn.v1.ListTagsRequest
+	(*ListTagsResponse)(nil),       // 16: tarn.v1.ListTagsResponse
+	(*CreateTagRequest)(nil),       // 17: tarn.v1.CreateTagRequest
+	(*CreateTagResponse)(nil),      // 18: tarn.v1.CreateTagResponse
+	(*DeleteTagRequest)(nil),       // 19: tarn.v1.DeleteTagRequest
+	(*DeleteTagResponse)(nil),      // 20: tarn.v1.DeleteTagResponse
+	(*ResolveRequest)(nil),         // 21: tarn.v1.ResolveRequest
+	(*ResolveResponse)(nil),        // 22: tarn.v1.ResolveResponse
+	(*LogRequest)(nil),             // 23: tarn.v1.LogRequest
+	(*LogResponse)(nil),            // 24: tarn.v1.LogResponse
+	(*DiffRequest)(nil),            // 25: tarn.v1.DiffRequest
+	(*DiffResponse)(nil),           // 26: tarn.v1.DiffResponse
+	(*MergeRequest)(nil),           // 27: tarn.v1.MergeRequest
+	(*MergeResponse)(nil),          // 28: tarn.v1.MergeResponse
+	(*RevertRequest)(nil),          // 29: tarn.v1.RevertRequest
+	(*RevertResponse)(nil),         // 30: tarn.v1.RevertResponse
+	(*ShowRequest)(nil),            // 31: tarn.v1.ShowRequest
+	(*ShowResponse)(nil),           // 32: tarn.v1.ShowResponse
+	(*Item)(nil),                   // 33: tarn.v1.Item
+	(*Holder)(nil),                 // 34: tarn.v1.Holder
+	nil,                            // 35: tarn.v1.ResolveResponse.CountsEntry
+	nil,                            // 36: tarn.v1.MergeRequest.PreferEntry
+	(*Commit)(nil),                 // 37: tarn.v1.Commit
+	(*timestamppb.Timestamp)(nil),  // 38: google.protobuf.Timestamp
+	(*Change)(nil),                 // 39: tarn.v1.Change
+	(*Write)(nil),                  // 40: tarn.v1.Write
+	(*Conflict)(nil),               // 41: tarn.v1.Conflict
+	(*Written)(nil),                // 42: tarn.v1.Written
+	(*Entry)(nil),                  // 43: tarn.v1.Entry
+	(*Environment)(nil),            // 44: tarn.v1.Environment
+	(*ErrorDetail)(nil),            // 45: tarn.v1.ErrorDetail
 }
 var file_tarn_v1_history_proto_depIdxs = []int32{
-	34, // 0: tarn.v1.Ref.commit:type_name -> tarn.v1.Commit
-	0,  // 1: tarn.v1.ListBranchesResponse.branches:type_name -> tarn.v1.Ref
-	0,  // 2: tarn.v1.CreateBranchResponse.branch:type_name -> tarn.v1.Ref
-	0,  // 3: tarn.v1.DeleteBranchResponse.branch:type_name -> tarn.v1.Ref
-	35, // 4: tarn.v1.DeleteBranchResponse.kept_until:type_name -> google.protobuf.Timestamp
-	35, // 5: tarn.v1.Move.time:type_name -> google.protobuf.Timestamp
-	34, // 6: tarn.v1.Move.commit:type_name -> tarn.v1.Commit
-	35, // 7: tarn.v1.Move.kept_until:type_name -> google.protobuf.Timestamp
-	7,  // 8: tarn.v1.BranchLogResponse.move:type_name -> tarn.v1.Move
-	0,  // 9: tarn.v1.UndeleteBranchResponse.branch:type_name -> tarn.v1.Ref
-	0,  // 10: tarn.v1.ListTagsResponse.tags:type_name -> tarn.v1.Ref
-	0,  // 11: tarn.v1.CreateTagResponse.tag:type_name -> tarn.v1.Ref
-	0,  // 12: tarn.v1.DeleteTagResponse.tag:type_name -> tarn.v1.Ref
-	34, // 13: tarn.v1.ResolveResponse.commit:type_name -> tarn.v1.Commit
-	32, // 14: tarn.v1.ResolveResponse.counts:type_name -> tarn.v1.ResolveResponse.CountsEntry
-	34, // 15: tarn.v1.LogResponse.commit:type_name -> tarn.v1.Commit
-	36, // 16: tarn.v1.DiffResponse.change:type_name -> tarn.v1.Change
-	37, // 17: tarn.v1.MergeRequest.write:type_name -> tarn.v1.Write
-	33, // 18: tarn.v1.MergeRequest.prefer:type_name -> tarn.v1.MergeRequest.PreferEntry
-	36, // 19: tarn.v1.MergeResponse.changes:type_name -> tarn.v1.Change
-	38, // 20: tarn.v1.MergeResponse.conflicts:type_name -> tarn.v1.Conflict
-	39, // 21: tarn.v1.MergeResponse.written:type_name -> tarn.v1.Written
-	37, // 22: tarn.v1.RevertRequest.write:type_name -> tarn.v1.Write
-	39, // 23: tarn.v1.RevertResponse.written:type_name -> tarn.v1.Written
-	34, // 24: tarn.v1.ShowResponse.commit:type_name -> tarn.v1.Commit
-	36, // 25: tarn.v1.ShowResponse.changes:type_name -> tarn.v1.Change
-	40, // 26: tarn.v1.ShowResponse.entry:type_name -> tarn.v1.Entry
-	34, // 27: tarn.v1.ShowResponse.last_change:type_name -> tarn.v1.Commit
-	30, // 28: tarn.v1.ShowResponse.item:type_name -> tarn.v1.Item
-	41, // 29: tarn.v1.ShowResponse.environment:type_name -> tarn.v1.Environment
-	31, // 30: tarn.v1.ShowResponse.holders:type_name -> tarn.v1.Holder
-	42, // 31: tarn.v1.Item.error:type_name -> tarn.v1.ErrorDetail
-	1,  // 32: tarn.v1.HistoryService.ListBranches:input_type -> tarn.v1.ListBranchesRequest
-	3,  // 33: tarn.v1.HistoryService.CreateBranch:input_type -> tarn.v1.CreateBranchRequest
-	5,  // 34: tarn.v1.HistoryService.DeleteBranch:input_type -> tarn.v1.DeleteBranchRequest
-	8,  // 35: tarn.v1.HistoryService.BranchLog:input_type -> tarn.v1.BranchLogRequest
-	10, // 36: tarn.v1.HistoryService.UndeleteBranch:input_type -> tarn.v1.UndeleteBranchRequest
-	12, // 37: tarn.v1.HistoryService.ListTags:input_type -> tarn.v1.ListTagsRequest
-	14, // 38: tarn.v1.HistoryService.CreateTag:input_type -> tarn.v1.CreateTagRequest
-	16, // 39: tarn.v1.HistoryService.DeleteTag:input_type -> tarn.v1.DeleteTagRequest
-	18, // 40: tarn.v1.HistoryService.Resolve:input_type -> tarn.v1.ResolveRequest
-	20, // 41: tarn.v1.HistoryService.Log:input_type -> tarn.v1.LogRequest
-	22, // 42: tarn.v1.HistoryService.Diff:input_type -> tarn.v1.DiffRequest
-	24, // 43: tarn.v1.HistoryService.Merge:input_type -> tarn.v1.MergeRequest
-	26, // 44: tarn.v1.HistoryService.Revert:input_type -> tarn.v1.RevertRequest
-	28, // 45: tarn.v1.HistoryService.Show:input_type -> tarn.v1.ShowRequest
-	2,  // 46: tarn.v1.HistoryService.ListBranches:output_type -> tarn.v1.ListBranchesResponse
-	4,  // 47: tarn.v1.HistoryService.CreateBranch:output_type -> tarn.v1.CreateBranchResponse
-	6,  // 48: tarn.v1.HistoryService.DeleteBranch:output_type -> tarn.v1.DeleteBranchResponse
-	9,  // 49: tarn.v1.HistoryService.BranchLog:output_type -> tarn.v1.BranchLogResponse
-	11, // 50: tarn.v1.HistoryService.UndeleteBranch:output_type -> tarn.v1.UndeleteBranchResponse
-	13, // 51: tarn.v1.HistoryService.ListTags:output_type -> tarn.v1.ListTagsResponse
-	15, // 52: tarn.v1.HistoryService.CreateTag:output_type -> tarn.v1.CreateTagResponse
-	17, // 53: tarn.v1.HistoryService.DeleteTag:output_type -> tarn.v1.DeleteTagResponse
-	19, // 54: tarn.v1.HistoryService.Resolve:output_type -> tarn.v1.ResolveResponse
-	21, // 55: tarn.v1.HistoryService.Log:output_type -> tarn.v1.LogResponse
-	23, // 56: tarn.v1.HistoryService.Diff:output_type -> tarn.v1.DiffResponse
-	25, // 57: tarn.v1.HistoryService.Merge:output_type -> tarn.v1.MergeResponse
-	27, // 58: tarn.v1.HistoryService.Revert:output_type -> tarn.v1.RevertResponse
-	29, // 59: tarn.v1.HistoryService.Show:output_type -> tarn.v1.ShowResponse
-	46, // [46:60] is the sub-list for method output_type
-	32, // [32:46] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	37, // 0: tarn.v1.Ref.commit:type_name -> tarn.v1.Commit
+	1,  // 1: tarn.v1.Ref.retention:type_name -> tarn.v1.Retention
+	1,  // 2: tarn.v1.RetainBranchRequest.retention:type_name -> tarn.v1.Retention
+	0,  // 3: tarn.v1.RetainBranchResponse.branch:type_name -> tarn.v1.Ref
+	0,  // 4: tarn.v1.ListBranchesResponse.branches:type_name -> tarn.v1.Ref
+	0,  // 5: tarn.v1.CreateBranchResponse.branch:type_name -> tarn.v1.Ref
+	0,  // 6: tarn.v1.DeleteBranchResponse.branch:type_name -> tarn.v1.Ref
+	38, // 7: tarn.v1.DeleteBranchResponse.kept_until:type_name -> google.protobuf.Timestamp
+	38, // 8: tarn.v1.Move.time:type_name -> google.protobuf.Timestamp
+	37, // 9: tarn.v1.Move.commit:type_name -> tarn.v1.Commit
+	38, // 10: tarn.v1.Move.kept_until:type_name -> google.protobuf.Timestamp
+	10, // 11: tarn.v1.BranchLogResponse.move:type_name -> tarn.v1.Move
+	0,  // 12: tarn.v1.UndeleteBranchResponse.branch:type_name -> tarn.v1.Ref
+	0,  // 13: tarn.v1.ListTagsResponse.tags:type_name -> tarn.v1.Ref
+	0,  // 14: tarn.v1.CreateTagResponse.tag:type_name -> tarn.v1.Ref
+	0,  // 15: tarn.v1.DeleteTagResponse.tag:type_name -> tarn.v1.Ref
+	37, // 16: tarn.v1.ResolveResponse.commit:type_name -> tarn.v1.Commit
+	35, // 17: tarn.v1.ResolveResponse.counts:type_name -> tarn.v1.ResolveResponse.CountsEntry
+	37, // 18: tarn.v1.LogResponse.commit:type_name -> tarn.v1.Commit
+	39, // 19: tarn.v1.DiffResponse.change:type_name -> tarn.v1.Change
+	40, // 20: tarn.v1.MergeRequest.write:type_name -> tarn.v1.Write
+	36, // 21: tarn.v1.MergeRequest.prefer:type_name -> tarn.v1.MergeRequest.PreferEntry
+	39, // 22: tarn.v1.MergeResponse.changes:type_name -> tarn.v1.Change
+	41, // 23: tarn.v1.MergeResponse.conflicts:type_name -> tarn.v1.Conflict
+	42, // 24: tarn.v1.MergeResponse.written:type_name -> tarn.v1.Written
+	40, // 25: tarn.v1.RevertRequest.write:type_name -> tarn.v1.Write
+	42, // 26: tarn.v1.RevertResponse.written:type_name -> tarn.v1.Written
+	37, // 27: tarn.v1.ShowResponse.commit:type_name -> tarn.v1.Commit
+	39, // 28: tarn.v1.ShowResponse.changes:type_name -> tarn.v1.Change
+	43, // 29: tarn.v1.ShowResponse.entry:type_name -> tarn.v1.Entry
+	37, // 30: tarn.v1.ShowResponse.last_change:type_name -> tarn.v1.Commit
+	33, // 31: tarn.v1.ShowResponse.item:type_name -> tarn.v1.Item
+	44, // 32: tarn.v1.ShowResponse.environment:type_name -> tarn.v1.Environment
+	34, // 33: tarn.v1.ShowResponse.holders:type_name -> tarn.v1.Holder
+	45, // 34: tarn.v1.Item.error:type_name -> tarn.v1.ErrorDetail
+	4,  // 35: tarn.v1.HistoryService.ListBranches:input_type -> tarn.v1.ListBranchesRequest
+	6,  // 36: tarn.v1.HistoryService.CreateBranch:input_type -> tarn.v1.CreateBranchRequest
+	8,  // 37: tarn.v1.HistoryService.DeleteBranch:input_type -> tarn.v1.DeleteBranchRequest
+	11, // 38: tarn.v1.HistoryService.BranchLog:input_type -> tarn.v1.BranchLogRequest
+	13, // 39: tarn.v1.HistoryService.UndeleteBranch:input_type -> tarn.v1.UndeleteBranchRequest
+	2,  // 40: tarn.v1.HistoryService.RetainBranch:input_type -> tarn.v1.RetainBranchRequest
+	15, // 41: tarn.v1.HistoryService.ListTags:input_type -> tarn.v1.ListTagsRequest
+	17, // 42: tarn.v1.HistoryService.CreateTag:input_type -> tarn.v1.CreateTagRequest
+	19, // 43: tarn.v1.HistoryService.DeleteTag:input_type -> tarn.v1.DeleteTagRequest
+	21, // 44: tarn.v1.HistoryService.Resolve:input_type -> tarn.v1.ResolveRequest
+	23, // 45: tarn.v1.HistoryService.Log:input_type -> tarn.v1.LogRequest
+	25, // 46: tarn.v1.HistoryService.Diff:input_type -> tarn.v1.DiffRequest
+	27, // 47: tarn.v1.HistoryService.Merge:input_type -> tarn.v1.MergeRequest
+	29, // 48: tarn.v1.HistoryService.Revert:input_type -> tarn.v1.RevertRequest
+	31, // 49: tarn.v1.HistoryService.Show:input_type -> tarn.v1.ShowRequest
+	5,  // 50: tarn.v1.HistoryService.ListBranches:output_type -> tarn.v1.ListBranchesResponse
+	7,  // 51: tarn.v1.HistoryService.CreateBranch:output_type -> tarn.v1.CreateBranchResponse
+	9,  // 52: tarn.v1.HistoryService.DeleteBranch:output_type -> tarn.v1.DeleteBranchResponse
+	12, // 53: tarn.v1.HistoryService.BranchLog:output_type -> tarn.v1.BranchLogResponse
+	14, // 54: tarn.v1.HistoryService.UndeleteBranch:output_type -> tarn.v1.UndeleteBranchResponse
+	3,  // 55: tarn.v1.HistoryService.RetainBranch:output_type -> tarn.v1.RetainBranchResponse
+	16, // 56: tarn.v1.HistoryService.ListTags:output_type -> tarn.v1.ListTagsResponse
+	18, // 57: tarn.v1.HistoryService.CreateTag:output_type -> tarn.v1.CreateTagResponse
+	20, // 58: tarn.v1.HistoryService.DeleteTag:output_type -> tarn.v1.DeleteTagResponse
+	22, // 59: tarn.v1.HistoryService.Resolve:output_type -> tarn.v1.ResolveResponse
+	24, // 60: tarn.v1.HistoryService.Log:output_type -> tarn.v1.LogResponse
+	26, // 61: tarn.v1.HistoryService.Diff:output_type -> tarn.v1.DiffResponse
+	28, // 62: tarn.v1.HistoryService.Merge:output_type -> tarn.v1.MergeResponse
+	30, // 63: tarn.v1.HistoryService.Revert:output_type -> tarn.v1.RevertResponse
+	32, // 64: tarn.v1.HistoryService.Show:output_type -> tarn.v1.ShowResponse
+	50, // [50:65] is the sub-list for method output_type
+	35, // [35:50] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_history_proto_init() }
@@ -2275,7 +2480,7 @@ func file_tarn_v1_history_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_history_proto_rawDesc), len(file_tarn_v1_history_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

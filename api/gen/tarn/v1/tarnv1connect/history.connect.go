@@ -50,6 +50,9 @@ const (
 	// HistoryServiceUndeleteBranchProcedure is the fully-qualified name of the HistoryService's
 	// UndeleteBranch RPC.
 	HistoryServiceUndeleteBranchProcedure = "/tarn.v1.HistoryService/UndeleteBranch"
+	// HistoryServiceRetainBranchProcedure is the fully-qualified name of the HistoryService's
+	// RetainBranch RPC.
+	HistoryServiceRetainBranchProcedure = "/tarn.v1.HistoryService/RetainBranch"
 	// HistoryServiceListTagsProcedure is the fully-qualified name of the HistoryService's ListTags RPC.
 	HistoryServiceListTagsProcedure = "/tarn.v1.HistoryService/ListTags"
 	// HistoryServiceCreateTagProcedure is the fully-qualified name of the HistoryService's CreateTag
@@ -81,6 +84,8 @@ type HistoryServiceClient interface {
 	BranchLog(context.Context, *v1.BranchLogRequest) (*connect.ServerStreamForClient[v1.BranchLogResponse], error)
 	// UndeleteBranch makes a deleted branch again.
 	UndeleteBranch(context.Context, *v1.UndeleteBranchRequest) (*v1.UndeleteBranchResponse, error)
+	// RetainBranch sets what a branch keeps of its history when garbage is collected.
+	RetainBranch(context.Context, *v1.RetainBranchRequest) (*v1.RetainBranchResponse, error)
 	ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error)
 	CreateTag(context.Context, *v1.CreateTagRequest) (*v1.CreateTagResponse, error)
 	DeleteTag(context.Context, *v1.DeleteTagRequest) (*v1.DeleteTagResponse, error)
@@ -139,6 +144,12 @@ func NewHistoryServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			httpClient,
 			baseURL+HistoryServiceUndeleteBranchProcedure,
 			connect.WithSchema(historyServiceMethods.ByName("UndeleteBranch")),
+			connect.WithClientOptions(opts...),
+		),
+		retainBranch: connect.NewClient[v1.RetainBranchRequest, v1.RetainBranchResponse](
+			httpClient,
+			baseURL+HistoryServiceRetainBranchProcedure,
+			connect.WithSchema(historyServiceMethods.ByName("RetainBranch")),
 			connect.WithClientOptions(opts...),
 		),
 		listTags: connect.NewClient[v1.ListTagsRequest, v1.ListTagsResponse](
@@ -205,6 +216,7 @@ type historyServiceClient struct {
 	deleteBranch   *connect.Client[v1.DeleteBranchRequest, v1.DeleteBranchResponse]
 	branchLog      *connect.Client[v1.BranchLogRequest, v1.BranchLogResponse]
 	undeleteBranch *connect.Client[v1.UndeleteBranchRequest, v1.UndeleteBranchResponse]
+	retainBranch   *connect.Client[v1.RetainBranchRequest, v1.RetainBranchResponse]
 	listTags       *connect.Client[v1.ListTagsRequest, v1.ListTagsResponse]
 	createTag      *connect.Client[v1.CreateTagRequest, v1.CreateTagResponse]
 	deleteTag      *connect.Client[v1.DeleteTagRequest, v1.DeleteTagResponse]
@@ -251,6 +263,15 @@ func (c *historyServiceClient) BranchLog(ctx context.Context, req *v1.BranchLogR
 // UndeleteBranch calls tarn.v1.HistoryService.UndeleteBranch.
 func (c *historyServiceClient) UndeleteBranch(ctx context.Context, req *v1.UndeleteBranchRequest) (*v1.UndeleteBranchResponse, error) {
 	response, err := c.undeleteBranch.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RetainBranch calls tarn.v1.HistoryService.RetainBranch.
+func (c *historyServiceClient) RetainBranch(ctx context.Context, req *v1.RetainBranchRequest) (*v1.RetainBranchResponse, error) {
+	response, err := c.retainBranch.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -339,6 +360,8 @@ type HistoryServiceHandler interface {
 	BranchLog(context.Context, *v1.BranchLogRequest, *connect.ServerStream[v1.BranchLogResponse]) error
 	// UndeleteBranch makes a deleted branch again.
 	UndeleteBranch(context.Context, *v1.UndeleteBranchRequest) (*v1.UndeleteBranchResponse, error)
+	// RetainBranch sets what a branch keeps of its history when garbage is collected.
+	RetainBranch(context.Context, *v1.RetainBranchRequest) (*v1.RetainBranchResponse, error)
 	ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error)
 	CreateTag(context.Context, *v1.CreateTagRequest) (*v1.CreateTagResponse, error)
 	DeleteTag(context.Context, *v1.DeleteTagRequest) (*v1.DeleteTagResponse, error)
@@ -393,6 +416,12 @@ func NewHistoryServiceHandler(svc HistoryServiceHandler, opts ...connect.Handler
 		HistoryServiceUndeleteBranchProcedure,
 		svc.UndeleteBranch,
 		connect.WithSchema(historyServiceMethods.ByName("UndeleteBranch")),
+		connect.WithHandlerOptions(opts...),
+	)
+	historyServiceRetainBranchHandler := connect.NewUnaryHandlerSimple(
+		HistoryServiceRetainBranchProcedure,
+		svc.RetainBranch,
+		connect.WithSchema(historyServiceMethods.ByName("RetainBranch")),
 		connect.WithHandlerOptions(opts...),
 	)
 	historyServiceListTagsHandler := connect.NewUnaryHandlerSimple(
@@ -461,6 +490,8 @@ func NewHistoryServiceHandler(svc HistoryServiceHandler, opts ...connect.Handler
 			historyServiceBranchLogHandler.ServeHTTP(w, r)
 		case HistoryServiceUndeleteBranchProcedure:
 			historyServiceUndeleteBranchHandler.ServeHTTP(w, r)
+		case HistoryServiceRetainBranchProcedure:
+			historyServiceRetainBranchHandler.ServeHTTP(w, r)
 		case HistoryServiceListTagsProcedure:
 			historyServiceListTagsHandler.ServeHTTP(w, r)
 		case HistoryServiceCreateTagProcedure:
@@ -506,6 +537,10 @@ func (UnimplementedHistoryServiceHandler) BranchLog(context.Context, *v1.BranchL
 
 func (UnimplementedHistoryServiceHandler) UndeleteBranch(context.Context, *v1.UndeleteBranchRequest) (*v1.UndeleteBranchResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.UndeleteBranch is not implemented"))
+}
+
+func (UnimplementedHistoryServiceHandler) RetainBranch(context.Context, *v1.RetainBranchRequest) (*v1.RetainBranchResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.HistoryService.RetainBranch is not implemented"))
 }
 
 func (UnimplementedHistoryServiceHandler) ListTags(context.Context, *v1.ListTagsRequest) (*v1.ListTagsResponse, error) {
