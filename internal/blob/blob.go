@@ -56,3 +56,25 @@ type FileStore interface {
 	// until ctx has ended, which it must at some time.
 	File(ctx context.Context, name string) (path string, err error)
 }
+
+// FarStore is a FileStore whose blobs are far away. What is read by these methods is kept on this host, as far as there
+// is room for it, and is checked each time that it is read again.
+type FarStore interface {
+	FileStore
+	// Small returns the whole of a blob that fits into memory.
+	Small(ctx context.Context, name string) ([]byte, error)
+	// Ranges reads parts of a blob that has size bytes, and calls take with each: from several goroutines, in any
+	// order. The bytes are take's until it returns. A part takes up to MaxRange bytes.
+	Ranges(ctx context.Context, name string, size int64, parts []Range, take func(part int, data []byte) error) error
+	// Held is File for a blob that is here as a whole; false for any other.
+	Held(ctx context.Context, name string) (path string, ok bool)
+}
+
+// Range is a part of a blob.
+type Range struct{ Offset, Length int64 }
+
+// End is where the range ends.
+func (r Range) End() int64 { return r.Offset + r.Length }
+
+// MaxRange bounds a part: so much of it is in memory.
+const MaxRange = 4 << 20

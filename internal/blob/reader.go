@@ -32,12 +32,8 @@ func OpenReader(ctx context.Context, blobs Store, name string) (*Reader, error) 
 	if info.Size > wholeBytes {
 		return r, nil
 	}
-	src, err := blobs.Get(ctx, name, 0, -1)
+	data, err := ReadAll(ctx, blobs, name)
 	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(src)
-	if err := errors.Join(err, src.Close()); err != nil {
 		return nil, err
 	}
 	r.whole = bytes.NewReader(data)

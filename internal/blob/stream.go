@@ -2,6 +2,7 @@ package blob
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 
@@ -37,3 +38,16 @@ func CheckEnds(ctx context.Context, name string) error {
 // Given is a reader of a whole file that its owner gives away: nobody writes to it anymore. A store on the
 // same file system may keep the file itself instead of a copy of it.
 type Given struct{ *os.File }
+
+// ReadAll returns the whole of a blob that fits into memory.
+func ReadAll(ctx context.Context, blobs Store, name string) ([]byte, error) {
+	src, err := blobs.Get(ctx, name, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(src)
+	if err := errors.Join(err, src.Close()); err != nil {
+		return nil, err
+	}
+	return data, nil
+}

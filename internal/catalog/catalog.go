@@ -13,7 +13,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -63,6 +62,7 @@ type Catalog struct {
 	rows    meta.Store
 	ids     string // prefix of the meta keys of the field-id pools
 	scratch string
+	direct  bool // reads no copies of metadata that are kept on this host
 }
 
 // Open returns a catalog over blobs that keeps its counters in rows under prefix.
@@ -123,7 +123,7 @@ func (c *Catalog) load(ctx context.Context, e lake.Entry) (*state, error) {
 	if IsLinked(e) {
 		return nil, ErrLinked.Errorf("the table's rows are in files of somebody else")
 	}
-	data, err := readBlob(ctx, c.blobs, e.Location.Table)
+	data, err := c.small(ctx, e.Location.Table)
 	if err != nil {
 		return nil, fmt.Errorf("read table metadata: %w", err)
 	}
@@ -317,21 +317,18 @@ func canonicalType(dt arrow.DataType) string {
 	return dt.String()
 }
 
-// readBlob returns the whole of a small blob. A missing one is data loss: an entry points at it.
-func readBlob(ctx context.Context, blobs blob.Store, name string) (_ []byte, err error) {
-	r, err := blobs.Get(ctx, name, 0, -1)
-	if err != nil {
-		if errdef.CodeOf(err) == errdef.NotFound {
-			return nil, ErrCorrupt.Errorf("%s is missing: %w", name, err)
-		}
-		return nil, err
+// small returns the whole of a blob of metadata, which many operations read again. A missing one is data loss: an entry
+// points at it.
+func (c *Catalog) small(ctx context.Context, name string) (data []byte, err error) {
+	if far, ok := c.blobs.(blob.FarStore); ok && !c.direct {
+		data, err = far.Small(ctx, name)
+	} else {
+		data, err = blob.ReadAll(ctx, c.blobs, name)
 	}
-	defer func() {
-		if e := r.Close(); err == nil {
-			err = e
-		}
-	}()
-	return io.ReadAll(r)
+	if errdef.CodeOf(err) == errdef.NotFound {
+		return nil, ErrCorrupt.Errorf("%s is missing: %w", name, err)
+	}
+	return data, err
 }
 
 func arrowSchema(m *metadata) (*arrow.Schema, error) {

@@ -420,7 +420,7 @@ func (c *Catalog) fold(ctx context.Context, t *draft, list []iceberg.ManifestFil
 			return exist, list, nil
 		}
 		for _, m := range classes[class] {
-			for e, err := range m.Entries(fileIO{ctx, c.blobs}, true) {
+			for e, err := range m.Entries(fileIO{ctx, c}, true) {
 				if err != nil {
 					return nil, nil, ErrCorrupt.Errorf("read manifest %s: %w", m.FilePath(), err)
 				}
@@ -437,7 +437,7 @@ func (c *Catalog) manifests(ctx context.Context, s *state) ([]iceberg.ManifestFi
 	if snap == nil {
 		return nil, nil
 	}
-	f, err := fileIO{ctx, c.blobs}.Open(snap.ManifestList)
+	f, err := fileIO{ctx, c}.Open(snap.ManifestList)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -33,10 +34,10 @@ func blobName(uri string) (string, error) {
 	return "", ErrCorrupt.Errorf("table metadata names the file %q, which lies in no table", uri)
 }
 
-// fileIO gives iceberg-go the store to read from, for one call: its interface has no context.
+// fileIO gives iceberg-go manifests to read, for one call: its interface has no context.
 type fileIO struct {
-	ctx   context.Context
-	blobs blob.Store
+	ctx context.Context
+	c   *Catalog
 }
 
 // Open opens the blob that a URI means.
@@ -45,11 +46,11 @@ func (f fileIO) Open(uri string) (icebergio.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: uri, Err: err}
 	}
-	b, err := openBlob(f.ctx, f.blobs, name)
+	data, err := f.c.small(f.ctx, name)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: uri, Err: err}
 	}
-	return b, nil
+	return manifestFile{bytes.NewReader(data), name}, nil
 }
 
 // Remove refuses: what lives is decided by the lake.
@@ -57,28 +58,37 @@ func (f fileIO) Remove(uri string) error {
 	return &fs.PathError{Op: "remove", Path: uri, Err: fs.ErrPermission}
 }
 
-// blobFile is a blob as iceberg-go wants a file.
-type blobFile struct{ *blob.Reader }
-
-func openBlob(ctx context.Context, blobs blob.Store, name string) (blobFile, error) {
-	r, err := blob.OpenReader(ctx, blobs, name)
-	if errors.Is(err, blob.ErrNotFound) {
-		return blobFile{}, ErrCorrupt.Errorf("%s is missing: %w", name, err)
-	}
-	return blobFile{r}, err
+// manifestFile is a blob in memory as iceberg-go wants a file.
+type manifestFile struct {
+	*bytes.Reader
+	name string
 }
 
-// Close does nothing: no reader stays open between reads.
-func (f blobFile) Close() error { return nil }
+// Close has nothing to close.
+func (f manifestFile) Close() error { return nil }
 
 // Stat describes the blob.
-func (f blobFile) Stat() (fs.FileInfo, error) { return blobInfo{f.Info()}, nil }
+func (f manifestFile) Stat() (fs.FileInfo, error) {
+	return manifestInfo{path.Base(f.name), f.Size()}, nil
+}
 
-type blobInfo struct{ i blob.Info }
+type manifestInfo struct {
+	name string
+	size int64
+}
 
-func (b blobInfo) Name() string       { return path.Base(b.i.Name) }
-func (b blobInfo) Size() int64        { return b.i.Size }
-func (b blobInfo) Mode() fs.FileMode  { return 0o444 }
-func (b blobInfo) ModTime() time.Time { return b.i.ModTime }
-func (b blobInfo) IsDir() bool        { return false }
-func (b blobInfo) Sys() any           { return nil }
+func (i manifestInfo) Name() string       { return i.name }
+func (i manifestInfo) Size() int64        { return i.size }
+func (i manifestInfo) Mode() fs.FileMode  { return 0o444 }
+func (i manifestInfo) ModTime() time.Time { return time.Time{} }
+func (i manifestInfo) IsDir() bool        { return false }
+func (i manifestInfo) Sys() any           { return nil }
+
+// openData opens a data file.
+func openData(ctx context.Context, blobs blob.Store, name string) (*blob.Reader, error) {
+	r, err := blob.OpenReader(ctx, blobs, name)
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil, ErrCorrupt.Errorf("%s is missing: %w", name, err)
+	}
+	return r, err
+}

@@ -105,7 +105,7 @@ func (c *Catalog) Linked(ctx context.Context, e lake.Entry) (Linked, error) {
 	if format := e.Properties[LinkedProperty]; format != linkedParquet {
 		return Linked{}, ErrCorrupt.Errorf("a link to files of format %q; this program knows %s", format, linkedParquet)
 	}
-	data, err := readBlob(ctx, c.blobs, at)
+	data, err := c.small(ctx, at)
 	if err != nil {
 		return Linked{}, fmt.Errorf("read links: %w", err)
 	}

@@ -49,7 +49,7 @@ func (r reader) each(ctx context.Context, file string, fn func(hashed) error) (e
 		}
 		defer func() { _ = f.Close() }() // only read
 		src = f
-	} else if src, err = openBlob(ctx, r.c.blobs, dataName(r.uuid, file)); err != nil {
+	} else if src, err = openData(ctx, r.c.blobs, dataName(r.uuid, file)); err != nil {
 		return err
 	}
 	rows, err := dataver.NewHasher(r.schema)

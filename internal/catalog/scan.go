@@ -85,7 +85,7 @@ func (c *Catalog) Rows(ctx context.Context, e lake.Entry) iter.Seq2[arrow.Record
 		}
 		plain := datafile.Plain(scan.Schema)
 		for _, f := range scan.Files {
-			src, err := openBlob(ctx, c.blobs, f.Name)
+			src, err := openData(ctx, c.blobs, f.Name)
 			if err != nil {
 				yield(nil, err)
 				return
@@ -126,7 +126,7 @@ func (c *Catalog) files(ctx context.Context, s *state) (fileSet, error) {
 func (c *Catalog) entries(ctx context.Context, list []iceberg.ManifestFile) (fileSet, error) {
 	set := fileSet{data: map[string]iceberg.ManifestEntry{}}
 	for _, m := range list {
-		for e, err := range m.Entries(fileIO{ctx, c.blobs}, true) {
+		for e, err := range m.Entries(fileIO{ctx, c}, true) {
 			if err != nil {
 				return fileSet{}, ErrCorrupt.Errorf("read manifest %s: %w", m.FilePath(), err)
 			}

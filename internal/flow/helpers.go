@@ -11,6 +11,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/array"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/catalog"
 	"tarn.dev/tarn/internal/flow/discover"
 	"tarn.dev/tarn/internal/flow/manifest"
@@ -67,6 +68,10 @@ func (f *Flow) tableSource(ctx context.Context, name query.Name, e lake.Entry, d
 	for _, c := range scan.Columns {
 		out.Columns = append(out.Columns, query.ColumnOf(c.FieldID, c.Name, c.Declared, c.Stored))
 	}
+	if far, ok := f.blobs.(blob.FarStore); ok {
+		out.Far, err = f.farFiles(ctx, far, scan.Files)
+		return query.Source{Name: name, Parquet: out}, err
+	}
 	for _, file := range scan.Files {
 		path, err := f.blobs.File(ctx, file.Name)
 		if err != nil {
@@ -75,6 +80,20 @@ func (f *Flow) tableSource(ctx context.Context, name query.Name, e lake.Entry, d
 		out.Files = append(out.Files, path)
 	}
 	return query.Source{Name: name, Parquet: out}, nil
+}
+
+// farFiles are files of which the engine gets what it reads, but for those that are here.
+func (f *Flow) farFiles(ctx context.Context, far blob.FarStore, files []catalog.ScanFile) (*query.Far, error) {
+	dir := f.scratch("far")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make scratch folder: %w", err)
+	}
+	out := &query.Far{Blobs: far, Dir: dir}
+	for _, file := range files {
+		path, _ := far.Held(ctx, file.Name)
+		out.Files = append(out.Files, query.FarFile{Name: file.Name, Size: file.Bytes, Path: path})
+	}
+	return out, nil
 }
 
 // TableSource says where the engine finds a table of a ref.

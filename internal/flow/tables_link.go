@@ -223,7 +223,7 @@ func (f *Flow) localOriginal(ctx context.Context, file external.State) (here boo
 
 // Copier gives blobs that are far away as files of this host.
 type Copier interface {
-	Of(far blob.Store) blob.FileStore
+	Of(far blob.Store) blob.FarStore
 }
 
 // originalBlob is a store with one blob, which is what was linked: so it is copied as blobs of a bucket are.

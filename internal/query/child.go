@@ -116,11 +116,16 @@ func (c *child) give(ctx context.Context, limits runtime.Limits, mounts []runtim
 	return err
 }
 
-// do sends a job and returns its result. Ending ctx kills the process. stdout gets what the job streams.
-func (c *child) do(ctx context.Context, job Job, stdout io.Writer) (Result, error) {
+// do sends a job and returns its result. Ending ctx kills the process. stdout gets what the job streams, supply what the
+// child needs of excerpts.
+func (c *child) do(ctx context.Context, job Job, stdout io.Writer, supply func(context.Context, Needs) error) (Result, error) {
 	defer context.AfterFunc(ctx, c.kill)()
 	c.stdout.pass(stdout)
-	result, err := c.exchange(job)
+	var refused error
+	result, err := c.exchange(job, func(needs Needs) error {
+		refused = supply(ctx, needs)
+		return refused
+	})
 	if err != nil {
 		c.stdin.Close() // a child that still waits for the rest of the line ends
 		c.kill()
@@ -131,6 +136,8 @@ func (c *child) do(ctx context.Context, job Job, stdout io.Writer) (Result, erro
 	switch {
 	case ctx.Err() != nil:
 		return Result{}, errdef.As(context.Cause(ctx))
+	case refused != nil:
+		return Result{}, refused
 	case written != nil:
 		return Result{}, fmt.Errorf("pass on the rows: %w", written)
 	case errors.Is(err, errUnsent):
@@ -143,7 +150,7 @@ func (c *child) do(ctx context.Context, job Job, stdout io.Writer) (Result, erro
 	return result, nil
 }
 
-func (c *child) exchange(job Job) (result Result, err error) {
+func (c *child) exchange(job Job, supply func(Needs) error) (result Result, err error) {
 	var started string
 	err = json.NewEncoder(c.stdin).Encode(job)
 	if err == nil {
@@ -155,6 +162,17 @@ func (c *child) exchange(job Job) (result Result, err error) {
 	if err != nil {
 		return result, fmt.Errorf("%w: %w", errUnsent, err)
 	}
+	err = c.hear(&result)
+	if err != nil || result.Needs == nil {
+		return result, err
+	}
+	if err := supply(result.Needs); err != nil {
+		return Result{}, err
+	}
+	if _, err := c.stdin.Write([]byte("\n")); err != nil {
+		return Result{}, err
+	}
+	result = Result{}
 	return result, c.hear(&result)
 }
 

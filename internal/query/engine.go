@@ -95,6 +95,11 @@ func (e *Engine) Close() error {
 func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, error) {
 	job = e.limited(job)
 	job.Again = job.Owner != ""
+	parts, err := job.excerpt(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { _ = parts.remove() }() // scratch is emptied at the next start
 	shown, err := show(job)
 	if err != nil {
 		return Result{}, err
@@ -108,7 +113,7 @@ func (e *Engine) Run(ctx context.Context, job Job, stdout io.Writer) (Result, er
 		if err := c.give(ctx, sandboxLimits(job), shown.mounts); err != nil {
 			return false, err
 		}
-		result, err = c.do(ctx, job, stdout)
+		result, err = c.do(ctx, job, stdout, parts.fill)
 		return err == nil && job.Owner != "" && result.PeakMemoryBytes < keptMemory && c.empty(), err
 	})
 	for _, source := range job.Sources {
@@ -153,7 +158,7 @@ func (e *Engine) Analyze(ctx context.Context, name, sql string) (Analysis, error
 	}
 	var result Result
 	err := e.withChild(ctx, e.analyze, e.analysts(), func(ctx context.Context, c *child) (reusable bool, err error) {
-		result, err = c.do(ctx, Job{Analyze: true, SQL: sql}, nil)
+		result, err = c.do(ctx, Job{Analyze: true, SQL: sql}, nil, new(excerpts).fill)
 		answered := result.Analysis != nil || result.Error != nil
 		return answered && ctx.Err() == nil, err
 	})

@@ -91,6 +91,9 @@ type Source struct {
 type ParquetScan struct {
 	Files   []string
 	Columns []Column
+	Far     *Far `json:"-"` // instead of Files
+	// Excerpts says that files are excerpts: the child tells what it Needs before it reads more than footers. Set by Run.
+	Excerpts bool `json:",omitempty"`
 }
 
 // Column is a column of a table. Type is a DuckDB type; ColumnOf makes all of
@@ -195,6 +198,9 @@ type Result struct {
 	Analysis *Analysis  `json:",omitempty"`
 	Bound    []*Unbound `json:",omitempty"` // one per Binding, nil if nothing is surely wrong
 	Error    *Failure   `json:",omitempty"`
+
+	// Needs, if set, is all that is said, and not the end: the child goes on when it gets an empty line.
+	Needs Needs `json:",omitempty"`
 
 	CPU             time.Duration `json:",omitempty"`
 	PeakMemoryBytes int64         `json:",omitempty"` // of the child until now, resident, with mapped files

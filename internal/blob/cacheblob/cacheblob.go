@@ -1,9 +1,11 @@
-// Package cacheblob gives the blobs of a store far away as files of this host, for programs that read files: it keeps
-// copies, within a budget of bytes.
+// Package cacheblob keeps copies of blobs of a store far away, and of parts of them, within a budget of bytes: of whole
+// ones as files, for programs that read files.
 //
-// A copy appears under its name whole and synced, or not at all. It stays while somebody uses it, which they say by
-// the context that they ask with; of the others those that were used last are kept. What is put as a file of this
-// host is kept as well, without a copy. Everything else passes through: whoever verifies a blob reads the store's.
+// A copy of a whole blob appears under its name whole and synced, or not at all. It stays while somebody uses it, which
+// they say by the context that they ask with. What is put as a file of this host is kept as well, without a copy. Parts
+// and small blobs carry their checksum in their name; they are not synced, and one that is not what it was is fetched
+// again. Of all that nobody uses, what was used last is kept. Everything else passes through: whoever verifies a blob
+// reads the store's.
 //
 // A blob never changes, so a copy is never compared with the store again. A blob that another host has deleted may be
 // found here until its copy goes.
@@ -50,13 +52,15 @@ type Cache struct {
 	dir    string
 	budget int64
 
+	fetching chan struct{} // one per part that is in memory
+
 	mu      sync.Mutex
 	bytes   int64
-	copies  map[string]*replica // by the hash of their blob's address
+	copies  map[string]*replica // by the hash of what they are of
 	resting *list.List          // of *replica that nobody uses; those used last are in front
 }
 
-// replica is a copy of a blob, or one that is being made.
+// replica is a copy of a blob or of a part of one, or one that is being made.
 type replica struct {
 	id, path string
 	size     int64
@@ -69,7 +73,7 @@ type replica struct {
 
 // Open returns the cache in dir, which it makes. It takes up to budget bytes, and more only for what is in use.
 func Open(dir string, budget int64) (*Cache, error) {
-	c := &Cache{dir: dir, budget: budget, copies: map[string]*replica{}, resting: list.New()}
+	c := &Cache{dir: dir, budget: budget, fetching: make(chan struct{}, parallel), copies: map[string]*replica{}, resting: list.New()}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, classify(err, "make "+dir)
 	}
@@ -109,7 +113,7 @@ func Open(dir string, budget int64) (*Cache, error) {
 	return c, c.shrink()
 }
 
-// parse reads a copy's name: the hash of its blob's address, its size, and something of its own.
+// parse reads a copy's name: the hash of what it is of, its size, and its checksum or something of its own.
 func parse(path string) *replica {
 	id, rest, _ := strings.Cut(filepath.Base(path), "-")
 	text, _, _ := strings.Cut(rest, "-")
@@ -128,7 +132,7 @@ func (r *replica) whole() bool {
 }
 
 // Of returns the blobs of a store, with copies of those that are asked for.
-func (c *Cache) Of(far blob.Store) blob.FileStore { return &store{Store: far, cache: c} }
+func (c *Cache) Of(far blob.Store) blob.FarStore { return &store{Store: far, cache: c} }
 
 type store struct {
 	blob.Store
@@ -199,13 +203,17 @@ func (s *store) Delete(ctx context.Context, name string) error {
 	err := s.Store.Delete(ctx, name)
 	if err == nil || errors.Is(err, blob.ErrNotFound) {
 		s.cache.forget(s.id(name))
+		s.cache.forget(s.smallID(name))
 	}
 	return err
 }
 
 // id is what a blob's copy is called; stores of other buckets and projects have other ones.
-func (s *store) id(name string) string {
-	sum := blake3.Sum256([]byte(s.URI(name)))
+func (s *store) id(name string) string { return s.idOf(name, "") }
+
+// idOf is what the copy of a part of a blob is called; "" is all of it.
+func (s *store) idOf(name, part string) string {
+	sum := blake3.Sum256([]byte(s.URI(name) + part))
 	return hex.EncodeToString(sum[:16])
 }
 

@@ -55,7 +55,13 @@ func Main(stdin io.Reader, stdout, results io.Writer) int {
 			result.Analysis, err = analyze(db, job.SQL)
 		default:
 			before, _ := usage()
-			result, err = run(db, job, stdout)
+			result, err = run(db, job, stdout, func(needs query.Needs) error {
+				if err := answers.Encode(query.Result{Needs: needs}); err != nil {
+					return err
+				}
+				<-lines // or the process has ended
+				return nil
+			})
 			result.CPU, result.PeakMemoryBytes = usage()
 			result.CPU -= before
 		}

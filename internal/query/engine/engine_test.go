@@ -14,6 +14,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 
+	"tarn.dev/tarn/internal/blob/s3blob/s3test"
 	"tarn.dev/tarn/internal/query"
 	"tarn.dev/tarn/internal/query/engine"
 	"tarn.dev/tarn/internal/runtime"
@@ -35,6 +36,12 @@ func TestMain(m *testing.M) {
 	}
 	if len(os.Args) > 1 && os.Args[1] == intruderRole {
 		intrude()
+	}
+	for _, v := range s3test.Env() {
+		name, value, _ := strings.Cut(v, "=")
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
 	}
 	os.Exit(m.Run())
 }

@@ -15,8 +15,9 @@ import (
 	"tarn.dev/tarn/internal/query/engine/duck"
 )
 
-func run(db *duck.DB, job query.Job, stdout io.Writer) (query.Result, error) {
-	if err := prepareJob(db, &job); err != nil {
+// run does a job. ask gets what it needs of excerpts.
+func run(db *duck.DB, job query.Job, stdout io.Writer, ask func(query.Needs) error) (query.Result, error) {
+	if err := prepareJob(db, &job, ask); err != nil {
 		return query.Result{}, err
 	}
 	if len(job.Bind) > 0 {
@@ -118,8 +119,8 @@ func writeAll(sinks []BatchSink, batch arrow.RecordBatch) error {
 	return nil
 }
 
-// prepareJob sets the job's limits, locks everything else out, and makes its tables.
-func prepareJob(db *duck.DB, job *query.Job) error {
+// prepareJob sets the job's limits, locks everything else out, makes its tables, and asks for what it needs of them.
+func prepareJob(db *duck.DB, job *query.Job, ask func(query.Needs) error) error {
 	if err := expandImports(db, job.Sources); err != nil {
 		return err
 	}
@@ -138,16 +139,27 @@ func prepareJob(db *duck.DB, job *query.Job) error {
 	}
 	settings = append(settings,
 		"SET allowed_paths = "+literals(filesOf(job)),
-		"SET enable_external_access = false",
-		"SET lock_configuration = true")
-	for _, sql := range settings {
-		if err := db.Exec(sql); err != nil {
-			return fmt.Errorf("%.200s: %w", sql, err)
-		}
+		"SET enable_external_access = false")
+	if !slices.ContainsFunc(job.Sources, isExcerpt) {
+		settings = append(settings, lock) // else when it is planned
+	}
+	if err := apply(db, settings...); err != nil {
+		return err
 	}
 	for _, source := range job.Sources {
 		if err := addSource(db, source); err != nil {
 			return err
+		}
+	}
+	return askFor(db, job, ask)
+}
+
+const lock = "SET lock_configuration = true"
+
+func apply(db *duck.DB, settings ...string) error {
+	for _, sql := range settings {
+		if err := db.Exec(sql); err != nil {
+			return fmt.Errorf("%.200s: %w", sql, err)
 		}
 	}
 	return nil
