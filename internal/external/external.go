@@ -113,8 +113,8 @@ type Source interface {
 	Find(ctx context.Context, u *url.URL) iter.Seq2[Found, error]
 	// Stat looks at one.
 	Stat(ctx context.Context, u *url.URL) (State, error)
-	// Open reads one. It may refuse with ErrChanged one whose etag is not this, if that is not empty.
-	Open(ctx context.Context, u *url.URL, etag string) (io.ReadCloser, State, error)
+	// Open reads one from offset on. It may refuse with ErrChanged one whose etag is not this, if that is not empty.
+	Open(ctx context.Context, u *url.URL, etag string, offset int64) (io.ReadCloser, State, error)
 }
 
 // Originals are those of all schemes.
@@ -246,13 +246,14 @@ func compare(was, now State, err error) error {
 	return nil
 }
 
-// Open reads an original that must be what it was. The reader's error tells a change that comes while it reads.
-func (o *Originals) Open(ctx context.Context, was State) (io.ReadCloser, error) {
+// Open reads an original that must be what it was, from offset on, which is in it. The reader's error tells a change
+// that comes while it reads.
+func (o *Originals) Open(ctx context.Context, was State, offset int64) (io.ReadCloser, error) {
 	s, u, err := o.source(was.URL)
 	if err != nil {
 		return nil, err
 	}
-	r, now, err := s.Open(ctx, u, was.ETag)
+	r, now, err := s.Open(ctx, u, was.ETag, offset)
 	if errors.Is(err, ErrChanged) {
 		if now, err = s.Stat(ctx, u); err == nil && was.Same(now) { // it changed and changed back, or the server errs
 			return nil, ErrUnreachable.Errorf("%s: its server says that it has changed, and that it is still %s", was.URL, now)
@@ -265,7 +266,7 @@ func (o *Originals) Open(ctx context.Context, was State) (io.ReadCloser, error) 
 	if err := compare(was, now, nil); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	return &exact{ReadCloser: r, url: was.URL, left: was.Size}, nil
+	return &exact{ReadCloser: r, url: was.URL, left: was.Size - offset}, nil
 }
 
 // OpenDrifted reads what is there now, whatever was.
@@ -274,11 +275,20 @@ func (o *Originals) OpenDrifted(ctx context.Context, was State) (io.ReadCloser, 
 	if err != nil {
 		return nil, err
 	}
-	r, now, err := s.Open(ctx, u, "")
+	r, now, err := s.Open(ctx, u, "", 0)
 	if err != nil {
 		return nil, compare(was, now, err)
 	}
 	return r, nil
+}
+
+// Whole is the size of a file of which a server sends length bytes, with this header Content-Range if they are a part.
+func Whole(contentRange string, length int64) int64 {
+	_, size, _ := strings.Cut(contentRange, "/")
+	if n, err := strconv.ParseInt(size, 10, 64); err == nil {
+		return n
+	}
+	return length
 }
 
 // exact ends with an error where the bytes are more or less than were told.

@@ -92,7 +92,7 @@ func TestWrittenWhileRead(t *testing.T) {
 			}
 			was = found.State
 		}
-		r, err := o.Open(t.Context(), was)
+		r, err := o.Open(t.Context(), was, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -117,7 +117,7 @@ func (files) Stat(_ context.Context, u *url.URL) (State, error) {
 }
 
 // Open implements Source. A file that is written to while it is read ends in an error.
-func (s files) Open(ctx context.Context, u *url.URL, _ string) (io.ReadCloser, State, error) {
+func (s files) Open(ctx context.Context, u *url.URL, _ string, offset int64) (io.ReadCloser, State, error) {
 	if _, err := s.Stat(ctx, u); err != nil { // opening a pipe would wait for its writer
 		return nil, State{}, err
 	}
@@ -127,6 +127,9 @@ func (s files) Open(ctx context.Context, u *url.URL, _ string) (io.ReadCloser, S
 	}
 	info, err := f.Stat()
 	if err != nil {
+		return nil, State{}, errors.Join(classifyFile(u, err), f.Close())
+	}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
 		return nil, State{}, errors.Join(classifyFile(u, err), f.Close())
 	}
 	state := stateOf(u, info)
@@ -140,21 +143,18 @@ type steady struct {
 	state State
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. It looks after each read, for who reads a part never comes to the end.
 func (s *steady) Read(p []byte) (int, error) {
 	n, err := s.File.Read(p)
-	if err == nil {
-		return n, nil
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, classifyFile(s.url, err)
 	}
-	if !errors.Is(err, io.EOF) {
-		return n, classifyFile(s.url, err)
-	}
-	info, err := s.Stat()
-	if err != nil {
-		return n, classifyFile(s.url, err)
+	info, statErr := s.Stat()
+	if statErr != nil {
+		return 0, classifyFile(s.url, statErr)
 	}
 	if now := stateOf(s.url, info); !s.state.Same(now) {
-		return n, ErrChanged.Errorf("%s was written to while it was read: first %s, then %s", s.url, s.state, now)
+		return 0, ErrChanged.Errorf("%s was written to while it was read: first %s, then %s", s.url, s.state, now)
 	}
-	return n, io.EOF
+	return n, err
 }

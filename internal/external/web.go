@@ -98,14 +98,14 @@ func judge(u *url.URL, answer *http.Response) error {
 		return ErrGone.Errorf("%s: %s", u, answer.Status)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return ErrDenied.Errorf("%s: %s", u, answer.Status)
-	case http.StatusPreconditionFailed:
+	case http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable: // it is shorter by now
 		return ErrChanged.Errorf("%s has changed while it was read", u)
 	}
 	return ErrUnreachable.Errorf("%s: its server answers %s", u, answer.Status)
 }
 
 func stateIn(u *url.URL, answer *http.Response) State {
-	s := State{URL: u.String(), ETag: answer.Header.Get("ETag"), Size: answer.ContentLength}
+	s := State{URL: u.String(), ETag: answer.Header.Get("ETag"), Size: Whole(answer.Header.Get("Content-Range"), answer.ContentLength)}
 	if at, err := http.ParseTime(answer.Header.Get("Last-Modified")); err == nil {
 		s.Modified = at
 	}
@@ -145,14 +145,21 @@ func (w *web) Stat(ctx context.Context, u *url.URL) (State, error) {
 	return stateIn(u, answer), nil
 }
 
-// Open implements Source.
-func (w *web) Open(ctx context.Context, u *url.URL, etag string) (io.ReadCloser, State, error) {
-	answer, err := w.get(ctx, u, etag, 0)
+// Open implements Source. Of a server that sends no parts, what comes before offset is read and thrown away.
+func (w *web) Open(ctx context.Context, u *url.URL, etag string, offset int64) (io.ReadCloser, State, error) {
+	answer, err := w.get(ctx, u, etag, offset)
 	if err != nil {
 		return nil, State{}, err
 	}
 	state := stateIn(u, answer)
-	return &download{ctx: ctx, web: w, url: u, state: state, body: answer.Body}, state, nil
+	d := &download{ctx: ctx, web: w, url: u, state: state, body: answer.Body}
+	if answer.StatusCode == http.StatusPartialContent {
+		d.pos = offset
+	}
+	if _, err := io.CopyN(io.Discard, d, offset-d.pos); err != nil {
+		return nil, State{}, errors.Join(err, d.Close())
+	}
+	return d, state, nil
 }
 
 // get asks for a file from offset on. The condition holds only for a strong etag: no server may match a weak one.

@@ -16,14 +16,23 @@ import (
 
 // OpenFile reads a file of the history, wherever it is. Of a link come the bytes that were linked, or an error.
 func (f *Flow) OpenFile(ctx context.Context, e lake.Entry) (io.ReadCloser, error) {
-	if e.Kind != lake.KindExternal {
-		return f.lake.OpenFile(ctx, e.Location.Ref)
+	return f.OpenFileAt(ctx, e, 0)
+}
+
+// OpenFileAt reads a file as OpenFile does, from offset on.
+func (f *Flow) OpenFileAt(ctx context.Context, e lake.Entry, offset int64) (io.ReadCloser, error) {
+	if e.Kind == lake.KindExternal {
+		was, err := e.Original()
+		if err != nil {
+			return nil, err
+		}
+		return f.Originals.Open(ctx, was, offset)
 	}
-	was, err := e.Original()
-	if err != nil {
-		return nil, err
+	r, err := f.lake.OpenFile(ctx, e.Location.Ref)
+	if err == nil && offset > 0 {
+		_, err = r.Seek(offset, io.SeekStart)
 	}
-	return f.Originals.Open(ctx, was)
+	return r, err
 }
 
 // OpenDrifted reads a file as OpenFile does, but of a link come the bytes that its original has now. No run reads so:

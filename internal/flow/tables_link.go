@@ -242,7 +242,7 @@ func (o originalBlob) Get(ctx context.Context, _ string, offset, length int64) (
 	if offset != 0 || length >= 0 {
 		return nil, errOneOriginal
 	}
-	return o.originals.Open(ctx, o.state)
+	return o.originals.Open(ctx, o.state, 0)
 }
 
 // Stat implements blob.Store.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 
@@ -100,7 +101,15 @@ func (s *fileService) List(ctx context.Context, req *tarnv1.ListRequest, out *co
 			return err
 		}
 		if sel.folder != "" && !req.GetRecursive() {
-			return listFolder(ctx, tree, sel.folder, send)
+			for e, err := range folder(ctx, tree, sel.folder, "") {
+				if err == nil {
+					err = send(e)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
 		}
 		for ke, err := range sel.entries {
 			if err != nil {
@@ -114,36 +123,42 @@ func (s *fileService) List(ctx context.Context, req *tarnv1.ListRequest, out *co
 	})
 }
 
-// listFolder lists one level. What lies deeper is skipped, not read: the cost is that of what is shown.
-func listFolder(ctx context.Context, tree lake.Tree, prefix string, send func(*tarnv1.Entry) error) error {
-	after := ""
-	for {
-		deeper := false
-		for ke, err := range tree.Scan(ctx, prefix, after) {
-			if err != nil {
-				return err
-			}
-			name, _, isFolder := strings.Cut(ke.Key[len(prefix):], "/")
-			if !isFolder && ke.Entry.Kind == lake.KindFolder { // what an asset keeps of its folder as a whole
-				continue
-			}
-			if !isFolder {
-				if err := send(toEntry(ke.Key, ke.Entry)); err != nil {
-					return err
+// behind is what follows the key of a folder in a key behind all that is in it: keys are UTF-8, in which this
+// byte does not occur.
+const behind = "/\xff"
+
+// folder lists one level, behind a key. What lies deeper is skipped, not read: the cost is that of what is shown.
+func folder(ctx context.Context, tree lake.Tree, prefix, after string) iter.Seq2[*tarnv1.Entry, error] {
+	return func(yield func(*tarnv1.Entry, error) bool) {
+		for deeper := true; deeper; {
+			deeper = false
+			for ke, err := range tree.Scan(ctx, prefix, after) {
+				if err != nil {
+					yield(nil, err)
+					return
 				}
-				continue
+				name, _, isFolder := strings.Cut(ke.Key[len(prefix):], "/")
+				if !isFolder && ke.Entry.Kind == lake.KindFolder { // what an asset keeps of its folder as a whole
+					continue
+				}
+				e := toEntry(ke.Key, ke.Entry)
+				if isFolder {
+					e = folderEntry(prefix + name)
+				}
+				if !yield(e, nil) {
+					return
+				}
+				if isFolder {
+					after, deeper = prefix+name+behind, true
+					break
+				}
 			}
-			if err := send(&tarnv1.Entry{Name: lake.DisplayKey(prefix+name) + "/", Kind: "folder", Key: prefix + name + "/"}); err != nil {
-				return err
-			}
-			// Keys are UTF-8, in which this byte does not occur: all of the folder comes before it.
-			after, deeper = prefix+name+"/\xff", true
-			break
-		}
-		if !deeper {
-			return nil
 		}
 	}
+}
+
+func folderEntry(key string) *tarnv1.Entry {
+	return &tarnv1.Entry{Name: lake.DisplayKey(key) + "/", Kind: string(lake.KindFolder), Key: key + "/"}
 }
 
 func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*tarnv1.RemoveResponse, error) {

@@ -43,6 +43,16 @@ func scripts(p testscript.Params, more func() []string) testscript.Params {
 		RequireExplicitExec: false,
 		RequireUniqueNames:  true,
 		Deadline:            time.Now().Add(2 * patience), // a script that hangs names the command that does
+		Condition: func(cond string) (bool, error) {
+			if cond != "fuse" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+			if err == nil {
+				err = f.Close()
+			}
+			return err == nil, nil
+		},
 		Setup: func(env *testscript.Env) error {
 			// Sockets have short paths: the work folder of a script is too deep for one.
 			run, err := os.MkdirTemp("", "tarn")

@@ -110,19 +110,19 @@ func (o *Originals) Stat(ctx context.Context, u *url.URL) (external.State, error
 }
 
 // Open implements external.Source.
-func (o *Originals) Open(ctx context.Context, u *url.URL, etag string) (io.ReadCloser, external.State, error) {
+func (o *Originals) Open(ctx context.Context, u *url.URL, etag string, offset int64) (io.ReadCloser, external.State, error) {
 	s, key, err := o.bucket(ctx, u)
 	if err != nil {
 		return nil, external.State{}, err
 	}
-	out, err := s.open(ctx, key, 0, -1, etag)
+	out, err := s.open(ctx, key, offset, -1, etag)
 	if err != nil {
 		return nil, external.State{}, s.classifyOriginal(ctx, err, u)
 	}
 	state := external.State{
-		URL: u.String(), ETag: aws.ToString(out.ETag), Size: aws.ToInt64(out.ContentLength), Modified: whole(out.LastModified),
+		URL: u.String(), ETag: aws.ToString(out.ETag), Size: external.Whole(aws.ToString(out.ContentRange), aws.ToInt64(out.ContentLength)), Modified: whole(out.LastModified),
 	}
-	r := &reader{ctx: ctx, store: s, name: u.String(), key: key, etag: state.ETag, body: out.Body, end: state.Size}
+	r := &reader{ctx: ctx, store: s, name: u.String(), key: key, etag: state.ETag, body: out.Body, pos: offset, end: state.Size}
 	return readCloser{blob.ReaderWithContext(ctx, r), r}, state, nil
 }
 
@@ -136,7 +136,7 @@ func (s *Store) classifyOriginal(ctx context.Context, err error, u *url.URL) err
 	switch c := code(err); {
 	case c == noKeyCode, c == headNoKeyCode:
 		return external.ErrGone.Errorf("%s: no such object", u)
-	case status(err) == http.StatusPreconditionFailed:
+	case status(err) == http.StatusPreconditionFailed, status(err) == http.StatusRequestedRangeNotSatisfiable: // it is shorter by now
 		return external.ErrChanged.Errorf("%s has changed while it was read", u)
 	}
 	err = s.classify(err, u.String())

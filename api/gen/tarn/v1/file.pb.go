@@ -1136,6 +1136,297 @@ func (x *ListResponse) GetFile() *Entry {
 	return nil
 }
 
+type LookRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// The whole id of a commit.
+	Commit string `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	// A path; empty: what lies in no folder.
+	Folder string `protobuf:"bytes,3,opt,name=folder,proto3" json:"folder,omitempty"`
+	// Only what has this name in the folder. Of a file and a folder of one name, the file.
+	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// Begin after what has this name; that of a folder ends in a slash.
+	After string `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	// At most so many; zero: as many as fit into a message.
+	Limit         int32 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookRequest) Reset() {
+	*x = LookRequest{}
+	mi := &file_tarn_v1_file_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookRequest) ProtoMessage() {}
+
+func (x *LookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookRequest.ProtoReflect.Descriptor instead.
+func (*LookRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LookRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *LookRequest) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *LookRequest) GetFolder() string {
+	if x != nil {
+		return x.Folder
+	}
+	return ""
+}
+
+func (x *LookRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LookRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *LookRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type LookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order. A folder has the kind folder, and its name and key end in a slash. None: there is nothing (more).
+	Entries       []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookResponse) Reset() {
+	*x = LookResponse{}
+	mi := &file_tarn_v1_file_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookResponse) ProtoMessage() {}
+
+func (x *LookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookResponse.ProtoReflect.Descriptor instead.
+func (*LookResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LookResponse) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+type ReadAtRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// The whole id of a commit.
+	Commit string `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
+	Path   string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Offset int64  `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	// The part ends here, or with the file.
+	Length int64 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
+	// How many bytes of files that come after it are wanted too: whole ones of at most 128 KiB, no links.
+	More          int64 `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadAtRequest) Reset() {
+	*x = ReadAtRequest{}
+	mi := &file_tarn_v1_file_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadAtRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadAtRequest) ProtoMessage() {}
+
+func (x *ReadAtRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadAtRequest.ProtoReflect.Descriptor instead.
+func (*ReadAtRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReadAtRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ReadAtRequest) GetCommit() string {
+	if x != nil {
+		return x.Commit
+	}
+	return ""
+}
+
+func (x *ReadAtRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ReadAtRequest) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ReadAtRequest) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *ReadAtRequest) GetMore() int64 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+type ReadAtResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A file of at most 128 KiB that comes after what was sent, and was not sent: the last message has only this.
+	Next string `protobuf:"bytes,1,opt,name=next,proto3" json:"next,omitempty"`
+	// Whose bytes these are, and from where on.
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Offset        int64  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	Data          []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadAtResponse) Reset() {
+	*x = ReadAtResponse{}
+	mi := &file_tarn_v1_file_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadAtResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadAtResponse) ProtoMessage() {}
+
+func (x *ReadAtResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_file_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadAtResponse.ProtoReflect.Descriptor instead.
+func (*ReadAtResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReadAtResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *ReadAtResponse) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ReadAtResponse) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ReadAtResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type RemoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Write         *Write                 `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`
@@ -1146,7 +1437,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_tarn_v1_file_proto_msgTypes[17]
+	mi := &file_tarn_v1_file_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1449,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[17]
+	mi := &file_tarn_v1_file_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1462,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveRequest) GetWrite() *Write {
@@ -1198,7 +1489,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_tarn_v1_file_proto_msgTypes[18]
+	mi := &file_tarn_v1_file_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1501,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_file_proto_msgTypes[18]
+	mi := &file_tarn_v1_file_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1514,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_file_proto_rawDescGZIP(), []int{18}
+	return file_tarn_v1_file_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveResponse) GetWritten() *Written {
@@ -1316,20 +1607,43 @@ const file_tarn_v1_file_proto_rawDesc = "" +
 	"\apattern\x18\x03 \x01(\tR\apattern\x12\x1c\n" +
 	"\trecursive\x18\x04 \x01(\bR\trecursive\"2\n" +
 	"\fListResponse\x12\"\n" +
-	"\x04file\x18\x01 \x01(\v2\x0e.tarn.v1.EntryR\x04file\"Q\n" +
+	"\x04file\x18\x01 \x01(\v2\x0e.tarn.v1.EntryR\x04file\"\x97\x01\n" +
+	"\vLookRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x16\n" +
+	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x16\n" +
+	"\x06folder\x18\x03 \x01(\tR\x06folder\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x06 \x01(\x05R\x05limit\"8\n" +
+	"\fLookResponse\x12(\n" +
+	"\aentries\x18\x01 \x03(\v2\x0e.tarn.v1.EntryR\aentries\"\x99\x01\n" +
+	"\rReadAtRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x16\n" +
+	"\x06commit\x18\x02 \x01(\tR\x06commit\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06length\x18\x05 \x01(\x03R\x06length\x12\x12\n" +
+	"\x04more\x18\x06 \x01(\x03R\x04more\"d\n" +
+	"\x0eReadAtResponse\x12\x12\n" +
+	"\x04next\x18\x01 \x01(\tR\x04next\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"Q\n" +
 	"\rRemoveRequest\x12$\n" +
 	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x1a\n" +
 	"\bpatterns\x18\x02 \x03(\tR\bpatterns\"R\n" +
 	"\x0eRemoveResponse\x12*\n" +
 	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x14\n" +
-	"\x05files\x18\x02 \x01(\x03R\x05files2\x90\x03\n" +
+	"\x05files\x18\x02 \x01(\x03R\x05files2\x82\x04\n" +
 	"\vFileService\x122\n" +
 	"\x03Put\x12\x13.tarn.v1.PutRequest\x1a\x14.tarn.v1.PutResponse(\x01\x123\n" +
 	"\x04Link\x12\x14.tarn.v1.LinkRequest\x1a\x15.tarn.v1.LinkResponse\x122\n" +
 	"\x03Get\x12\x13.tarn.v1.GetRequest\x1a\x14.tarn.v1.GetResponse0\x01\x12;\n" +
 	"\x06Select\x12\x16.tarn.v1.SelectRequest\x1a\x17.tarn.v1.SelectResponse0\x01\x125\n" +
 	"\x04Read\x12\x14.tarn.v1.ReadRequest\x1a\x15.tarn.v1.ReadResponse0\x01\x125\n" +
-	"\x04List\x12\x14.tarn.v1.ListRequest\x1a\x15.tarn.v1.ListResponse0\x01\x129\n" +
+	"\x04List\x12\x14.tarn.v1.ListRequest\x1a\x15.tarn.v1.ListResponse0\x01\x123\n" +
+	"\x04Look\x12\x14.tarn.v1.LookRequest\x1a\x15.tarn.v1.LookResponse\x12;\n" +
+	"\x06ReadAt\x12\x16.tarn.v1.ReadAtRequest\x1a\x17.tarn.v1.ReadAtResponse0\x01\x129\n" +
 	"\x06Remove\x12\x16.tarn.v1.RemoveRequest\x1a\x17.tarn.v1.RemoveResponseB&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
 var (
@@ -1344,7 +1658,7 @@ func file_tarn_v1_file_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_file_proto_rawDescData
 }
 
-var file_tarn_v1_file_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_tarn_v1_file_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_tarn_v1_file_proto_goTypes = []any{
 	(*PutRequest)(nil),     // 0: tarn.v1.PutRequest
 	(*WholeFiles)(nil),     // 1: tarn.v1.WholeFiles
@@ -1363,45 +1677,54 @@ var file_tarn_v1_file_proto_goTypes = []any{
 	(*Piece)(nil),          // 14: tarn.v1.Piece
 	(*ListRequest)(nil),    // 15: tarn.v1.ListRequest
 	(*ListResponse)(nil),   // 16: tarn.v1.ListResponse
-	(*RemoveRequest)(nil),  // 17: tarn.v1.RemoveRequest
-	(*RemoveResponse)(nil), // 18: tarn.v1.RemoveResponse
-	(*Write)(nil),          // 19: tarn.v1.Write
-	(*Written)(nil),        // 20: tarn.v1.Written
-	(*Entry)(nil),          // 21: tarn.v1.Entry
+	(*LookRequest)(nil),    // 17: tarn.v1.LookRequest
+	(*LookResponse)(nil),   // 18: tarn.v1.LookResponse
+	(*ReadAtRequest)(nil),  // 19: tarn.v1.ReadAtRequest
+	(*ReadAtResponse)(nil), // 20: tarn.v1.ReadAtResponse
+	(*RemoveRequest)(nil),  // 21: tarn.v1.RemoveRequest
+	(*RemoveResponse)(nil), // 22: tarn.v1.RemoveResponse
+	(*Write)(nil),          // 23: tarn.v1.Write
+	(*Written)(nil),        // 24: tarn.v1.Written
+	(*Entry)(nil),          // 25: tarn.v1.Entry
 }
 var file_tarn_v1_file_proto_depIdxs = []int32{
-	19, // 0: tarn.v1.PutRequest.write:type_name -> tarn.v1.Write
+	23, // 0: tarn.v1.PutRequest.write:type_name -> tarn.v1.Write
 	1,  // 1: tarn.v1.PutRequest.files:type_name -> tarn.v1.WholeFiles
 	2,  // 2: tarn.v1.WholeFiles.files:type_name -> tarn.v1.WholeFile
-	20, // 3: tarn.v1.PutResponse.written:type_name -> tarn.v1.Written
-	19, // 4: tarn.v1.LinkRequest.write:type_name -> tarn.v1.Write
-	20, // 5: tarn.v1.LinkResponse.written:type_name -> tarn.v1.Written
+	24, // 3: tarn.v1.PutResponse.written:type_name -> tarn.v1.Written
+	23, // 4: tarn.v1.LinkRequest.write:type_name -> tarn.v1.Write
+	24, // 5: tarn.v1.LinkResponse.written:type_name -> tarn.v1.Written
 	8,  // 6: tarn.v1.GetResponse.file:type_name -> tarn.v1.GetFile
-	21, // 7: tarn.v1.GetFile.entry:type_name -> tarn.v1.Entry
+	25, // 7: tarn.v1.GetFile.entry:type_name -> tarn.v1.Entry
 	11, // 8: tarn.v1.SelectResponse.files:type_name -> tarn.v1.Selected
 	14, // 9: tarn.v1.ReadResponse.pieces:type_name -> tarn.v1.Piece
-	21, // 10: tarn.v1.ListResponse.file:type_name -> tarn.v1.Entry
-	19, // 11: tarn.v1.RemoveRequest.write:type_name -> tarn.v1.Write
-	20, // 12: tarn.v1.RemoveResponse.written:type_name -> tarn.v1.Written
-	0,  // 13: tarn.v1.FileService.Put:input_type -> tarn.v1.PutRequest
-	4,  // 14: tarn.v1.FileService.Link:input_type -> tarn.v1.LinkRequest
-	6,  // 15: tarn.v1.FileService.Get:input_type -> tarn.v1.GetRequest
-	9,  // 16: tarn.v1.FileService.Select:input_type -> tarn.v1.SelectRequest
-	12, // 17: tarn.v1.FileService.Read:input_type -> tarn.v1.ReadRequest
-	15, // 18: tarn.v1.FileService.List:input_type -> tarn.v1.ListRequest
-	17, // 19: tarn.v1.FileService.Remove:input_type -> tarn.v1.RemoveRequest
-	3,  // 20: tarn.v1.FileService.Put:output_type -> tarn.v1.PutResponse
-	5,  // 21: tarn.v1.FileService.Link:output_type -> tarn.v1.LinkResponse
-	7,  // 22: tarn.v1.FileService.Get:output_type -> tarn.v1.GetResponse
-	10, // 23: tarn.v1.FileService.Select:output_type -> tarn.v1.SelectResponse
-	13, // 24: tarn.v1.FileService.Read:output_type -> tarn.v1.ReadResponse
-	16, // 25: tarn.v1.FileService.List:output_type -> tarn.v1.ListResponse
-	18, // 26: tarn.v1.FileService.Remove:output_type -> tarn.v1.RemoveResponse
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	25, // 10: tarn.v1.ListResponse.file:type_name -> tarn.v1.Entry
+	25, // 11: tarn.v1.LookResponse.entries:type_name -> tarn.v1.Entry
+	23, // 12: tarn.v1.RemoveRequest.write:type_name -> tarn.v1.Write
+	24, // 13: tarn.v1.RemoveResponse.written:type_name -> tarn.v1.Written
+	0,  // 14: tarn.v1.FileService.Put:input_type -> tarn.v1.PutRequest
+	4,  // 15: tarn.v1.FileService.Link:input_type -> tarn.v1.LinkRequest
+	6,  // 16: tarn.v1.FileService.Get:input_type -> tarn.v1.GetRequest
+	9,  // 17: tarn.v1.FileService.Select:input_type -> tarn.v1.SelectRequest
+	12, // 18: tarn.v1.FileService.Read:input_type -> tarn.v1.ReadRequest
+	15, // 19: tarn.v1.FileService.List:input_type -> tarn.v1.ListRequest
+	17, // 20: tarn.v1.FileService.Look:input_type -> tarn.v1.LookRequest
+	19, // 21: tarn.v1.FileService.ReadAt:input_type -> tarn.v1.ReadAtRequest
+	21, // 22: tarn.v1.FileService.Remove:input_type -> tarn.v1.RemoveRequest
+	3,  // 23: tarn.v1.FileService.Put:output_type -> tarn.v1.PutResponse
+	5,  // 24: tarn.v1.FileService.Link:output_type -> tarn.v1.LinkResponse
+	7,  // 25: tarn.v1.FileService.Get:output_type -> tarn.v1.GetResponse
+	10, // 26: tarn.v1.FileService.Select:output_type -> tarn.v1.SelectResponse
+	13, // 27: tarn.v1.FileService.Read:output_type -> tarn.v1.ReadResponse
+	16, // 28: tarn.v1.FileService.List:output_type -> tarn.v1.ListResponse
+	18, // 29: tarn.v1.FileService.Look:output_type -> tarn.v1.LookResponse
+	20, // 30: tarn.v1.FileService.ReadAt:output_type -> tarn.v1.ReadAtResponse
+	22, // 31: tarn.v1.FileService.Remove:output_type -> tarn.v1.RemoveResponse
+	23, // [23:32] is the sub-list for method output_type
+	14, // [14:23] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_file_proto_init() }
@@ -1426,7 +1749,7 @@ func file_tarn_v1_file_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_file_proto_rawDesc), len(file_tarn_v1_file_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,6 +47,10 @@ const (
 	FileServiceReadProcedure = "/tarn.v1.FileService/Read"
 	// FileServiceListProcedure is the fully-qualified name of the FileService's List RPC.
 	FileServiceListProcedure = "/tarn.v1.FileService/List"
+	// FileServiceLookProcedure is the fully-qualified name of the FileService's Look RPC.
+	FileServiceLookProcedure = "/tarn.v1.FileService/Look"
+	// FileServiceReadAtProcedure is the fully-qualified name of the FileService's ReadAt RPC.
+	FileServiceReadAtProcedure = "/tarn.v1.FileService/ReadAt"
 	// FileServiceRemoveProcedure is the fully-qualified name of the FileService's Remove RPC.
 	FileServiceRemoveProcedure = "/tarn.v1.FileService/Remove"
 )
@@ -69,6 +73,11 @@ type FileServiceClient interface {
 	Read(context.Context, *v1.ReadRequest) (*connect.ServerStreamForClient[v1.ReadResponse], error)
 	// List streams what a pattern selects, in order.
 	List(context.Context, *v1.ListRequest) (*connect.ServerStreamForClient[v1.ListResponse], error)
+	// Look lists a folder of a commit a page at a time, or looks for one name in it. Names are taken as they are: no
+	// globs, no @REF.
+	Look(context.Context, *v1.LookRequest) (*v1.LookResponse, error)
+	// ReadAt streams a part of a file of a commit and, if asked to, the small files that come after it.
+	ReadAt(context.Context, *v1.ReadAtRequest) (*connect.ServerStreamForClient[v1.ReadAtResponse], error)
 	// Remove removes what the patterns select, as one commit.
 	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
 }
@@ -120,6 +129,18 @@ func NewFileServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(fileServiceMethods.ByName("List")),
 			connect.WithClientOptions(opts...),
 		),
+		look: connect.NewClient[v1.LookRequest, v1.LookResponse](
+			httpClient,
+			baseURL+FileServiceLookProcedure,
+			connect.WithSchema(fileServiceMethods.ByName("Look")),
+			connect.WithClientOptions(opts...),
+		),
+		readAt: connect.NewClient[v1.ReadAtRequest, v1.ReadAtResponse](
+			httpClient,
+			baseURL+FileServiceReadAtProcedure,
+			connect.WithSchema(fileServiceMethods.ByName("ReadAt")),
+			connect.WithClientOptions(opts...),
+		),
 		remove: connect.NewClient[v1.RemoveRequest, v1.RemoveResponse](
 			httpClient,
 			baseURL+FileServiceRemoveProcedure,
@@ -137,6 +158,8 @@ type fileServiceClient struct {
 	_select *connect.Client[v1.SelectRequest, v1.SelectResponse]
 	read    *connect.Client[v1.ReadRequest, v1.ReadResponse]
 	list    *connect.Client[v1.ListRequest, v1.ListResponse]
+	look    *connect.Client[v1.LookRequest, v1.LookResponse]
+	readAt  *connect.Client[v1.ReadAtRequest, v1.ReadAtResponse]
 	remove  *connect.Client[v1.RemoveRequest, v1.RemoveResponse]
 }
 
@@ -174,6 +197,20 @@ func (c *fileServiceClient) List(ctx context.Context, req *v1.ListRequest) (*con
 	return c.list.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Look calls tarn.v1.FileService.Look.
+func (c *fileServiceClient) Look(ctx context.Context, req *v1.LookRequest) (*v1.LookResponse, error) {
+	response, err := c.look.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ReadAt calls tarn.v1.FileService.ReadAt.
+func (c *fileServiceClient) ReadAt(ctx context.Context, req *v1.ReadAtRequest) (*connect.ServerStreamForClient[v1.ReadAtResponse], error) {
+	return c.readAt.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // Remove calls tarn.v1.FileService.Remove.
 func (c *fileServiceClient) Remove(ctx context.Context, req *v1.RemoveRequest) (*v1.RemoveResponse, error) {
 	response, err := c.remove.CallUnary(ctx, connect.NewRequest(req))
@@ -201,6 +238,11 @@ type FileServiceHandler interface {
 	Read(context.Context, *v1.ReadRequest, *connect.ServerStream[v1.ReadResponse]) error
 	// List streams what a pattern selects, in order.
 	List(context.Context, *v1.ListRequest, *connect.ServerStream[v1.ListResponse]) error
+	// Look lists a folder of a commit a page at a time, or looks for one name in it. Names are taken as they are: no
+	// globs, no @REF.
+	Look(context.Context, *v1.LookRequest) (*v1.LookResponse, error)
+	// ReadAt streams a part of a file of a commit and, if asked to, the small files that come after it.
+	ReadAt(context.Context, *v1.ReadAtRequest, *connect.ServerStream[v1.ReadAtResponse]) error
 	// Remove removes what the patterns select, as one commit.
 	Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error)
 }
@@ -248,6 +290,18 @@ func NewFileServiceHandler(svc FileServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(fileServiceMethods.ByName("List")),
 		connect.WithHandlerOptions(opts...),
 	)
+	fileServiceLookHandler := connect.NewUnaryHandlerSimple(
+		FileServiceLookProcedure,
+		svc.Look,
+		connect.WithSchema(fileServiceMethods.ByName("Look")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fileServiceReadAtHandler := connect.NewServerStreamHandlerSimple(
+		FileServiceReadAtProcedure,
+		svc.ReadAt,
+		connect.WithSchema(fileServiceMethods.ByName("ReadAt")),
+		connect.WithHandlerOptions(opts...),
+	)
 	fileServiceRemoveHandler := connect.NewUnaryHandlerSimple(
 		FileServiceRemoveProcedure,
 		svc.Remove,
@@ -268,6 +322,10 @@ func NewFileServiceHandler(svc FileServiceHandler, opts ...connect.HandlerOption
 			fileServiceReadHandler.ServeHTTP(w, r)
 		case FileServiceListProcedure:
 			fileServiceListHandler.ServeHTTP(w, r)
+		case FileServiceLookProcedure:
+			fileServiceLookHandler.ServeHTTP(w, r)
+		case FileServiceReadAtProcedure:
+			fileServiceReadAtHandler.ServeHTTP(w, r)
 		case FileServiceRemoveProcedure:
 			fileServiceRemoveHandler.ServeHTTP(w, r)
 		default:
@@ -301,6 +359,14 @@ func (UnimplementedFileServiceHandler) Read(context.Context, *v1.ReadRequest, *c
 
 func (UnimplementedFileServiceHandler) List(context.Context, *v1.ListRequest, *connect.ServerStream[v1.ListResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.List is not implemented"))
+}
+
+func (UnimplementedFileServiceHandler) Look(context.Context, *v1.LookRequest) (*v1.LookResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.Look is not implemented"))
+}
+
+func (UnimplementedFileServiceHandler) ReadAt(context.Context, *v1.ReadAtRequest, *connect.ServerStream[v1.ReadAtResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.FileService.ReadAt is not implemented"))
 }
 
 func (UnimplementedFileServiceHandler) Remove(context.Context, *v1.RemoveRequest) (*v1.RemoveResponse, error) {
