@@ -175,8 +175,11 @@ func forgetPeak() error {
 }
 
 // printPeak prints the most memory that this process had since forgetPeak.
-func printPeak(what string) error {
-	status, err := os.ReadFile("/proc/self/status")
+func printPeak(what string) error { return printPeakOf(os.Getpid(), what) }
+
+// printPeakOf prints the most memory that a process had.
+func printPeakOf(pid int, what string) error {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,10 @@ func files(ctx context.Context, b *bench) error {
 	if err := b.largeFile(ctx, dir, int64(b.size(4<<30, 512<<20))); err != nil {
 		return err
 	}
-	return b.dedup(ctx, int64(b.size(1<<30, 128<<20)))
+	if err := b.dedup(ctx, int64(b.size(1<<30, 128<<20))); err != nil || b.short {
+		return err
+	}
+	return b.filesAtScale(ctx)
 }
 
 func (b *bench) smallFiles(ctx context.Context, dir string, n int) error {

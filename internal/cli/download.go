@@ -424,6 +424,9 @@ func (p *part) write(data []byte) error {
 	if p.hash != nil {
 		p.hash.Write(data[:n]) //nolint:errcheck // never fails
 	}
+	if why := (*fs.PathError)(nil); errors.As(err, &why) {
+		err = why.Err // its path is that of the part
+	}
 	return writeError(p.shown, err)
 }
 

@@ -117,7 +117,7 @@ func writeError(what string, err error) error {
 		return nil
 	}
 	if errors.Is(err, io.ErrShortWrite) || isFull(err) {
-		return errdef.Newf(errdef.ResourceExhausted, "cli.disk_full", "write %s: %w", what, err)
+		return errdef.Newf(errdef.ResourceExhausted, "cli.disk_full", "write %s: %w", what, err).WithNext("make room, and give the command again")
 	}
 	return errdef.Newf(errdef.FailedPrecondition, "cli.write", "write %s: %w", what, err)
 }

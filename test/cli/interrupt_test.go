@@ -18,6 +18,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"tarn.dev/tarn/internal/base/room/roomtest"
 	"tarn.dev/tarn/internal/system/home"
 )
 
@@ -261,6 +262,50 @@ func TestGetIsContinued(t *testing.T) {
 	}
 	if out, err := p.command("file", "get", "big.bin").CombinedOutput(); exitCode(t, err) != 7 || !strings.Contains(string(out), "another tarn is copying to big.bin") {
 		t.Errorf("while another one copies: %v, %s", err, out)
+	}
+}
+
+// A disk that gets full leaves no half of a file, and with more room the same command goes on.
+func TestGetToAFullDisk(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	disk := roomtest.Disk(t, "16m")
+	data := make([]byte, 12<<20)
+	rand.NewChaCha8([32]byte{3}).Read(data) //nolint:errcheck // never fails
+	for name, content := range map[string][]byte{"in/big.bin": data, "in/small.bin": data[:6<<20]} {
+		c := p.command("file", "put", "-", name)
+		c.Stdin = bytes.NewReader(content)
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	ballast := filepath.Join(disk, "ballast")
+	if err := os.WriteFile(ballast, data[:4<<20], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"in/small.bin", "in/big.bin"} {
+		out, err := p.command("file", "get", name, disk+"/").CombinedOutput()
+		if name == "in/small.bin" {
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			continue
+		}
+		if code := exitCode(t, err); code != 8 || !strings.Contains(string(out), "big.bin: no space left on device") {
+			t.Errorf("exit %d: %s", code, out)
+		}
+		if _, err := os.Lstat(filepath.Join(disk, "big.bin")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("half of a file has its name: %v", err)
+		}
+	}
+	for _, name := range []string{"ballast", "small.bin"} {
+		if err := os.Remove(filepath.Join(disk, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.must("file", "get", "in/big.bin", disk+"/")
+	if got, err := os.ReadFile(filepath.Join(disk, "big.bin")); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the copy is not what was stored (%v)", err)
 	}
 }
 
