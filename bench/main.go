@@ -40,6 +40,7 @@ var benchmarks = []benchmark{
 	{"collect", "garbage collection, when half of the store is garbage", collect},
 	{"import", "3,000,000 rows into a published table", importing},
 	{"query", "SQL by the command and in process", query},
+	{"bucket", "a table in a bucket: what a query fetches", bucket},
 	{"dataver", "the hash that identifies rows", dataVersion},
 	{"server", "start of the server, and its rest", server},
 	{"noop", "a run with nothing to do, beside many files", noop},

@@ -112,6 +112,55 @@ func TestBucketIsUnreliable(t *testing.T) {
 	}
 }
 
+// Of a table in a bucket a query fetches metadata, footers and the columns that it reads, and the next one nothing: not
+// from a server that has started anew either.
+func TestQueryFetchesOnce(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	p := newPlace(t)
+	p.env = append(append(p.env, s3test.Env()...), "TARN_BLOB=s3://"+server.Bucket(t)+"?endpoint="+server.URL)
+	p.must("query", "create table numbers as select range as n, md5(range::varchar) as h from range(600000)") // 20 MB, nearly all of it h
+	p.must("server", "stop")
+	if err := os.RemoveAll(p.home.BlobCache()); err != nil {
+		t.Fatal(err)
+	}
+	var requests, bytes atomic.Int64
+	server.Break(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.Contains(r.URL.Path, "/tables/") {
+			requests.Add(1)
+			w = &measured{w, &bytes}
+		}
+		next.ServeHTTP(w, r)
+	})
+	for i, again := range []bool{false, true, true} {
+		if got := p.must("query", "--format", "csv", "select count(*), sum(n)::bigint from numbers where n > 5"); !strings.Contains(got, "599994,179999699985") {
+			t.Errorf("query %d: %s", i, got)
+		}
+		if n, b := requests.Swap(0), bytes.Swap(0); again && n > 0 || !again && (n == 0 || b > 4<<20) {
+			t.Errorf("query %d: %d requests and %d bytes", i, n, b)
+		}
+		if again {
+			p.must("server", "stop")
+		}
+	}
+	requests.Store(0)
+	p.must("fsck", "--deep")
+	if requests.Load() == 0 {
+		t.Error("fsck looked at copies")
+	}
+}
+
+// measured counts what is answered.
+type measured struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (m *measured) Write(b []byte) (int, error) {
+	m.n.Add(int64(len(b)))
+	return m.ResponseWriter.Write(b)
+}
+
 // half breaks the connection after so many bytes of an answer.
 type half struct {
 	http.ResponseWriter
