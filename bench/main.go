@@ -46,6 +46,7 @@ var benchmarks = []benchmark{
 	{"noop", "a run with nothing to do, beside many files", noop},
 	{"chain", "steps that do nothing, one after the other", chain},
 	{"files", "100,000 small files and a large one into the store", files},
+	{"mount", "10,000 small files and a large one, read through a mount", mount},
 }
 
 func main() {

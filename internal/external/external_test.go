@@ -3,10 +3,13 @@ package external_test
 import (
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,6 +117,57 @@ func TestWrittenWhileRead(t *testing.T) {
 		}
 		if err := r.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Whoever wants a part of an original gets that part, also from a server that sends whole files only; a change is noticed.
+func TestOpenInTheMiddle(t *testing.T) {
+	t.Parallel()
+	content := strings.Repeat("0123456789", 1000)
+	file := filepath.Join(t.TempDir(), "a")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var shorter atomic.Bool
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		has := content
+		w.Header().Set("ETag", `"1"`)
+		if shorter.Load() {
+			has = "0123"
+			w.Header().Set("ETag", `"2"`)
+		}
+		if r.URL.Path == "/whole" {
+			r.Header.Del("Range")
+		}
+		http.ServeContent(w, r, "a", time.Time{}, strings.NewReader(has))
+	}))
+	t.Cleanup(web.Close)
+	o := external.New(nil)
+	for _, u := range []string{(&url.URL{Scheme: "file", Path: file}).String(), web.URL + "/parts", web.URL + "/whole"} {
+		var was external.State
+		for found, err := range o.Find(t.Context(), u) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			was = found.State
+		}
+		for _, offset := range []int64{0, 1, 9999} {
+			r, err := o.Open(t.Context(), was, offset)
+			if err != nil {
+				t.Fatalf("%s at %d: %v", u, offset, err)
+			}
+			got, err := io.ReadAll(r)
+			if err := errors.Join(err, r.Close()); err != nil || string(got) != content[offset:] {
+				t.Errorf("%s at %d: %d bytes, %v", u, offset, len(got), err)
+			}
+		}
+		if strings.HasPrefix(u, "http") {
+			shorter.Store(true)
+			if _, err := o.Open(t.Context(), was, 5000); !errors.Is(err, external.ErrChanged) {
+				t.Errorf("%s, which is shorter now: %v", u, err)
+			}
+			shorter.Store(false)
 		}
 	}
 }
