@@ -46,7 +46,7 @@ reproducible.`,
 		a.tableCommand(), a.fileCommand(), a.mountCommand(), a.assetCommand(), a.showCommand(),
 		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(), a.provenanceCommand(),
 		a.envCommand(), a.secretCommand(), a.runsCommand(),
-		a.serverCommand(), a.fsckCommand(), a.gcCommand(), a.backupCommand(), a.restoreCommand(), a.loadtestCommand(), a.doctorCommand(), a.versionCommand(),
+		a.projectCommand(), a.serverCommand(), a.fsckCommand(), a.gcCommand(), a.backupCommand(), a.restoreCommand(), a.loadtestCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(a.helpCommand(root))
 	root.SetHelpCommandGroupID(groupSetup)

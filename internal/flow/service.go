@@ -114,6 +114,20 @@ func (f *Flow) Active() int {
 	return len(f.live)
 }
 
+// Unfinished returns the runs that have not ended, on any server.
+func (f *Flow) Unfinished(ctx context.Context) ([]string, error) {
+	var out []string
+	for run, err := range f.runs.list(ctx, 0) {
+		if err != nil {
+			return nil, err
+		}
+		if !run.State.Final() {
+			out = append(out, run.ID)
+		}
+	}
+	return out, nil
+}
+
 // Stop ends every run and waits until they have freed what they held.
 func (f *Flow) Stop() {
 	f.mu.Lock()

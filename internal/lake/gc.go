@@ -63,7 +63,7 @@ func (l *Lake) Collect(ctx context.Context, opt CollectOptions) (Collected, erro
 		return c.got, err
 	}
 	c.say("waiting for the turn")
-	if c.turn, err = lease.NewQueue(l.rows, turnPrefix(l.prefix)).Acquire(ctx, s); err != nil {
+	if c.turn, err = lease.NewQueue(l.rows, TurnPrefix(l.prefix)).Acquire(ctx, s); err != nil {
 		return Collected{}, fmt.Errorf("wait for another collection: %w", err)
 	}
 	if err = c.collect(ctx); err == nil {
@@ -76,7 +76,7 @@ func (l *Lake) Collect(ctx context.Context, opt CollectOptions) (Collected, erro
 // others from beginning until release: for those who look at all rows and blobs, and would miss what goes
 // in between. It is in the name of s, and need not open the lake.
 func Undisturbed(ctx context.Context, rows meta.Store, prefix string, s *lease.Session) (release func(context.Context) error, err error) {
-	turn, err := lease.NewQueue(rows, turnPrefix(strings.TrimSuffix(prefix, "/")+"/")).Acquire(ctx, s)
+	turn, err := lease.NewQueue(rows, TurnPrefix(prefix)).Acquire(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("wait for a garbage collection: %w", err)
 	}
@@ -92,8 +92,8 @@ func (l *Lake) Undisturbed(ctx context.Context) (release func(context.Context) e
 	return Undisturbed(ctx, l.rows, l.prefix, s)
 }
 
-// turnPrefix is where collectors of a lake queue.
-func turnPrefix(lake string) string { return lake + "gc/turn" }
+// TurnPrefix is where the collectors of a lake queue whose rows begin with prefix.
+func TurnPrefix(prefix string) string { return strings.TrimSuffix(prefix, "/") + "/gc/turn" }
 
 // collectedRow is that of the last whole collection.
 type collectedRow struct {

@@ -28,7 +28,12 @@ type Project struct {
 type Projects interface {
 	Open(ctx context.Context, name string) (*Project, error)
 	Names(ctx context.Context) ([]string, error)
+	// Remove deletes all that a project has, for good.
+	Remove(ctx context.Context, name string, progress func(string)) (Removed, error)
 }
+
+// Removed is what the removal of a project deleted.
+type Removed struct{ Blobs, Bytes, Rows int64 }
 
 // Services is what the edge serves.
 type Services struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -177,5 +178,20 @@ func (s *systemService) Collect(ctx context.Context, req *tarnv1.CollectRequest,
 	return out.Send(&tarnv1.CollectResponse{Event: &tarnv1.CollectResponse_Result{Result: &tarnv1.Collected{
 		Bytes: got.Bytes, Commits: int64(got.Commits), Rows: int64(got.Rows),
 		Packs: int64(got.Packs), PacksRewritten: int64(got.Rewritten), Blobs: int64(got.Blobs),
+	}}})
+}
+
+func (s *systemService) RemoveProject(ctx context.Context, req *tarnv1.RemoveProjectRequest, out *connect.ServerStream[tarnv1.RemoveProjectResponse]) error {
+	var mu sync.Mutex // several deletions report at once
+	got, err := s.projects.Remove(ctx, req.GetProject(), func(what string) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = out.Send(&tarnv1.RemoveProjectResponse{Event: &tarnv1.RemoveProjectResponse_Progress{Progress: what}}) // who went away needs no progress
+	})
+	if err != nil {
+		return err
+	}
+	return out.Send(&tarnv1.RemoveProjectResponse{Event: &tarnv1.RemoveProjectResponse_Removed{Removed: &tarnv1.RemovedProject{
+		Blobs: got.Blobs, Bytes: got.Bytes, Rows: got.Rows,
 	}}})
 }

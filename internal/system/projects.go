@@ -127,6 +127,9 @@ func (p *projects) Open(ctx context.Context, name string) (*server.Project, erro
 }
 
 func (p *projects) make(ctx context.Context, name string) (*server.Project, error) {
+	if err := p.checkStays(ctx, name); err != nil {
+		return nil, err
+	}
 	blobs, err := p.bulk.project(name)
 	if err != nil {
 		return nil, err
@@ -135,6 +138,10 @@ func (p *projects) make(ctx context.Context, name string) (*server.Project, erro
 	l, err := lake.Open(ctx, blobs, p.meta, lakePrefix(name), lake.Options{Session: p.parts.session})
 	if err != nil {
 		return nil, err
+	}
+	// Again, now that it is known that we have it open: who removes it waits for us, or we see that it goes.
+	if err := p.checkStays(ctx, name); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	tables := catalog.Open(blobs, p.meta, prefix+"catalog/").WithScratch(p.home.Scratch())
 	f := flow.New(p.parts.flow, name, l, blobs, p.meta, prefix+"flow/", tables)

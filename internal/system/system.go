@@ -99,7 +99,7 @@ func Open(ctx context.Context, c Config) (_ *System, err error) {
 		return nil, errdef.Newf(errdef.FailedPrecondition, "system.socket", "listen on %s: %w", c.Home.Socket, err)
 	}
 	s.idle = idle.New(c.Idle)
-	s.services = service.Group("tarn", s.watch(), s.collector(), s.edge())
+	s.services = service.Group("tarn", s.watch(), s.collector(), s.removals(), s.edge())
 	return s, nil
 }
 

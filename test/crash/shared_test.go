@@ -213,3 +213,68 @@ func (h *house) newest() (id, state string) {
 	}
 	return list.Runs[0].ID, list.Runs[0].State
 }
+
+// Two servers write, delete branches and collect at once, and one of them dies in the middle of a collection.
+// What either has acknowledged is there, and what nothing leads to is not.
+func TestTwoServersCollect(t *testing.T) {
+	t.Parallel()
+	houses := pairInBucket(t)
+	a, b := houses[0], houses[1]
+	a.write("big", noise(1, 300_000))
+	for round, point := range []string{"lake.gc.after_condemn", "lake.gc.after_wait", "lake.gc.before_swap", "lake.gc.after_swap"} {
+		doomed := fmt.Sprint("doomed", round)
+		a.write("big", noise(byte(round), 300_000))
+		a.run("branch", "create", doomed)
+		a.run("file", "put", "big", "big", "--into", doomed)
+		a.run("branch", "rm", doomed)
+		a.stop()
+
+		var acknowledged []string
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		done := make(chan struct{})
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				name, branch := fmt.Sprintf("round%d/%d", round, n), fmt.Sprintf("side%d-%d", round, n)
+				if r := b.try("", "file", "put", "tarn.toml", name); r.code == 0 {
+					mu.Lock()
+					acknowledged = append(acknowledged, name)
+					mu.Unlock()
+				} else {
+					t.Errorf("beside collections: %v", r)
+				}
+				b.try("", "branch", "create", branch)
+				b.try("", "file", "put", "tarn.toml", name+"-side", "--into", branch)
+				b.try("", "branch", "rm", branch)
+			}
+		})
+		if r := a.try(point+"=1*kill", "gc", "--keep", "0s"); r.code == 0 {
+			t.Errorf("it lived: %v", r)
+		}
+		a.gone()
+		a.run("gc", "--keep", "0s") // goes on with what the other one has left
+		b.run("gc", "--keep", "0s")
+		close(done)
+		wg.Wait()
+		for _, h := range houses {
+			state := h.state()
+			for _, name := range acknowledged {
+				if state["file/"+name] == "" {
+					t.Errorf("%s was acknowledged and is not there", name)
+				}
+			}
+			h.clean()
+		}
+	}
+	b.run("gc", "--keep", "0s")
+	var left struct{ Bytes, Packs, Commits int64 }
+	a.document(&left, "gc", "--keep", "0s", "--dry-run")
+	if left.Bytes+left.Packs+left.Commits != 0 {
+		t.Errorf("not freed: %+v", left)
+	}
+}

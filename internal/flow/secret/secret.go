@@ -57,6 +57,11 @@ func Open(rows meta.Store, keyPath string) *Vault {
 // KeyPath is the file with the key.
 func (v *Vault) KeyPath() string { return string(v.key) }
 
+// Prefixes begin the rows of a project.
+func Prefixes(project string) []string {
+	return []string{rowPrefix + meta.Key(project) + "/", requestPrefix + meta.Key(project) + "/"}
+}
+
 // Project is the part of one project.
 func (v *Vault) Project(name string) *Store {
 	return &Store{vault: v, prefix: rowPrefix + meta.Key(name) + "/", requests: requestPrefix + meta.Key(name) + "/"}

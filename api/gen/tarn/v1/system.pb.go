@@ -73,7 +73,194 @@ func (x Finding_Level) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Finding_Level.Descriptor instead.
 func (Finding_Level) EnumDescriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{6, 0}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{9, 0}
+}
+
+type RemoveProjectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveProjectRequest) Reset() {
+	*x = RemoveProjectRequest{}
+	mi := &file_tarn_v1_system_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveProjectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveProjectRequest) ProtoMessage() {}
+
+func (x *RemoveProjectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveProjectRequest.ProtoReflect.Descriptor instead.
+func (*RemoveProjectRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RemoveProjectRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+type RemoveProjectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*RemoveProjectResponse_Progress
+	//	*RemoveProjectResponse_Removed
+	Event         isRemoveProjectResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveProjectResponse) Reset() {
+	*x = RemoveProjectResponse{}
+	mi := &file_tarn_v1_system_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveProjectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveProjectResponse) ProtoMessage() {}
+
+func (x *RemoveProjectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveProjectResponse.ProtoReflect.Descriptor instead.
+func (*RemoveProjectResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RemoveProjectResponse) GetEvent() isRemoveProjectResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *RemoveProjectResponse) GetProgress() string {
+	if x != nil {
+		if x, ok := x.Event.(*RemoveProjectResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return ""
+}
+
+func (x *RemoveProjectResponse) GetRemoved() *RemovedProject {
+	if x != nil {
+		if x, ok := x.Event.(*RemoveProjectResponse_Removed); ok {
+			return x.Removed
+		}
+	}
+	return nil
+}
+
+type isRemoveProjectResponse_Event interface {
+	isRemoveProjectResponse_Event()
+}
+
+type RemoveProjectResponse_Progress struct {
+	Progress string `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type RemoveProjectResponse_Removed struct {
+	Removed *RemovedProject `protobuf:"bytes,2,opt,name=removed,proto3,oneof"`
+}
+
+func (*RemoveProjectResponse_Progress) isRemoveProjectResponse_Event() {}
+
+func (*RemoveProjectResponse_Removed) isRemoveProjectResponse_Event() {}
+
+// RemovedProject is what was deleted since the request came.
+type RemovedProject struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blobs         int64                  `protobuf:"varint,1,opt,name=blobs,proto3" json:"blobs,omitempty"`
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Rows          int64                  `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovedProject) Reset() {
+	*x = RemovedProject{}
+	mi := &file_tarn_v1_system_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovedProject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovedProject) ProtoMessage() {}
+
+func (x *RemovedProject) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovedProject.ProtoReflect.Descriptor instead.
+func (*RemovedProject) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RemovedProject) GetBlobs() int64 {
+	if x != nil {
+		return x.Blobs
+	}
+	return 0
+}
+
+func (x *RemovedProject) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *RemovedProject) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
 }
 
 type StatusRequest struct {
@@ -84,7 +271,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_tarn_v1_system_proto_msgTypes[0]
+	mi := &file_tarn_v1_system_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -96,7 +283,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[0]
+	mi := &file_tarn_v1_system_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -109,7 +296,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{0}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{3}
 }
 
 type StatusResponse struct {
@@ -135,7 +322,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_tarn_v1_system_proto_msgTypes[1]
+	mi := &file_tarn_v1_system_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -147,7 +334,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[1]
+	mi := &file_tarn_v1_system_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -160,7 +347,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{1}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -250,7 +437,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_tarn_v1_system_proto_msgTypes[2]
+	mi := &file_tarn_v1_system_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -262,7 +449,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[2]
+	mi := &file_tarn_v1_system_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -275,7 +462,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{2}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ShutdownRequest) GetRequestId() string {
@@ -302,7 +489,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_tarn_v1_system_proto_msgTypes[3]
+	mi := &file_tarn_v1_system_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +501,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[3]
+	mi := &file_tarn_v1_system_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +514,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{3}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ShutdownResponse) GetStopping() bool {
@@ -345,7 +532,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tarn_v1_system_proto_msgTypes[4]
+	mi := &file_tarn_v1_system_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +544,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[4]
+	mi := &file_tarn_v1_system_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +557,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{4}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{7}
 }
 
 type DoctorResponse struct {
@@ -382,7 +569,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tarn_v1_system_proto_msgTypes[5]
+	mi := &file_tarn_v1_system_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +581,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[5]
+	mi := &file_tarn_v1_system_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +594,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{5}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -430,7 +617,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tarn_v1_system_proto_msgTypes[6]
+	mi := &file_tarn_v1_system_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +629,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[6]
+	mi := &file_tarn_v1_system_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +642,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{6}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Finding) GetName() string {
@@ -499,7 +686,7 @@ type FsckRequest struct {
 
 func (x *FsckRequest) Reset() {
 	*x = FsckRequest{}
-	mi := &file_tarn_v1_system_proto_msgTypes[7]
+	mi := &file_tarn_v1_system_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +698,7 @@ func (x *FsckRequest) String() string {
 func (*FsckRequest) ProtoMessage() {}
 
 func (x *FsckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[7]
+	mi := &file_tarn_v1_system_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +711,7 @@ func (x *FsckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FsckRequest.ProtoReflect.Descriptor instead.
 func (*FsckRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{7}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FsckRequest) GetProject() string {
@@ -562,7 +749,7 @@ type FsckResponse struct {
 
 func (x *FsckResponse) Reset() {
 	*x = FsckResponse{}
-	mi := &file_tarn_v1_system_proto_msgTypes[8]
+	mi := &file_tarn_v1_system_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +761,7 @@ func (x *FsckResponse) String() string {
 func (*FsckResponse) ProtoMessage() {}
 
 func (x *FsckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[8]
+	mi := &file_tarn_v1_system_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +774,7 @@ func (x *FsckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FsckResponse.ProtoReflect.Descriptor instead.
 func (*FsckResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{8}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FsckResponse) GetEvent() isFsckResponse_Event {
@@ -642,7 +829,7 @@ type FsckProblem struct {
 
 func (x *FsckProblem) Reset() {
 	*x = FsckProblem{}
-	mi := &file_tarn_v1_system_proto_msgTypes[9]
+	mi := &file_tarn_v1_system_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +841,7 @@ func (x *FsckProblem) String() string {
 func (*FsckProblem) ProtoMessage() {}
 
 func (x *FsckProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[9]
+	mi := &file_tarn_v1_system_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +854,7 @@ func (x *FsckProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FsckProblem.ProtoReflect.Descriptor instead.
 func (*FsckProblem) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{9}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FsckProblem) GetReason() string {
@@ -702,7 +889,7 @@ type FsckStats struct {
 
 func (x *FsckStats) Reset() {
 	*x = FsckStats{}
-	mi := &file_tarn_v1_system_proto_msgTypes[10]
+	mi := &file_tarn_v1_system_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +901,7 @@ func (x *FsckStats) String() string {
 func (*FsckStats) ProtoMessage() {}
 
 func (x *FsckStats) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[10]
+	mi := &file_tarn_v1_system_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +914,7 @@ func (x *FsckStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FsckStats.ProtoReflect.Descriptor instead.
 func (*FsckStats) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{10}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FsckStats) GetChecked() map[string]int64 {
@@ -754,7 +941,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_tarn_v1_system_proto_msgTypes[11]
+	mi := &file_tarn_v1_system_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +953,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[11]
+	mi := &file_tarn_v1_system_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +966,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{11}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BackupRequest) GetTo() string {
@@ -803,7 +990,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_tarn_v1_system_proto_msgTypes[12]
+	mi := &file_tarn_v1_system_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +1002,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[12]
+	mi := &file_tarn_v1_system_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +1015,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{12}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BackupResponse) GetEvent() isBackupResponse_Event {
@@ -884,7 +1071,7 @@ type BackupProgress struct {
 
 func (x *BackupProgress) Reset() {
 	*x = BackupProgress{}
-	mi := &file_tarn_v1_system_proto_msgTypes[13]
+	mi := &file_tarn_v1_system_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1083,7 @@ func (x *BackupProgress) String() string {
 func (*BackupProgress) ProtoMessage() {}
 
 func (x *BackupProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[13]
+	mi := &file_tarn_v1_system_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1096,7 @@ func (x *BackupProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupProgress.ProtoReflect.Descriptor instead.
 func (*BackupProgress) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{13}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BackupProgress) GetBlobs() int64 {
@@ -953,7 +1140,7 @@ type Backup struct {
 
 func (x *Backup) Reset() {
 	*x = Backup{}
-	mi := &file_tarn_v1_system_proto_msgTypes[14]
+	mi := &file_tarn_v1_system_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1152,7 @@ func (x *Backup) String() string {
 func (*Backup) ProtoMessage() {}
 
 func (x *Backup) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[14]
+	mi := &file_tarn_v1_system_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1165,7 @@ func (x *Backup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backup.ProtoReflect.Descriptor instead.
 func (*Backup) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{14}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Backup) GetId() string {
@@ -1057,7 +1244,7 @@ type CollectRequest struct {
 
 func (x *CollectRequest) Reset() {
 	*x = CollectRequest{}
-	mi := &file_tarn_v1_system_proto_msgTypes[15]
+	mi := &file_tarn_v1_system_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1256,7 @@ func (x *CollectRequest) String() string {
 func (*CollectRequest) ProtoMessage() {}
 
 func (x *CollectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[15]
+	mi := &file_tarn_v1_system_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1269,7 @@ func (x *CollectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
 func (*CollectRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{15}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CollectRequest) GetProject() string {
@@ -1120,7 +1307,7 @@ type CollectResponse struct {
 
 func (x *CollectResponse) Reset() {
 	*x = CollectResponse{}
-	mi := &file_tarn_v1_system_proto_msgTypes[16]
+	mi := &file_tarn_v1_system_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1319,7 @@ func (x *CollectResponse) String() string {
 func (*CollectResponse) ProtoMessage() {}
 
 func (x *CollectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[16]
+	mi := &file_tarn_v1_system_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1332,7 @@ func (x *CollectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
 func (*CollectResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{16}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CollectResponse) GetEvent() isCollectResponse_Event {
@@ -1208,7 +1395,7 @@ type Collected struct {
 
 func (x *Collected) Reset() {
 	*x = Collected{}
-	mi := &file_tarn_v1_system_proto_msgTypes[17]
+	mi := &file_tarn_v1_system_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1407,7 @@ func (x *Collected) String() string {
 func (*Collected) ProtoMessage() {}
 
 func (x *Collected) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_system_proto_msgTypes[17]
+	mi := &file_tarn_v1_system_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1420,7 @@ func (x *Collected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Collected.ProtoReflect.Descriptor instead.
 func (*Collected) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_system_proto_rawDescGZIP(), []int{17}
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Collected) GetBytes() int64 {
@@ -1282,7 +1469,17 @@ var File_tarn_v1_system_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_system_proto_rawDesc = "" +
 	"\n" +
-	"\x14tarn/v1/system.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
+	"\x14tarn/v1/system.proto\x12\atarn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"0\n" +
+	"\x14RemoveProjectRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\"s\n" +
+	"\x15RemoveProjectResponse\x12\x1c\n" +
+	"\bprogress\x18\x01 \x01(\tH\x00R\bprogress\x123\n" +
+	"\aremoved\x18\x02 \x01(\v2\x17.tarn.v1.RemovedProjectH\x00R\aremovedB\a\n" +
+	"\x05event\"P\n" +
+	"\x0eRemovedProject\x12\x14\n" +
+	"\x05blobs\x18\x01 \x01(\x03R\x05blobs\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x03R\x04rows\"\x0f\n" +
 	"\rStatusRequest\"\xcb\x02\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
@@ -1372,14 +1569,15 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\x04rows\x18\x03 \x01(\x03R\x04rows\x12\x14\n" +
 	"\x05packs\x18\x04 \x01(\x03R\x05packs\x12'\n" +
 	"\x0fpacks_rewritten\x18\x05 \x01(\x03R\x0epacksRewritten\x12\x14\n" +
-	"\x05blobs\x18\x06 \x01(\x03R\x05blobs2\xfa\x02\n" +
+	"\x05blobs\x18\x06 \x01(\x03R\x05blobs2\xcc\x03\n" +
 	"\rSystemService\x129\n" +
 	"\x06Status\x12\x16.tarn.v1.StatusRequest\x1a\x17.tarn.v1.StatusResponse\x12?\n" +
 	"\bShutdown\x12\x18.tarn.v1.ShutdownRequest\x1a\x19.tarn.v1.ShutdownResponse\x129\n" +
 	"\x06Doctor\x12\x16.tarn.v1.DoctorRequest\x1a\x17.tarn.v1.DoctorResponse\x125\n" +
 	"\x04Fsck\x12\x14.tarn.v1.FsckRequest\x1a\x15.tarn.v1.FsckResponse0\x01\x12;\n" +
 	"\x06Backup\x12\x16.tarn.v1.BackupRequest\x1a\x17.tarn.v1.BackupResponse0\x01\x12>\n" +
-	"\aCollect\x12\x17.tarn.v1.CollectRequest\x1a\x18.tarn.v1.CollectResponse0\x01B&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
+	"\aCollect\x12\x17.tarn.v1.CollectRequest\x1a\x18.tarn.v1.CollectResponse0\x01\x12P\n" +
+	"\rRemoveProject\x12\x1d.tarn.v1.RemoveProjectRequest\x1a\x1e.tarn.v1.RemoveProjectResponse0\x01B&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
 var (
 	file_tarn_v1_system_proto_rawDescOnce sync.Once
@@ -1394,59 +1592,65 @@ func file_tarn_v1_system_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_tarn_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_tarn_v1_system_proto_goTypes = []any{
 	(Finding_Level)(0),            // 0: tarn.v1.Finding.Level
-	(*StatusRequest)(nil),         // 1: tarn.v1.StatusRequest
-	(*StatusResponse)(nil),        // 2: tarn.v1.StatusResponse
-	(*ShutdownRequest)(nil),       // 3: tarn.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 4: tarn.v1.ShutdownResponse
-	(*DoctorRequest)(nil),         // 5: tarn.v1.DoctorRequest
-	(*DoctorResponse)(nil),        // 6: tarn.v1.DoctorResponse
-	(*Finding)(nil),               // 7: tarn.v1.Finding
-	(*FsckRequest)(nil),           // 8: tarn.v1.FsckRequest
-	(*FsckResponse)(nil),          // 9: tarn.v1.FsckResponse
-	(*FsckProblem)(nil),           // 10: tarn.v1.FsckProblem
-	(*FsckStats)(nil),             // 11: tarn.v1.FsckStats
-	(*BackupRequest)(nil),         // 12: tarn.v1.BackupRequest
-	(*BackupResponse)(nil),        // 13: tarn.v1.BackupResponse
-	(*BackupProgress)(nil),        // 14: tarn.v1.BackupProgress
-	(*Backup)(nil),                // 15: tarn.v1.Backup
-	(*CollectRequest)(nil),        // 16: tarn.v1.CollectRequest
-	(*CollectResponse)(nil),       // 17: tarn.v1.CollectResponse
-	(*Collected)(nil),             // 18: tarn.v1.Collected
-	nil,                           // 19: tarn.v1.FsckStats.CheckedEntry
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*RemoveProjectRequest)(nil),  // 1: tarn.v1.RemoveProjectRequest
+	(*RemoveProjectResponse)(nil), // 2: tarn.v1.RemoveProjectResponse
+	(*RemovedProject)(nil),        // 3: tarn.v1.RemovedProject
+	(*StatusRequest)(nil),         // 4: tarn.v1.StatusRequest
+	(*StatusResponse)(nil),        // 5: tarn.v1.StatusResponse
+	(*ShutdownRequest)(nil),       // 6: tarn.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 7: tarn.v1.ShutdownResponse
+	(*DoctorRequest)(nil),         // 8: tarn.v1.DoctorRequest
+	(*DoctorResponse)(nil),        // 9: tarn.v1.DoctorResponse
+	(*Finding)(nil),               // 10: tarn.v1.Finding
+	(*FsckRequest)(nil),           // 11: tarn.v1.FsckRequest
+	(*FsckResponse)(nil),          // 12: tarn.v1.FsckResponse
+	(*FsckProblem)(nil),           // 13: tarn.v1.FsckProblem
+	(*FsckStats)(nil),             // 14: tarn.v1.FsckStats
+	(*BackupRequest)(nil),         // 15: tarn.v1.BackupRequest
+	(*BackupResponse)(nil),        // 16: tarn.v1.BackupResponse
+	(*BackupProgress)(nil),        // 17: tarn.v1.BackupProgress
+	(*Backup)(nil),                // 18: tarn.v1.Backup
+	(*CollectRequest)(nil),        // 19: tarn.v1.CollectRequest
+	(*CollectResponse)(nil),       // 20: tarn.v1.CollectResponse
+	(*Collected)(nil),             // 21: tarn.v1.Collected
+	nil,                           // 22: tarn.v1.FsckStats.CheckedEntry
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_tarn_v1_system_proto_depIdxs = []int32{
-	20, // 0: tarn.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	20, // 1: tarn.v1.StatusResponse.built:type_name -> google.protobuf.Timestamp
-	7,  // 2: tarn.v1.DoctorResponse.findings:type_name -> tarn.v1.Finding
-	0,  // 3: tarn.v1.Finding.level:type_name -> tarn.v1.Finding.Level
-	10, // 4: tarn.v1.FsckResponse.problem:type_name -> tarn.v1.FsckProblem
-	11, // 5: tarn.v1.FsckResponse.stats:type_name -> tarn.v1.FsckStats
-	19, // 6: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
-	14, // 7: tarn.v1.BackupResponse.progress:type_name -> tarn.v1.BackupProgress
-	15, // 8: tarn.v1.BackupResponse.done:type_name -> tarn.v1.Backup
-	20, // 9: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
-	18, // 10: tarn.v1.CollectResponse.result:type_name -> tarn.v1.Collected
-	1,  // 11: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
-	3,  // 12: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
-	5,  // 13: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
-	8,  // 14: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
-	12, // 15: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
-	16, // 16: tarn.v1.SystemService.Collect:input_type -> tarn.v1.CollectRequest
-	2,  // 17: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
-	4,  // 18: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
-	6,  // 19: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
-	9,  // 20: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
-	13, // 21: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
-	17, // 22: tarn.v1.SystemService.Collect:output_type -> tarn.v1.CollectResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	3,  // 0: tarn.v1.RemoveProjectResponse.removed:type_name -> tarn.v1.RemovedProject
+	23, // 1: tarn.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	23, // 2: tarn.v1.StatusResponse.built:type_name -> google.protobuf.Timestamp
+	10, // 3: tarn.v1.DoctorResponse.findings:type_name -> tarn.v1.Finding
+	0,  // 4: tarn.v1.Finding.level:type_name -> tarn.v1.Finding.Level
+	13, // 5: tarn.v1.FsckResponse.problem:type_name -> tarn.v1.FsckProblem
+	14, // 6: tarn.v1.FsckResponse.stats:type_name -> tarn.v1.FsckStats
+	22, // 7: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
+	17, // 8: tarn.v1.BackupResponse.progress:type_name -> tarn.v1.BackupProgress
+	18, // 9: tarn.v1.BackupResponse.done:type_name -> tarn.v1.Backup
+	23, // 10: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
+	21, // 11: tarn.v1.CollectResponse.result:type_name -> tarn.v1.Collected
+	4,  // 12: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
+	6,  // 13: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
+	8,  // 14: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
+	11, // 15: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
+	15, // 16: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
+	19, // 17: tarn.v1.SystemService.Collect:input_type -> tarn.v1.CollectRequest
+	1,  // 18: tarn.v1.SystemService.RemoveProject:input_type -> tarn.v1.RemoveProjectRequest
+	5,  // 19: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
+	7,  // 20: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
+	9,  // 21: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
+	12, // 22: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
+	16, // 23: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
+	20, // 24: tarn.v1.SystemService.Collect:output_type -> tarn.v1.CollectResponse
+	2,  // 25: tarn.v1.SystemService.RemoveProject:output_type -> tarn.v1.RemoveProjectResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_system_proto_init() }
@@ -1454,16 +1658,20 @@ func file_tarn_v1_system_proto_init() {
 	if File_tarn_v1_system_proto != nil {
 		return
 	}
-	file_tarn_v1_system_proto_msgTypes[8].OneofWrappers = []any{
+	file_tarn_v1_system_proto_msgTypes[1].OneofWrappers = []any{
+		(*RemoveProjectResponse_Progress)(nil),
+		(*RemoveProjectResponse_Removed)(nil),
+	}
+	file_tarn_v1_system_proto_msgTypes[11].OneofWrappers = []any{
 		(*FsckResponse_Problem)(nil),
 		(*FsckResponse_Stats)(nil),
 	}
-	file_tarn_v1_system_proto_msgTypes[12].OneofWrappers = []any{
+	file_tarn_v1_system_proto_msgTypes[15].OneofWrappers = []any{
 		(*BackupResponse_Progress)(nil),
 		(*BackupResponse_Done)(nil),
 	}
-	file_tarn_v1_system_proto_msgTypes[15].OneofWrappers = []any{}
-	file_tarn_v1_system_proto_msgTypes[16].OneofWrappers = []any{
+	file_tarn_v1_system_proto_msgTypes[18].OneofWrappers = []any{}
+	file_tarn_v1_system_proto_msgTypes[19].OneofWrappers = []any{
 		(*CollectResponse_Progress)(nil),
 		(*CollectResponse_Result)(nil),
 	}
@@ -1473,7 +1681,7 @@ func file_tarn_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_system_proto_rawDesc), len(file_tarn_v1_system_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,6 +47,9 @@ const (
 	SystemServiceBackupProcedure = "/tarn.v1.SystemService/Backup"
 	// SystemServiceCollectProcedure is the fully-qualified name of the SystemService's Collect RPC.
 	SystemServiceCollectProcedure = "/tarn.v1.SystemService/Collect"
+	// SystemServiceRemoveProjectProcedure is the fully-qualified name of the SystemService's
+	// RemoveProject RPC.
+	SystemServiceRemoveProjectProcedure = "/tarn.v1.SystemService/RemoveProject"
 )
 
 // SystemServiceClient is a client for the tarn.v1.SystemService service.
@@ -63,6 +66,9 @@ type SystemServiceClient interface {
 	Backup(context.Context, *v1.BackupRequest) (*connect.ServerStreamForClient[v1.BackupResponse], error)
 	// Collect frees what nothing in a project leads to, beside readers and writers, and streams its progress.
 	Collect(context.Context, *v1.CollectRequest) (*connect.ServerStreamForClient[v1.CollectResponse], error)
+	// RemoveProject deletes all that a project has, for good, and streams its progress. One that was
+	// interrupted goes on when it is asked for again, or when a server starts.
+	RemoveProject(context.Context, *v1.RemoveProjectRequest) (*connect.ServerStreamForClient[v1.RemoveProjectResponse], error)
 }
 
 // NewSystemServiceClient constructs a client for the tarn.v1.SystemService service. By default, it
@@ -112,17 +118,24 @@ func NewSystemServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(systemServiceMethods.ByName("Collect")),
 			connect.WithClientOptions(opts...),
 		),
+		removeProject: connect.NewClient[v1.RemoveProjectRequest, v1.RemoveProjectResponse](
+			httpClient,
+			baseURL+SystemServiceRemoveProjectProcedure,
+			connect.WithSchema(systemServiceMethods.ByName("RemoveProject")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // systemServiceClient implements SystemServiceClient.
 type systemServiceClient struct {
-	status   *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	shutdown *connect.Client[v1.ShutdownRequest, v1.ShutdownResponse]
-	doctor   *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
-	fsck     *connect.Client[v1.FsckRequest, v1.FsckResponse]
-	backup   *connect.Client[v1.BackupRequest, v1.BackupResponse]
-	collect  *connect.Client[v1.CollectRequest, v1.CollectResponse]
+	status        *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	shutdown      *connect.Client[v1.ShutdownRequest, v1.ShutdownResponse]
+	doctor        *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
+	fsck          *connect.Client[v1.FsckRequest, v1.FsckResponse]
+	backup        *connect.Client[v1.BackupRequest, v1.BackupResponse]
+	collect       *connect.Client[v1.CollectRequest, v1.CollectResponse]
+	removeProject *connect.Client[v1.RemoveProjectRequest, v1.RemoveProjectResponse]
 }
 
 // Status calls tarn.v1.SystemService.Status.
@@ -167,6 +180,11 @@ func (c *systemServiceClient) Collect(ctx context.Context, req *v1.CollectReques
 	return c.collect.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// RemoveProject calls tarn.v1.SystemService.RemoveProject.
+func (c *systemServiceClient) RemoveProject(ctx context.Context, req *v1.RemoveProjectRequest) (*connect.ServerStreamForClient[v1.RemoveProjectResponse], error) {
+	return c.removeProject.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // SystemServiceHandler is an implementation of the tarn.v1.SystemService service.
 type SystemServiceHandler interface {
 	// Status is also the handshake: it is the first call of every client.
@@ -181,6 +199,9 @@ type SystemServiceHandler interface {
 	Backup(context.Context, *v1.BackupRequest, *connect.ServerStream[v1.BackupResponse]) error
 	// Collect frees what nothing in a project leads to, beside readers and writers, and streams its progress.
 	Collect(context.Context, *v1.CollectRequest, *connect.ServerStream[v1.CollectResponse]) error
+	// RemoveProject deletes all that a project has, for good, and streams its progress. One that was
+	// interrupted goes on when it is asked for again, or when a server starts.
+	RemoveProject(context.Context, *v1.RemoveProjectRequest, *connect.ServerStream[v1.RemoveProjectResponse]) error
 }
 
 // NewSystemServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -226,6 +247,12 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(systemServiceMethods.ByName("Collect")),
 		connect.WithHandlerOptions(opts...),
 	)
+	systemServiceRemoveProjectHandler := connect.NewServerStreamHandlerSimple(
+		SystemServiceRemoveProjectProcedure,
+		svc.RemoveProject,
+		connect.WithSchema(systemServiceMethods.ByName("RemoveProject")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tarn.v1.SystemService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SystemServiceStatusProcedure:
@@ -240,6 +267,8 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 			systemServiceBackupHandler.ServeHTTP(w, r)
 		case SystemServiceCollectProcedure:
 			systemServiceCollectHandler.ServeHTTP(w, r)
+		case SystemServiceRemoveProjectProcedure:
+			systemServiceRemoveProjectHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -271,4 +300,8 @@ func (UnimplementedSystemServiceHandler) Backup(context.Context, *v1.BackupReque
 
 func (UnimplementedSystemServiceHandler) Collect(context.Context, *v1.CollectRequest, *connect.ServerStream[v1.CollectResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Collect is not implemented"))
+}
+
+func (UnimplementedSystemServiceHandler) RemoveProject(context.Context, *v1.RemoveProjectRequest, *connect.ServerStream[v1.RemoveProjectResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.RemoveProject is not implemented"))
 }
