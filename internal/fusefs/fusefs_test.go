@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +32,21 @@ import (
 // mapRole is the variable that makes this binary print the hash of a file that it maps into its memory.
 const mapRole = "FUSEFS_MAP"
 
+// holdRole is the variable that makes this binary mount something on a folder, say so and stay.
+const holdRole = "FUSEFS_HOLD"
+
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == Role {
+		os.Exit(GuardMain())
+	}
+	if dir := os.Getenv(holdRole); dir != "" {
+		if err := New(dir, some(), Options{Source: "held", Report: func(string, error) {}}).Start(context.Background()); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("mounted")
+		select {}
+	}
 	if name := os.Getenv(mapRole); name != "" {
 		if err := printMapped(name); err != nil {
 			fmt.Print(err)
@@ -177,14 +193,19 @@ func (r *reports) String() string {
 
 var committed = time.Date(2024, 2, 3, 4, 5, 6, 7, time.UTC)
 
-// mounted mounts a tree until the test ends.
-func mounted(t *testing.T, tree Tree) (dir string, m service.Service, said *reports) {
+func usableHere(t *testing.T) {
 	t.Helper()
 	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
 		t.Skipf("FUSE cannot be used here: %v", err)
 	} else if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// mounted mounts a tree until the test ends.
+func mounted(t *testing.T, tree Tree) (dir string, m service.Service, said *reports) {
+	t.Helper()
+	usableHere(t)
 	dir, said = t.TempDir(), &reports{}
 	m = New(dir, tree, Options{Source: "test", Time: committed, Report: said.add})
 	if err := m.Start(context.Background()); err != nil { // t.Context ends before cleanups
@@ -575,5 +596,93 @@ func TestPrepare(t *testing.T) {
 	}
 	if _, err := Prepare(file); !errors.Is(err, ErrFolder) {
 		t.Errorf("a file: %v", err)
+	}
+}
+
+// held is another process that holds a mount. wait returns when it and its guard are gone.
+func held(t *testing.T) (dir string, p *os.Process, wait func()) {
+	t.Helper()
+	usableHere(t)
+	dir = t.TempDir()
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), holdRole+"="+dir)
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := c.StderrPipe() // the guard has it, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "mounted\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return dir, c.Process, func() {
+		t.Helper()
+		if said, err := io.ReadAll(left); err != nil || len(said) > 0 {
+			t.Errorf("%s, %v", said, err)
+		}
+		_ = c.Wait() // it was killed
+	}
+}
+
+// A process that is killed leaves no mount: its guard takes it away.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	dir, p, wait := held(t)
+	if _, err := os.Stat(filepath.Join(dir, "a.txt")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("the folder holds %v, %v", left, err)
+	}
+}
+
+// A mount whose process and guard are both killed is dead; the next one takes it away.
+func TestDead(t *testing.T) {
+	t.Parallel()
+	dir, p, wait := held(t)
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guards := 0
+	for _, file := range children {
+		pids, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for pid := range strings.FieldsSeq(string(pids)) {
+			n, err := strconv.Atoi(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			guards++
+		}
+	}
+	if err := p.Kill(); err != nil || guards != 1 {
+		t.Fatalf("%d guards, %v", guards, err)
+	}
+	wait()
+	if _, err := os.ReadDir(dir); !errors.Is(err, syscall.ENOTCONN) {
+		t.Fatalf("a dead mount: %v", err)
+	}
+	for _, was := range []bool{true, false} {
+		if dead, err := Prepare(dir); dead != was || err != nil {
+			t.Errorf("%v, %v", dead, err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("the folder holds %v, %v", left, err)
 	}
 }

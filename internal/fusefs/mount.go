@@ -26,6 +26,9 @@ const kind = "tarn"
 func New(dir string, t Tree, o Options) service.Service {
 	return service.New("mount "+dir, func(ctx context.Context, ready func()) error {
 		dir, err := filepath.Abs(dir)
+		if err == nil {
+			dir, err = filepath.EvalSymlinks(dir) // as the kernel calls it
+		}
 		if err != nil {
 			return ErrFolder.Errorf("%w", err)
 		}
@@ -39,6 +42,10 @@ func New(dir string, t Tree, o Options) service.Service {
 		if err != nil {
 			return ErrUnavailable.Errorf("mount %s: %w", dir, err)
 		}
+		// The library leaves the descriptor open for children, which would keep the connection after our end.
+		if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+			return errors.Join(ErrUnavailable.Errorf("close descriptors: %w", err), detach(dir, true))
+		}
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
@@ -46,6 +53,10 @@ func New(dir string, t Tree, o Options) service.Service {
 		}()
 		if err := server.WaitMount(); err != nil {
 			return errors.Join(ErrUnavailable.Errorf("mount %s: %w", dir, err), detach(dir, true))
+		}
+		release, err := guard(dir)
+		if err != nil {
+			return errors.Join(err, detach(dir, true))
 		}
 		ready()
 		select {
@@ -55,7 +66,7 @@ func New(dir string, t Tree, o Options) service.Service {
 		}
 		cancel(service.ErrStopping)
 		nodes.content.fetches.Wait()
-		return err
+		return errors.Join(err, release())
 	})
 }
 
@@ -163,7 +174,7 @@ func Prepare(dir string) (dead bool, err error) {
 	}
 	d, err := os.Open(dir) // stat may be answered by what the kernel remembers
 	if errors.Is(err, syscall.ENOTCONN) {
-		if on, err := mountedOn(dir); err != nil || on != "fuse."+kind {
+		if _, on, err := mountedOn(dir); err != nil || on != "fuse."+kind {
 			return false, errors.Join(ErrFolder.Errorf("%s is a mount (%s) whose process is gone", dir, on).WithNext("umount --lazy "+dir), err)
 		}
 		if err := detach(dir, true); err != nil {
@@ -181,7 +192,7 @@ func Prepare(dir string) (dead bool, err error) {
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return dead, ErrFolder.Errorf("%w", err)
 	}
-	on, err := mountedOn(dir)
+	_, on, err := mountedOn(dir)
 	if err != nil {
 		return dead, err
 	}
@@ -201,18 +212,18 @@ func Prepare(dir string) (dead bool, err error) {
 // mountinfo escapes these characters of names.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// mountedOn returns the type of what is mounted on a folder, "" if nothing is.
-func mountedOn(dir string) (kind string, err error) {
+// mountedOn returns the id and the type of what is mounted on a folder, "" if nothing is.
+func mountedOn(dir string) (id, kind string, err error) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return "", ErrUnavailable.Errorf("%w", err)
+		return "", "", ErrUnavailable.Errorf("%w", err)
 	}
 	for line := range strings.Lines(string(mounts)) {
 		left, right, _ := strings.Cut(line, " - ")
 		fields, of := strings.Fields(left), strings.Fields(right)
 		if len(fields) > 4 && len(of) > 0 && unescape.Replace(fields[4]) == dir {
-			kind = of[0] // the last one is on top
+			id, kind = fields[0], of[0] // the last one is on top
 		}
 	}
-	return kind, nil
+	return id, kind, nil
 }
