@@ -37,16 +37,15 @@ func (s *fileService) Put(ctx context.Context, in *connect.ClientStream[tarnv1.P
 	if err != nil {
 		return nil, err
 	}
-	batch := p.Lake.Begin(ctx)
-	defer batch.Discard()
-	files := newStage(p.Lake, batch, may)
+	files := newStage(ctx, p.Lake, may)
+	defer func() { files.discard() }()
 	if err := (&putReader{in: in}).receive(ctx, files); err != nil {
 		return nil, err
 	}
 	if err := files.done(ctx); err != nil {
 		return nil, err
 	}
-	resp := &tarnv1.PutResponse{Files: files.files, Bytes: files.bytes, Reused: batch.Reused()}
+	resp := &tarnv1.PutResponse{Files: files.files, Bytes: files.bytes, Reused: files.reused}
 	if resp.Written, err = files.publish(ctx, p, write, "Put"); err != nil {
 		return nil, err
 	}
@@ -76,38 +75,48 @@ type putReader struct {
 	done  bool
 }
 
-// receive stores what a put sends. Small files, which come whole, are stored several at a time.
+// renewFiles is how many small files one batch takes.
+const renewFiles = 64 << 10
+
+// receive stores what a put sends.
 func (r *putReader) receive(ctx context.Context, files *stage) error {
-	small, within := errgroup.WithContext(ctx)
-	small.SetLimit(2 * runtime.GOMAXPROCS(0))
-	err := func() error {
-		for {
-			m, err := r.next()
-			if err != nil || m == nil {
-				return err
-			}
-			switch e := m.GetEvent().(type) {
-			case *tarnv1.PutRequest_Path:
-				if err := files.put(within, e.Path, r); err != nil {
-					return err
-				}
-				if len(r.data) > 0 {
-					return errPutProtocol
-				}
-			case *tarnv1.PutRequest_Files:
-				small.Go(func() error { return files.putWhole(within, e.Files.GetFiles()) })
-			default:
-				return errPutProtocol
-			}
-			if within.Err() != nil {
-				return nil // the group says why
-			}
+	for {
+		more, err := r.some(ctx, files)
+		if err != nil || !more {
+			return err
 		}
-	}()
-	if failed := small.Wait(); failed != nil {
-		return failed
+		if err := files.renew(ctx); err != nil {
+			return err
+		}
 	}
-	return err
+}
+
+// some stores renewFiles, or all that are left. Small files, which come whole, are stored several at a time.
+func (r *putReader) some(ctx context.Context, files *stage) (more bool, err error) {
+	small, ctx := errgroup.WithContext(ctx)
+	small.SetLimit(2 * runtime.GOMAXPROCS(0))
+	n := 0
+	for n < renewFiles && ctx.Err() == nil && err == nil { // the group says why its context has ended
+		var m *tarnv1.PutRequest
+		if m, err = r.next(); m == nil {
+			break
+		}
+		switch e := m.GetEvent().(type) {
+		case *tarnv1.PutRequest_Path:
+			if err = files.put(ctx, e.Path, r); err == nil && len(r.data) > 0 {
+				err = errPutProtocol
+			}
+		case *tarnv1.PutRequest_Files:
+			n += len(e.Files.GetFiles())
+			small.Go(func() error { return files.putWhole(ctx, e.Files.GetFiles()) })
+		default:
+			err = errPutProtocol
+		}
+	}
+	if failed := small.Wait(); failed != nil {
+		return false, failed
+	}
+	return n >= renewFiles, err
 }
 
 // next is the message that begins something, nil after the last one.

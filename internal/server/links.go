@@ -22,9 +22,8 @@ func (s *fileService) Link(ctx context.Context, req *tarnv1.LinkRequest) (*tarnv
 	if err != nil {
 		return nil, err
 	}
-	batch := p.Lake.Begin(ctx)
-	defer batch.Discard()
-	files := newStage(p.Lake, batch, may)
+	files := newStage(ctx, p.Lake, may)
+	defer func() { files.discard() }()
 	if err := findLinks(ctx, p, req, files); err != nil {
 		return nil, err
 	}

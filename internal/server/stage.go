@@ -19,11 +19,13 @@ import (
 const stagedFiles = 16 << 10
 
 // stage collects the files of one commit. There may be more than fit in memory: those are in a tree that nothing names.
-// Adding is safe for concurrent use; then come done and publish.
+// Adding is safe for concurrent use; then come done and publish. It belongs to one call, for as long as which nothing
+// that it has stored is collected.
 type stage struct {
-	lake  *lake.Lake
-	batch *lake.Batch
-	may   func(key string) error // refuses what clients do not write
+	lake   *lake.Lake
+	batch  *lake.Batch
+	reused int64                  // bytes that were stored already, of the batches before this one
+	may    func(key string) error // refuses what clients do not write
 
 	mu   sync.Mutex
 	held map[string]lake.Entry // by key
@@ -34,8 +36,20 @@ type stage struct {
 	one   string // name of the file that came last
 }
 
-func newStage(l *lake.Lake, batch *lake.Batch, may func(key string) error) *stage {
-	return &stage{lake: l, batch: batch, may: may, held: map[string]lake.Entry{}, tree: l.Tree(lake.Hash{})}
+func newStage(ctx context.Context, l *lake.Lake, may func(key string) error) *stage {
+	return &stage{lake: l, batch: l.Begin(ctx), may: may, held: map[string]lake.Entry{}, tree: l.Tree(lake.Hash{})}
+}
+
+func (s *stage) discard() { s.batch.Discard() }
+
+// renew makes what was put durable, and goes on with another batch: one remembers each object that it has stored.
+// Nothing is put meanwhile.
+func (s *stage) renew(ctx context.Context) error {
+	err := s.batch.Flush(ctx)
+	s.reused += s.batch.Reused()
+	s.batch.Discard()
+	s.batch = s.lake.Begin(ctx)
+	return err
 }
 
 // put stores the content of a file.
@@ -137,9 +151,11 @@ func (s *stage) findTwice(ctx context.Context, edits []lake.Edit) error {
 // done makes everything durable: nothing is added any more.
 func (s *stage) done(ctx context.Context) error {
 	if !s.tree.Root().IsZero() && len(s.held) > 0 {
-		return s.spill(ctx)
+		if err := s.spill(ctx); err != nil {
+			return err
+		}
 	}
-	return s.batch.Flush(ctx)
+	return s.renew(ctx)
 }
 
 func (s *stage) get(ctx context.Context, key string) (bool, error) {
