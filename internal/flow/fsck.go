@@ -39,6 +39,7 @@ type fsck struct {
 	report func(lake.Problem)
 	stats  FsckStats
 	seen   map[string]bool // commits, entries, provenance records and blobs that were verified
+	at     lake.Hash       // commit whose changes are read
 }
 
 // first reports whether something has not been verified before.
@@ -89,6 +90,7 @@ func (k *fsck) since(ctx context.Context, ref lake.Ref) error {
 		if !k.first(c.ID.String()) {
 			continue
 		}
+		k.at = c.ID
 		before := k.lake.Tree(lake.Hash{})
 		if len(c.Parents) > 0 {
 			parent, err := k.lake.Commit(ctx, c.Parents[0])
@@ -112,25 +114,29 @@ func (k *fsck) since(ctx context.Context, ref lake.Ref) error {
 	return nil
 }
 
+// where is a key of the tree that is read, as people type it, and a commit that has what is wrong with it.
+func (k *fsck) where(key string) string { return lake.DisplayKey(key) + "@" + k.at.String()[:12] }
+
 func (k *fsck) entry(ctx context.Context, key string, e lake.Entry) error {
 	at := e.Location
 	if !k.first(key, e.Version, at.Table, at.Object.String(), at.Slots.String(), at.Provenance.String()) {
 		return nil
 	}
 	var err error
+	where := k.where(key)
 	switch e.Kind {
 	case lake.KindTable:
 		k.stats.Tables++
-		if err = k.found("fsck.table", key, k.tables.Verify(ctx, e, k.deep)); err == nil && at.Provenance.IsZero() {
-			k.problem("fsck.provenance", key, "nothing says how version %s came about", e.Version)
+		if err = k.found("fsck.table", where, k.tables.Verify(ctx, e, k.deep)); err == nil && at.Provenance.IsZero() {
+			k.problem("fsck.provenance", where, "nothing says how version %s came about", e.Version)
 		}
 	case lake.KindDef:
-		err = k.found("fsck.definition", key, k.definition(ctx, key, e))
+		err = k.found("fsck.definition", where, k.definition(ctx, key, e))
 	}
 	if err == nil && !at.Slots.IsZero() {
-		err = k.found("fsck.slots", key, k.slots(ctx, key, e))
+		err = k.found("fsck.slots", where, k.slots(ctx, key, e))
 	}
-	return errors.Join(err, k.provenance(ctx, key, at.Provenance))
+	return errors.Join(err, k.provenance(ctx, where, at.Provenance))
 }
 
 // definition verifies that a definition can be read, with the code it was made from.
@@ -146,7 +152,7 @@ func (k *fsck) definition(ctx context.Context, key string, e lake.Entry) error {
 	}
 	version, err := d.version()
 	if err == nil && version != e.Version {
-		k.problem("fsck.definition", key, "its content is version %s, the entry says %s", version, e.Version)
+		k.problem("fsck.definition", k.where(key), "its content is version %s, the entry says %s", version, e.Version)
 	}
 	if err == nil {
 		_, err = k.lake.Get(ctx, lake.TypeRecord, d.Snapshot)
@@ -166,7 +172,7 @@ func (k *fsck) slots(ctx context.Context, key string, e lake.Entry) error {
 	paths := 0
 	for id, s := range all {
 		k.stats.Slots++
-		if err := k.contents(ctx, fmt.Sprintf("%s, slot %q", key, id), s.Tables, s.Files); err != nil {
+		if err := k.contents(ctx, fmt.Sprintf("%s, slot %q", k.where(key), id), s.Tables, s.Files); err != nil {
 			return err
 		}
 		if s.table(table) != nil {
@@ -177,12 +183,12 @@ func (k *fsck) slots(ctx context.Context, key string, e lake.Entry) error {
 		return nil
 	}
 	if paths != len(all) {
-		k.problem("fsck.slots", key, "%d of its %d fragments have no table %s", len(all)-paths, len(all), table)
+		k.problem("fsck.slots", k.where(key), "%d of its %d fragments have no table %s", len(all)-paths, len(all), table)
 		return nil
 	}
 	_, sum, err := slotBlobs(table, sortedSlots(all))
 	if err == nil && sum.String() != e.Version {
-		k.problem("fsck.slots", key, "its fragments add up to version %s, the entry says %s", sum, e.Version)
+		k.problem("fsck.slots", k.where(key), "its fragments add up to version %s, the entry says %s", sum, e.Version)
 	}
 	return err
 }

@@ -72,6 +72,7 @@ type fsck struct {
 	maps    *prolly.Checker
 	commits map[Hash]int64 // generation by id; -1 for one that cannot be read
 	objects map[Hash]bool  // seen by entries
+	at      Hash           // commit whose tree is read; parents come first, so it is the oldest with what is new in it
 }
 
 func (f *fsck) problem(reason, where, format string, args ...any) {
@@ -265,6 +266,7 @@ func (f *fsck) commit(ctx context.Context, c Commit) error {
 			return err
 		}
 	}
+	f.at = c.ID
 	return f.found("fsck.tree", where, f.trees.Check(ctx, prolly.Hash(c.Tree)))
 }
 
@@ -275,8 +277,10 @@ func (f *fsck) entry(ctx context.Context, it prolly.Item) error {
 	key := string(it.Key)
 	if _, err := ParseKey(key); err != nil {
 		f.problem("fsck.entry", key, "%v", err)
+	} else {
+		key = DisplayKey(key) + "@" + f.at.String()[:12]
 	}
-	e, err := decodeAt(key, it.Value)
+	e, err := decodeAt(string(it.Key), it.Value)
 	if err != nil {
 		return f.found("fsck.entry", key, err)
 	}

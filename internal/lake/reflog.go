@@ -28,7 +28,7 @@ type Move struct {
 // moveRow is the row of a move: what the branch named from then on. A zero commit: it was deleted.
 type moveRow struct {
 	Commit  Hash   `json:"commit"`
-	Why     string `json:"why"` // create, update, merge, revert, delete, undelete, retain WHAT
+	Why     string `json:"why"` // create, update, merge, revert, delete, undelete, retain WHAT, repair
 	Author  string `json:"author,omitempty"`
 	Request string `json:"request,omitempty"`
 }

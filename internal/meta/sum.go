@@ -32,7 +32,7 @@ func Verify(r Row, sum int64) error {
 	if sum == Sum(r) {
 		return nil
 	}
-	return ErrCorrupt.Errorf("the row %q is not what was written", r.Key).WithNext("tarn fsck")
+	return ErrCorrupt.Errorf("the row %q is not what was written", r.Key).WithNext("tarn fsck --repair")
 }
 
 // Sound leaves out of a scan the rows that are not what was written. It is for checks: Check tells of those.

@@ -57,6 +57,8 @@ type Control interface {
 	Doctor(ctx context.Context) []Finding
 	// Backup copies everything to a folder of the host.
 	Backup(ctx context.Context, to string, progress func(*tarnv1.BackupProgress)) (*tarnv1.Backup, error)
+	// RepairRows sets right or puts aside the rows that are not what was written.
+	RepairRows(ctx context.Context, report func(lake.Problem)) error
 }
 
 type systemService struct {
@@ -91,6 +93,25 @@ func (s *systemService) Doctor(ctx context.Context, _ *tarnv1.DoctorRequest) (*t
 }
 
 func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *connect.ServerStream[tarnv1.FsckResponse]) (err error) {
+	found := int64(0)
+	var sendErr error
+	send := func(m *tarnv1.FsckResponse) {
+		if sendErr == nil {
+			sendErr = out.Send(m)
+		}
+	}
+	report := func(f lake.Problem) {
+		found++
+		send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Problem{Problem: problemOf(f)}})
+	}
+	repaired := func(f lake.Problem) {
+		send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Repaired{Repaired: problemOf(f)}})
+	}
+	if req.GetRepair() { // before the project is opened, which damaged rows may be in the way of
+		if err := s.control.RepairRows(ctx, repaired); err != nil {
+			return err
+		}
+	}
 	p, err := s.projects.Open(ctx, req.GetProject())
 	if err != nil {
 		return err
@@ -100,20 +121,19 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 		return err
 	}
 	defer func() { err = errors.Join(err, release(ctx)) }()
-	found := int64(0)
-	var sendErr error
-	report := func(f lake.Problem) {
-		found++
-		if sendErr == nil {
-			sendErr = out.Send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Problem{Problem: &tarnv1.FsckProblem{
-				Reason: f.Reason, Object: f.Where, Message: f.Message,
-			}}})
+	deep := req.GetDeep() || req.GetRepair()
+	if req.GetRepair() {
+		if err := p.Lake.Repair(ctx, repaired); err != nil {
+			return err
+		}
+		if err := p.Flow.Repair(ctx, repaired); err != nil {
+			return err
 		}
 	}
-	stats, err := p.Lake.Fsck(ctx, lake.FsckOptions{Deep: req.GetDeep()}, report)
+	stats, err := p.Lake.Fsck(ctx, lake.FsckOptions{Deep: deep}, report)
 	var upper flow.FsckStats
 	if err == nil {
-		upper, err = p.Flow.Fsck(ctx, req.GetDeep(), report)
+		upper, err = p.Flow.Fsck(ctx, deep, report)
 	}
 	asked := map[string]int64{}
 	if err == nil && req.GetExternal() {
@@ -132,6 +152,10 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 	}
 	maps.Copy(checked, asked)
 	return out.Send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Stats{Stats: &tarnv1.FsckStats{Problems: found, Checked: checked}}})
+}
+
+func problemOf(p lake.Problem) *tarnv1.FsckProblem {
+	return &tarnv1.FsckProblem{Reason: p.Reason, Object: p.Where, Message: p.Message}
 }
 
 // backupProgress is how often a client is told how far a backup is.

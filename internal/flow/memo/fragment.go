@@ -153,6 +153,20 @@ func (m *Memo) Replace(ctx context.Context, f *Fragment) error {
 	}
 }
 
+// PutAside makes key unknown, so that it is computed again; the row is kept under another key, for people to look at.
+func (m *Memo) PutAside(ctx context.Context, key Key) error {
+	row, err := m.rows.Get(ctx, m.prefix+string(key))
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", key, err)
+	}
+	_, err = m.rows.Txn(ctx, []meta.Condition{m.session.Condition(), meta.At(row.Key, row.Version)},
+		[]meta.Write{meta.Set("quarantine/"+row.Key, row.Value), meta.Delete(row.Key)})
+	return err
+}
+
 // Rows calls visit with every row and its fragment; one that cannot be read is an error.
 func (m *Memo) Rows(ctx context.Context, visit func(meta.Row, *Fragment) error) error {
 	return m.scan(ctx, m.prefix, visit)

@@ -679,7 +679,9 @@ type FsckRequest struct {
 	// Read every stored byte too.
 	Deep bool `protobuf:"varint,2,opt,name=deep,proto3" json:"deep,omitempty"`
 	// Ask for the originals of the links on branches and tags too.
-	External      bool `protobuf:"varint,3,opt,name=external,proto3" json:"external,omitempty"`
+	External bool `protobuf:"varint,3,opt,name=external,proto3" json:"external,omitempty"`
+	// Before that, set right what can be, and put aside what cannot; with deep.
+	Repair        bool `protobuf:"varint,4,opt,name=repair,proto3" json:"repair,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -735,13 +737,21 @@ func (x *FsckRequest) GetExternal() bool {
 	return false
 }
 
-// FsckResponse is one problem, or, as the last message, the totals.
+func (x *FsckRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+// FsckResponse is something that was set right or put aside, a problem, or, as the last message, the totals.
 type FsckResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Event:
 	//
 	//	*FsckResponse_Problem
 	//	*FsckResponse_Stats
+	//	*FsckResponse_Repaired
 	Event         isFsckResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -802,6 +812,15 @@ func (x *FsckResponse) GetStats() *FsckStats {
 	return nil
 }
 
+func (x *FsckResponse) GetRepaired() *FsckProblem {
+	if x != nil {
+		if x, ok := x.Event.(*FsckResponse_Repaired); ok {
+			return x.Repaired
+		}
+	}
+	return nil
+}
+
 type isFsckResponse_Event interface {
 	isFsckResponse_Event()
 }
@@ -814,9 +833,15 @@ type FsckResponse_Stats struct {
 	Stats *FsckStats `protobuf:"bytes,2,opt,name=stats,proto3,oneof"`
 }
 
+type FsckResponse_Repaired struct {
+	Repaired *FsckProblem `protobuf:"bytes,3,opt,name=repaired,proto3,oneof"`
+}
+
 func (*FsckResponse_Problem) isFsckResponse_Event() {}
 
 func (*FsckResponse_Stats) isFsckResponse_Event() {}
+
+func (*FsckResponse_Repaired) isFsckResponse_Event() {}
 
 type FsckProblem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1514,14 +1539,16 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\n" +
 	"LEVEL_WARN\x10\x02\x12\x0e\n" +
 	"\n" +
-	"LEVEL_FAIL\x10\x03\"W\n" +
+	"LEVEL_FAIL\x10\x03\"o\n" +
 	"\vFsckRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04deep\x18\x02 \x01(\bR\x04deep\x12\x1a\n" +
-	"\bexternal\x18\x03 \x01(\bR\bexternal\"u\n" +
+	"\bexternal\x18\x03 \x01(\bR\bexternal\x12\x16\n" +
+	"\x06repair\x18\x04 \x01(\bR\x06repair\"\xa9\x01\n" +
 	"\fFsckResponse\x120\n" +
 	"\aproblem\x18\x01 \x01(\v2\x14.tarn.v1.FsckProblemH\x00R\aproblem\x12*\n" +
-	"\x05stats\x18\x02 \x01(\v2\x12.tarn.v1.FsckStatsH\x00R\x05statsB\a\n" +
+	"\x05stats\x18\x02 \x01(\v2\x12.tarn.v1.FsckStatsH\x00R\x05stats\x122\n" +
+	"\brepaired\x18\x03 \x01(\v2\x14.tarn.v1.FsckProblemH\x00R\brepairedB\a\n" +
 	"\x05event\"W\n" +
 	"\vFsckProblem\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
@@ -1627,30 +1654,31 @@ var file_tarn_v1_system_proto_depIdxs = []int32{
 	0,  // 4: tarn.v1.Finding.level:type_name -> tarn.v1.Finding.Level
 	13, // 5: tarn.v1.FsckResponse.problem:type_name -> tarn.v1.FsckProblem
 	14, // 6: tarn.v1.FsckResponse.stats:type_name -> tarn.v1.FsckStats
-	22, // 7: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
-	17, // 8: tarn.v1.BackupResponse.progress:type_name -> tarn.v1.BackupProgress
-	18, // 9: tarn.v1.BackupResponse.done:type_name -> tarn.v1.Backup
-	23, // 10: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
-	21, // 11: tarn.v1.CollectResponse.result:type_name -> tarn.v1.Collected
-	4,  // 12: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
-	6,  // 13: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
-	8,  // 14: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
-	11, // 15: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
-	15, // 16: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
-	19, // 17: tarn.v1.SystemService.Collect:input_type -> tarn.v1.CollectRequest
-	1,  // 18: tarn.v1.SystemService.RemoveProject:input_type -> tarn.v1.RemoveProjectRequest
-	5,  // 19: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
-	7,  // 20: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
-	9,  // 21: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
-	12, // 22: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
-	16, // 23: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
-	20, // 24: tarn.v1.SystemService.Collect:output_type -> tarn.v1.CollectResponse
-	2,  // 25: tarn.v1.SystemService.RemoveProject:output_type -> tarn.v1.RemoveProjectResponse
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 7: tarn.v1.FsckResponse.repaired:type_name -> tarn.v1.FsckProblem
+	22, // 8: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
+	17, // 9: tarn.v1.BackupResponse.progress:type_name -> tarn.v1.BackupProgress
+	18, // 10: tarn.v1.BackupResponse.done:type_name -> tarn.v1.Backup
+	23, // 11: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
+	21, // 12: tarn.v1.CollectResponse.result:type_name -> tarn.v1.Collected
+	4,  // 13: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
+	6,  // 14: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
+	8,  // 15: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
+	11, // 16: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
+	15, // 17: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
+	19, // 18: tarn.v1.SystemService.Collect:input_type -> tarn.v1.CollectRequest
+	1,  // 19: tarn.v1.SystemService.RemoveProject:input_type -> tarn.v1.RemoveProjectRequest
+	5,  // 20: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
+	7,  // 21: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
+	9,  // 22: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
+	12, // 23: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
+	16, // 24: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
+	20, // 25: tarn.v1.SystemService.Collect:output_type -> tarn.v1.CollectResponse
+	2,  // 26: tarn.v1.SystemService.RemoveProject:output_type -> tarn.v1.RemoveProjectResponse
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_system_proto_init() }
@@ -1665,6 +1693,7 @@ func file_tarn_v1_system_proto_init() {
 	file_tarn_v1_system_proto_msgTypes[11].OneofWrappers = []any{
 		(*FsckResponse_Problem)(nil),
 		(*FsckResponse_Stats)(nil),
+		(*FsckResponse_Repaired)(nil),
 	}
 	file_tarn_v1_system_proto_msgTypes[15].OneofWrappers = []any{
 		(*BackupResponse_Progress)(nil),
