@@ -195,26 +195,48 @@ func (s *packSweep) flush(ctx context.Context) error {
 	return nil
 }
 
-// sweepSegments removes the index segments of whose packs none is left.
+// sweepSegments removes the index segments of whose packs none is left, and writes those anew of whose
+// entries less than half are in packs that are there: so an entry that goes costs as much as copying one.
 func (c *collection) sweepSegments(ctx context.Context) error {
 	x := c.l.index
 	x.mu.RLock()
-	var names []string
+	var dead []string
+	var thin []*segment
+	alive := make(map[Hash]bool, len(x.packs))
+	for p := range x.packs {
+		alive[p] = true
+	}
 	for _, s := range x.segments {
-		if !slices.ContainsFunc(s.packs, func(p Hash) bool { _, alive := x.packs[p]; return alive }) {
-			names = append(names, s.name)
+		var left int64
+		for _, p := range s.packs {
+			left += int64(x.packs[p].Objects)
+		}
+		switch {
+		case left == 0:
+			dead = append(dead, s.name)
+		case 2*left < s.entries:
+			thin = append(thin, s)
 		}
 	}
 	x.mu.RUnlock()
-	if len(names) == 0 {
+	if len(dead) > 0 {
+		var writes []meta.Write
+		for _, name := range dead {
+			writes = append(writes, meta.Delete(c.l.segmentKey(name)))
+		}
+		if err := c.txn(ctx, nil, writes); err != nil {
+			return err
+		}
+		if err := errors.Join(c.l.refreshNow(ctx), c.l.deleteSegments(ctx, dead)); err != nil {
+			return err
+		}
+	}
+	if len(thin) == 0 {
 		return nil
 	}
-	var writes []meta.Write
-	for _, name := range names {
-		writes = append(writes, meta.Delete(c.l.segmentKey(name)))
+	err := c.l.replaceSegments(ctx, nil, nil, thin, alive)
+	if x.drop(err) { // another process was folding it
+		err = c.l.refreshNow(ctx)
 	}
-	if err := c.txn(ctx, nil, writes); err != nil {
-		return err
-	}
-	return errors.Join(c.l.refreshNow(ctx), c.l.deleteSegments(ctx, names))
+	return err
 }
