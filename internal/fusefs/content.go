@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"syscall"
@@ -92,24 +93,25 @@ func (c *content) read(interrupted <-chan struct{}, path string, size, offset, l
 	return parts, nil
 }
 
-// block returns the bytes at a place. What somebody else's fetch failed to bring is fetched again: that may have failed
-// at another file.
+// block returns the bytes at a place. What a fetch failed to bring is fetched again, once: that may have failed at
+// another file, or with a server that there is again.
 func (c *content) block(interrupted <-chan struct{}, at place, size int64) ([]byte, error) {
-	b, own, pending := c.touch(at, size, true)
+	b, pending := c.touch(at, size, true)
 	if pending != nil {
 		if err := await(interrupted, pending); err != nil {
 			return nil, err
 		}
-		b, own, _ = c.touch(at, size, false)
+		b, _ = c.touch(at, size, false)
 	}
 	if err := await(interrupted, b.ready); err != nil {
 		return nil, err
 	}
-	if b.err != nil && !own {
-		b, _, _ = c.touch(at, size, false)
-		if err := await(interrupted, b.ready); err != nil {
-			return nil, err
-		}
+	if b.err == nil || errors.Is(b.err, ErrSlow) {
+		return b.data, b.err
+	}
+	b, _ = c.touch(at, size, false)
+	if err := await(interrupted, b.ready); err != nil {
+		return nil, err
 	}
 	return b.data, b.err
 }
@@ -128,9 +130,9 @@ func await(interrupted, ready <-chan struct{}) error {
 	}
 }
 
-// touch is a reader that has come to a place. It returns the block, which may be on its way, and whether it was fetched
-// for this reader; or, if it may wait for them, small files on their way that this one may be among.
-func (c *content) touch(at place, size int64, wait bool) (b *block, own bool, pending <-chan struct{}) {
+// touch is a reader that has come to a place. It returns the block, which may be on its way; or, if it may wait for them,
+// small files on their way that this one may be among.
+func (c *content) touch(at place, size int64, wait bool) (b *block, pending <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f, ok := c.foretold.Get(at); ok {
@@ -138,20 +140,20 @@ func (c *content) touch(at place, size int64, wait bool) (b *block, own bool, pe
 		c.fetchAhead(f)
 	}
 	if b, ok := c.kept.Get(at); ok {
-		return b, false, nil
+		return b, nil
 	}
 	if b := c.awaited[at]; b != nil {
-		return b, false, nil
+		return b, nil
 	}
 	if size > smallFile {
-		return c.fetchBlocks(at, size, 1), true, nil
+		return c.fetchBlocks(at, size, 1), nil
 	}
 	for on := range c.batches {
 		if wait && on.from < at.path && folderOf(on.from) == folderOf(at.path) {
-			return nil, false, on.done
+			return nil, on.done
 		}
 	}
-	return c.fetchSmall(at.path, 0), true, nil
+	return c.fetchSmall(at.path, 0), nil
 }
 
 // fetchAhead fetches what a forecast said, unless it is there; mu is held.

@@ -40,7 +40,7 @@ func New(dir string, t Tree, o Options) service.Service {
 		nodes := newFiles(inner, t, o, fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())})
 		server, err := fuse.NewServer(nodes, dir, mountOptions(o))
 		if err != nil {
-			return ErrUnavailable.Errorf("mount %s: %w", dir, err)
+			return ErrUnavailable.Errorf("%s", strings.TrimSpace(err.Error())).WithNext("tarn file get, for a copy")
 		}
 		// The library leaves the descriptor open for children, which would keep the connection after our end.
 		if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
@@ -52,7 +52,7 @@ func New(dir string, t Tree, o Options) service.Service {
 			server.Serve()
 		}()
 		if err := server.WaitMount(); err != nil {
-			return errors.Join(ErrUnavailable.Errorf("mount %s: %w", dir, err), detach(dir, true))
+			return errors.Join(ErrUnavailable.Errorf("%w", err), detach(dir, true))
 		}
 		release, err := guard(dir)
 		if err != nil {
@@ -107,7 +107,11 @@ func usable() error {
 		return ErrUnavailable.Errorf("users other than root mount with fusermount3, which is not installed").
 			WithNext("sudo apt-get install fuse3", "tarn file get, for a copy")
 	}
-	return nil
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0) // as fusermount will, in the name of this user
+	if err != nil {
+		return ErrUnavailable.Errorf("this user cannot use FUSE: %w", err).WithNext("sudo chmod 666 /dev/fuse", "tarn file get, for a copy")
+	}
+	return f.Close()
 }
 
 func fusermount() (string, error) {
