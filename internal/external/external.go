@@ -107,14 +107,39 @@ type Found struct {
 	One  bool   // the URL is this file's own
 }
 
+// Part is a part of a file: so many bytes from Offset on, or, below zero, all.
+type Part struct{ Offset, Length int64 }
+
+// All is the whole of a file.
+var All = Part{Length: -1}
+
+// End is where the part of a file of size bytes ends.
+func (p Part) End(size int64) int64 {
+	if p.Length < 0 || p.Length > size-p.Offset {
+		return size
+	}
+	return p.Offset + p.Length
+}
+
+// Header is the header Range that asks for the part; none for a whole file.
+func (p Part) Header() string {
+	switch {
+	case p.Length > 0:
+		return fmt.Sprintf("bytes=%d-%d", p.Offset, p.Offset+p.Length-1)
+	case p.Offset > 0:
+		return fmt.Sprintf("bytes=%d-", p.Offset)
+	}
+	return ""
+}
+
 // Source reads the originals of a scheme.
 type Source interface {
 	// Find yields what a URL names: a file, or those in a folder, which come under its name unless the URL ends in a slash.
 	Find(ctx context.Context, u *url.URL) iter.Seq2[Found, error]
 	// Stat looks at one.
 	Stat(ctx context.Context, u *url.URL) (State, error)
-	// Open reads one from offset on. It may refuse with ErrChanged one whose etag is not this, if that is not empty.
-	Open(ctx context.Context, u *url.URL, etag string, offset int64) (io.ReadCloser, State, error)
+	// Open reads a part of one. It may refuse with ErrChanged one whose etag is not this, if that is not empty.
+	Open(ctx context.Context, u *url.URL, etag string, part Part) (io.ReadCloser, State, error)
 }
 
 // Originals are those of all schemes.
@@ -246,14 +271,14 @@ func compare(was, now State, err error) error {
 	return nil
 }
 
-// Open reads an original that must be what it was, from offset on, which is in it. The reader's error tells a change
+// Open reads a part of an original, which must be what it was. The part lies in it. The reader's error tells a change
 // that comes while it reads.
-func (o *Originals) Open(ctx context.Context, was State, offset int64) (io.ReadCloser, error) {
+func (o *Originals) Open(ctx context.Context, was State, part Part) (io.ReadCloser, error) {
 	s, u, err := o.source(was.URL)
 	if err != nil {
 		return nil, err
 	}
-	r, now, err := s.Open(ctx, u, was.ETag, offset)
+	r, now, err := s.Open(ctx, u, was.ETag, part)
 	if errors.Is(err, ErrChanged) {
 		if now, err = s.Stat(ctx, u); err == nil && was.Same(now) { // it changed and changed back, or the server errs
 			return nil, ErrUnreachable.Errorf("%s: its server says that it has changed, and that it is still %s", was.URL, now)
@@ -266,7 +291,7 @@ func (o *Originals) Open(ctx context.Context, was State, offset int64) (io.ReadC
 	if err := compare(was, now, nil); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	return &exact{ReadCloser: r, url: was.URL, left: was.Size - offset}, nil
+	return &exact{ReadCloser: r, url: was.URL, left: part.End(was.Size) - part.Offset}, nil
 }
 
 // OpenDrifted reads what is there now, whatever was.
@@ -275,7 +300,7 @@ func (o *Originals) OpenDrifted(ctx context.Context, was State) (io.ReadCloser, 
 	if err != nil {
 		return nil, err
 	}
-	r, now, err := s.Open(ctx, u, "", 0)
+	r, now, err := s.Open(ctx, u, "", All)
 	if err != nil {
 		return nil, compare(was, now, err)
 	}

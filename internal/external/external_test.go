@@ -95,7 +95,7 @@ func TestWrittenWhileRead(t *testing.T) {
 			}
 			was = found.State
 		}
-		r, err := o.Open(t.Context(), was, 0)
+		r, err := o.Open(t.Context(), was, external.All)
 		if err != nil {
 			t.Fatal(err)
 		}

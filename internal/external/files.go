@@ -117,7 +117,7 @@ func (files) Stat(_ context.Context, u *url.URL) (State, error) {
 }
 
 // Open implements Source. A file that is written to while it is read ends in an error.
-func (s files) Open(ctx context.Context, u *url.URL, _ string, offset int64) (io.ReadCloser, State, error) {
+func (s files) Open(ctx context.Context, u *url.URL, _ string, part Part) (io.ReadCloser, State, error) {
 	if _, err := s.Stat(ctx, u); err != nil { // opening a pipe would wait for its writer
 		return nil, State{}, err
 	}
@@ -129,11 +129,11 @@ func (s files) Open(ctx context.Context, u *url.URL, _ string, offset int64) (io
 	if err != nil {
 		return nil, State{}, errors.Join(classifyFile(u, err), f.Close())
 	}
-	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+	if _, err := f.Seek(part.Offset, io.SeekStart); err != nil {
 		return nil, State{}, errors.Join(classifyFile(u, err), f.Close())
 	}
 	state := stateOf(u, info)
-	return &steady{File: f, url: u, state: state}, state, nil
+	return &steady{File: f, url: u, state: state, left: part.End(state.Size) - part.Offset}, state, nil
 }
 
 // steady is a file that must not change while it is read.
@@ -141,11 +141,16 @@ type steady struct {
 	*os.File
 	url   *url.URL
 	state State
+	left  int64
 }
 
 // Read implements io.Reader. It looks after each read, for who reads a part never comes to the end.
 func (s *steady) Read(p []byte) (int, error) {
-	n, err := s.File.Read(p)
+	if s.left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := s.File.Read(p[:min(int64(len(p)), s.left)])
+	s.left -= int64(n)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return 0, classifyFile(s.url, err)
 	}

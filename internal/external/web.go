@@ -145,31 +145,31 @@ func (w *web) Stat(ctx context.Context, u *url.URL) (State, error) {
 	return stateIn(u, answer), nil
 }
 
-// Open implements Source. Of a server that sends no parts, what comes before offset is read and thrown away.
-func (w *web) Open(ctx context.Context, u *url.URL, etag string, offset int64) (io.ReadCloser, State, error) {
-	answer, err := w.get(ctx, u, etag, offset)
+// Open implements Source. Of a server that sends no parts, what comes before the part is read and thrown away.
+func (w *web) Open(ctx context.Context, u *url.URL, etag string, part Part) (io.ReadCloser, State, error) {
+	answer, err := w.get(ctx, u, etag, part)
 	if err != nil {
 		return nil, State{}, err
 	}
 	state := stateIn(u, answer)
-	d := &download{ctx: ctx, web: w, url: u, state: state, body: answer.Body}
+	d := &download{ctx: ctx, web: w, url: u, state: state, body: answer.Body, end: part.End(state.Size)}
 	if answer.StatusCode == http.StatusPartialContent {
-		d.pos = offset
+		d.pos = part.Offset
 	}
-	if _, err := io.CopyN(io.Discard, d, offset-d.pos); err != nil {
+	if _, err := io.CopyN(io.Discard, d, part.Offset-d.pos); err != nil {
 		return nil, State{}, errors.Join(err, d.Close())
 	}
 	return d, state, nil
 }
 
-// get asks for a file from offset on. The condition holds only for a strong etag: no server may match a weak one.
-func (w *web) get(ctx context.Context, u *url.URL, etag string, offset int64) (*http.Response, error) {
+// get asks for a part of a file. The condition holds only for a strong etag: no server may match a weak one.
+func (w *web) get(ctx context.Context, u *url.URL, etag string, part Part) (*http.Response, error) {
 	header := map[string]string{}
 	if etag != "" && !strings.HasPrefix(etag, weak) {
 		header["If-Match"] = etag
 	}
-	if offset > 0 {
-		header["Range"] = fmt.Sprintf("bytes=%d-", offset)
+	if text := part.Header(); text != "" {
+		header["Range"] = text
 	}
 	answer, err := w.ask(ctx, http.MethodGet, u, header)
 	if err != nil {
@@ -185,13 +185,16 @@ type download struct {
 	url      *url.URL
 	state    State
 	body     io.ReadCloser
-	pos      int64
+	pos, end int64
 	failures int // since the last byte
 }
 
 // Read implements io.Reader.
 func (d *download) Read(p []byte) (int, error) {
 	for {
+		if d.state.Size >= 0 && d.pos >= d.end { // the rest, of a server that sends no parts, is not wanted
+			return 0, io.EOF
+		}
 		n, err := d.body.Read(p)
 		if d.pos += int64(n); n > 0 {
 			d.failures = 0
@@ -221,11 +224,11 @@ func (d *download) resume(broken error) error {
 	if err := pause(d.ctx, d.failures); err != nil {
 		return err
 	}
-	answer, err := d.web.get(d.ctx, d.url, etag, d.pos)
+	answer, err := d.web.get(d.ctx, d.url, etag, Part{d.pos, d.end - d.pos})
 	if err != nil {
 		return err
 	}
-	if answer.StatusCode != http.StatusPartialContent || answer.Header.Get("ETag") != etag || answer.ContentLength != d.state.Size-d.pos {
+	if answer.StatusCode != http.StatusPartialContent || answer.Header.Get("ETag") != etag || answer.ContentLength != d.end-d.pos {
 		_ = answer.Body.Close() // only read
 		return ErrUnreachable.Errorf("%s: the connection breaks at byte %d, and its server does not give the rest: %w", d.url, d.pos, broken)
 	}

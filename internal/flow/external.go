@@ -26,7 +26,7 @@ func (f *Flow) OpenFileAt(ctx context.Context, e lake.Entry, offset int64) (io.R
 		if err != nil {
 			return nil, err
 		}
-		return f.Originals.Open(ctx, was, offset)
+		return f.Originals.Open(ctx, was, external.Part{Offset: offset, Length: -1})
 	}
 	r, err := f.lake.OpenFile(ctx, e.Location.Ref)
 	if err == nil && offset > 0 {

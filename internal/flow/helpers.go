@@ -58,7 +58,7 @@ func (f *Flow) tableSource(ctx context.Context, name query.Name, e lake.Entry, d
 				return query.Source{}, err
 			}
 		}
-		return f.linkedSource(ctx, name, linked.Files)
+		return f.linkedSource(ctx, name, linked)
 	}
 	scan, err := f.tables.Scan(ctx, e)
 	if err != nil {
@@ -82,11 +82,20 @@ func (f *Flow) tableSource(ctx context.Context, name query.Name, e lake.Entry, d
 	return query.Source{Name: name, Parquet: out}, nil
 }
 
-// farFiles are files of which the engine gets what it reads, but for those that are here.
-func (f *Flow) farFiles(ctx context.Context, far blob.FarStore, files []catalog.ScanFile) (*query.Far, error) {
+// farDir is where the engine gets parts of files that are not here.
+func (f *Flow) farDir() (string, error) {
 	dir := f.scratch("far")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make scratch folder: %w", err)
+		return "", fmt.Errorf("make scratch folder: %w", err)
+	}
+	return dir, nil
+}
+
+// farFiles are files of which the engine gets what it reads, but for those that are here.
+func (f *Flow) farFiles(ctx context.Context, far blob.FarStore, files []catalog.ScanFile) (*query.Far, error) {
+	dir, err := f.farDir()
+	if err != nil {
+		return nil, err
 	}
 	out := &query.Far{Blobs: far, Dir: dir}
 	for _, file := range files {

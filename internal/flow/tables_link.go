@@ -8,8 +8,8 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -114,10 +114,8 @@ func isParquet(name string) bool {
 
 // lookInto finds the columns and the number of rows of files, which takes an engine: the table is what it makes of them.
 func (f *Flow) lookInto(ctx context.Context, table string, files []external.State) (catalog.Linked, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	name := query.Name{Table: "linked"}
-	source, err := f.linkedSource(ctx, name, files)
+	source, err := f.linkedSource(ctx, name, catalog.Linked{Files: files})
 	if err != nil {
 		return catalog.Linked{}, err
 	}
@@ -140,36 +138,41 @@ func unreadable(table string, err error) error {
 	return ErrLinkSource.Errorf("%s cannot be a table of these files: %w", table, err)
 }
 
-// fetches is how many originals are fetched at once.
-const fetches = 8
-
-// linkedSource says how the engine reads files of somebody else, by the names of their columns. The files, and copies of
-// those far away, stay until ctx has ended.
-func (f *Flow) linkedSource(ctx context.Context, name query.Name, files []external.State) (query.Source, error) {
-	paths := make([]string, len(files))
-	var near []external.State // on this host, and read where they are
-	var mu sync.Mutex
-	// Not the group's own context: copies stay until the one that they are asked for with has ended.
-	g := errgroup.Group{}
-	g.SetLimit(fetches)
-	for i, file := range files {
+// linkedSource says how the engine reads files of somebody else, by the names of their columns: those of this host where
+// they are, of others what it needs of them.
+func (f *Flow) linkedSource(ctx context.Context, name query.Name, linked catalog.Linked) (query.Source, error) {
+	dir, err := f.farDir()
+	if err != nil {
+		return query.Source{}, err
+	}
+	far := &query.Far{Blobs: f.Copies.Of(originals{f.Originals, linked.Files}), Dir: dir, Files: make([]query.FarFile, len(linked.Files))}
+	here := make([]bool, len(linked.Files))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(looks)
+	for i, file := range linked.Files {
 		g.Go(func() error {
-			here, path, err := f.localOriginal(ctx, file)
-			err = ofTable(err)
-			mu.Lock()
-			defer mu.Unlock()
-			if paths[i] = path; here {
-				near = append(near, file)
+			path, err := f.nearPath(file)
+			if err == nil {
+				err = ofTable(f.Originals.Check(ctx, file))
 			}
+			here[i], far.Files[i] = path != "", query.FarFile{Name: originalName(i), Size: file.Size, Path: path, URL: file.URL}
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return query.Source{}, err
 	}
-	scan := &query.ImportScan{Format: "parquet", Paths: paths, Options: map[string]any{"union_by_name": true, "hive_partitioning": false}}
-	return query.Source{Name: name, Import: scan, Still: func(ctx context.Context) error {
-		for _, file := range near {
+	scan := &query.ParquetScan{ByName: true, Far: far}
+	if linked.Schema != nil {
+		for _, c := range linked.Schema.Fields() {
+			scan.Columns = append(scan.Columns, query.ColumnOf(0, c.Name, c.Type, c.Type))
+		}
+	}
+	return query.Source{Name: name, Parquet: scan, Still: func(ctx context.Context) error {
+		for i, file := range linked.Files {
+			if !here[i] { // what came from far is compared as it comes
+				continue
+			}
 			if err := f.Originals.Check(ctx, file); err != nil {
 				return ofTable(err)
 			}
@@ -201,65 +204,77 @@ func (f *Flow) drifted(ctx context.Context, files []external.State) error {
 	return g.Wait()
 }
 
-// localOriginal is a file of this host with the bytes of an original: the original itself (here), or a copy.
-func (f *Flow) localOriginal(ctx context.Context, file external.State) (here bool, at string, err error) {
-	if err := f.Originals.Check(ctx, file); err != nil {
-		return false, "", err
-	}
+// nearPath is where the engine can read an original itself; "" if it cannot.
+func (f *Flow) nearPath(file external.State) (string, error) {
 	u, err := url.Parse(file.URL)
-	if err != nil {
-		return false, "", err
+	if err != nil || u.Scheme != "file" {
+		return "", err
 	}
-	if u.Scheme == "file" {
-		// The sandbox shows what a link leads to, and a path with a character of patterns would be one.
-		real, err := filepath.EvalSymlinks(filepath.FromSlash(u.Path))
-		if err == nil && !strings.ContainsAny(real, `*?[]\`) {
-			return true, real, nil
-		}
+	// The sandbox shows what a link leads to, and a path with a character of patterns would be one.
+	real, err := filepath.EvalSymlinks(filepath.FromSlash(u.Path))
+	if err != nil || strings.ContainsAny(real, `*?[]\`) {
+		return "", nil // reading it says what is wrong
 	}
-	at, err = f.Copies.Of(originalBlob{f.Originals, file}).File(ctx, originalName)
-	return false, at, err
+	return real, nil
 }
 
-// Copier gives blobs that are far away as files of this host.
+// Copier keeps what is read of blobs that are far away.
 type Copier interface {
 	Of(far blob.Store) blob.FarStore
 }
 
-// originalBlob is a store with one blob, which is what was linked: so it is copied as blobs of a bucket are.
-type originalBlob struct {
-	originals *external.Originals
-	state     external.State
+// originals are what was linked, as blobs: so parts of them are kept as those of a bucket are.
+type originals struct {
+	sources *external.Originals
+	states  []external.State
 }
 
-// originalName is the name of the one blob of an originalBlob.
-const originalName = "original"
+// originalName is the name of the i-th of the originals.
+func originalName(i int) string { return strconv.Itoa(i) }
 
-var errOneOriginal = errdef.New(errdef.Internal, "table.one_original", "an original is read, and read whole")
+var errReadOriginal = errdef.New(errdef.Internal, "table.read_original", "an original is only read")
+
+// at is what was recorded of an original.
+func (o originals) at(name string) (external.State, error) {
+	i, err := strconv.Atoi(name)
+	if err != nil || i < 0 || i >= len(o.states) {
+		return external.State{}, errReadOriginal.Errorf("there is no original %q", name)
+	}
+	return o.states[i], nil
+}
 
 // Get implements blob.Store.
-func (o originalBlob) Get(ctx context.Context, _ string, offset, length int64) (io.ReadCloser, error) {
-	if offset != 0 || length >= 0 {
-		return nil, errOneOriginal
+func (o originals) Get(ctx context.Context, name string, offset, length int64) (io.ReadCloser, error) {
+	state, err := o.at(name)
+	if err != nil {
+		return nil, err
 	}
-	return o.originals.Open(ctx, o.state, 0)
+	r, err := o.sources.Open(ctx, state, external.Part{Offset: offset, Length: length})
+	return r, ofTable(err)
 }
 
 // Stat implements blob.Store.
-func (o originalBlob) Stat(context.Context, string) (blob.Info, error) {
-	return blob.Info{Name: originalName, Size: o.state.Size, ModTime: o.state.Modified}, nil
+func (o originals) Stat(_ context.Context, name string) (blob.Info, error) {
+	state, err := o.at(name)
+	return blob.Info{Name: name, Size: state.Size, ModTime: state.Modified}, err
 }
 
-// URI implements blob.Store. Copies go by it: another state of the same original is another one.
-func (o originalBlob) URI(string) string { return "original:" + o.state.Version() }
+// URI implements blob.Store. What is kept goes by it: another state of the same original is another one.
+func (o originals) URI(name string) string {
+	state, err := o.at(name)
+	if err != nil {
+		return ""
+	}
+	return "original:" + state.Version()
+}
 
 // Put implements blob.Store.
-func (originalBlob) Put(context.Context, string, io.Reader) error { return errOneOriginal }
+func (originals) Put(context.Context, string, io.Reader) error { return errReadOriginal }
 
 // Delete implements blob.Store.
-func (originalBlob) Delete(context.Context, string) error { return errOneOriginal }
+func (originals) Delete(context.Context, string) error { return errReadOriginal }
 
 // List implements blob.Store.
-func (originalBlob) List(context.Context, string) iter.Seq2[blob.Info, error] {
-	return func(yield func(blob.Info, error) bool) { yield(blob.Info{}, errOneOriginal) }
+func (originals) List(context.Context, string) iter.Seq2[blob.Info, error] {
+	return func(yield func(blob.Info, error) bool) { yield(blob.Info{}, errReadOriginal) }
 }

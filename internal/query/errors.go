@@ -20,6 +20,8 @@ var (
 	ErrRead = errdef.New(errdef.FailedPrecondition, "query.read", "a file cannot be read")
 	// ErrCorrupt is a file of a source whose bytes are not what was written.
 	ErrCorrupt = errdef.New(errdef.DataLoss, "query.corrupt", "a file is corrupt")
+	// ErrForeign is a file of somebody else that is not what a source takes it for.
+	ErrForeign = errdef.New(errdef.InvalidArgument, "query.foreign_file", "not a file of the format")
 	// ErrOutOfMemory is a query that needs more than its memory limit.
 	ErrOutOfMemory = errdef.New(errdef.ResourceExhausted, "query.out_of_memory", "the query needs more memory than its limit")
 	// ErrDiskFull is a query that needs more disk than there is, or than it may use.

@@ -28,6 +28,7 @@ type FarFile struct {
 	Name string
 	Size int64
 	Path string // if all of it is on this host
+	URL  string // of somebody else's file
 }
 
 // Needs are what a job reads of the sources whose files are excerpts, by the number of the source: what each scan of it
@@ -73,7 +74,7 @@ func (job *Job) excerpt(ctx context.Context) (_ *excerpts, err error) {
 		}
 		scan := *s.Parquet
 		sources[i].Parquet = &scan
-		if job.Describe { // a table without files has the same columns
+		if job.Describe && !scan.ByName { // a table without files has the same columns
 			continue
 		}
 		if x.dir == "" {
@@ -236,6 +237,9 @@ func classifyDisk(err error) error {
 }
 
 func (e *excerpt) corrupt(format string, args ...any) error {
+	if e.URL != "" {
+		return ErrForeign.Errorf("%s is no Parquet file that can be read: %w", e.URL, fmt.Errorf(format, args...))
+	}
 	return ErrCorrupt.Errorf("data file "+e.Name+" ("+humanize.IBytes(uint64(max(e.Size, 0)))+"): "+format, args...).
 		WithNext("Find the table: tarn fsck --deep")
 }

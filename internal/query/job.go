@@ -87,11 +87,13 @@ type Source struct {
 	Still func(context.Context) error `json:"-"`
 }
 
-// ParquetScan reads the files of a table by field id, so that renamed and added columns come right.
+// ParquetScan reads the files of a table: by field id, so that renamed and added columns come right.
 type ParquetScan struct {
 	Files   []string
 	Columns []Column
 	Far     *Far `json:"-"` // instead of Files
+	// ByName says that the files are somebody else's: columns go by their names, and those of all files are united.
+	ByName bool `json:",omitempty"`
 	// Excerpts says that files are excerpts: the child tells what it Needs before it reads more than footers. Set by Run.
 	Excerpts bool `json:",omitempty"`
 }

@@ -110,19 +110,19 @@ func (o *Originals) Stat(ctx context.Context, u *url.URL) (external.State, error
 }
 
 // Open implements external.Source.
-func (o *Originals) Open(ctx context.Context, u *url.URL, etag string, offset int64) (io.ReadCloser, external.State, error) {
+func (o *Originals) Open(ctx context.Context, u *url.URL, etag string, part external.Part) (io.ReadCloser, external.State, error) {
 	s, key, err := o.bucket(ctx, u)
 	if err != nil {
 		return nil, external.State{}, err
 	}
-	out, err := s.open(ctx, key, offset, -1, etag)
+	out, err := s.open(ctx, key, part.Offset, part.Length, etag)
 	if err != nil {
 		return nil, external.State{}, s.classifyOriginal(ctx, err, u)
 	}
 	state := external.State{
 		URL: u.String(), ETag: aws.ToString(out.ETag), Size: external.Whole(aws.ToString(out.ContentRange), aws.ToInt64(out.ContentLength)), Modified: whole(out.LastModified),
 	}
-	r := &reader{ctx: ctx, store: s, name: u.String(), key: key, etag: state.ETag, body: out.Body, pos: offset, end: state.Size}
+	r := &reader{ctx: ctx, store: s, name: u.String(), key: key, etag: state.ETag, body: out.Body, pos: part.Offset, end: part.End(state.Size)}
 	return readCloser{blob.ReaderWithContext(ctx, r), r}, state, nil
 }
 

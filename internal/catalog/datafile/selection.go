@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/apache/arrow-go/v18/parquet/metadata"
 	"github.com/apache/arrow-go/v18/parquet/schema"
@@ -16,7 +17,15 @@ import (
 type Need struct {
 	All   bool        `json:",omitempty"` // every column
 	IDs   []int       `json:",omitempty"` // field ids of columns
+	Names []string    `json:",omitempty"` // of columns, of files that have no field ids; as SQL compares names
 	Where []Condition `json:",omitempty"`
+}
+
+// reads says whether a scan reads the column with a leaf.
+func (n Need) reads(footer *metadata.FileMetaData, leaf int) bool {
+	root := footer.Schema.ColumnRoot(leaf)
+	return n.All || slices.Contains(n.IDs, int(root.FieldID())) ||
+		slices.ContainsFunc(n.Names, func(name string) bool { return strings.EqualFold(name, root.Name()) })
 }
 
 // Condition holds for a row if one of its comparisons does.
@@ -66,8 +75,7 @@ func Select(footer *metadata.FileMetaData, size int64, needs []Need) (s Selectio
 			}
 			s.Groups = append(s.Groups, g)
 			for i := range footer.Schema.NumColumns() {
-				id := int(footer.Schema.ColumnRoot(i).FieldID())
-				if !slices.ContainsFunc(needs, func(n Need) bool { return n.All || slices.Contains(n.IDs, id) }) {
+				if !slices.ContainsFunc(needs, func(n Need) bool { return n.reads(footer, i) }) {
 					continue
 				}
 				chunk, err := group.ColumnChunk(i)

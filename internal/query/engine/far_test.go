@@ -223,6 +223,16 @@ func TestBytesFromS3(t *testing.T) {
 	ask("SELECT count(*) FROM orders", "605000\n", 0, 0)
 	ask("SELECT day FROM orders WHERE id = 570000", "2021-07-24\n", 1, size(1, day))
 	ask("SELECT min(id) FROM orders WHERE delay = 12.5", "875\n", 2, size(0, id, delay)) // with a column between them
+
+	// Of files of somebody else the columns alone decide, by their names.
+	source = farSource(t, here, cached(t, store, 1<<30), files)
+	source.Parquet.ByName = true
+	ask(sql, "0,0\n1,0.7\n", 4, footer+small+size(0, id, origin, delay)+size(1, id, origin, delay))
+	ask(sql, "0,0\n1,0.7\n", 0, 0)
+	ask("SELECT count(*) FROM orders", "605000\n", 0, 0)
+	ask("SELECT max(added) FROM orders", "604999\n", 0, 0) // of the small file alone
+	source.Parquet.Columns = nil                           // when it is linked
+	ask("SELECT count(*) FROM orders", "605000\n", 0, 0)
 }
 
 // chunks are the bytes of the pages of columns in a row group.

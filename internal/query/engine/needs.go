@@ -25,6 +25,9 @@ func askFor(db *duck.DB, job *query.Job, ask func(query.Needs) error) error {
 	if !slices.ContainsFunc(job.Sources, isExcerpt) {
 		return nil
 	}
+	if job.Describe { // footers tell that
+		return apply(db, lock)
+	}
 	// DuckDB would keep what it has read of an excerpt before it is filled.
 	if err := apply(db, "SET enable_external_file_cache = false"); err != nil {
 		return err
@@ -120,7 +123,7 @@ func plannedNeeds(db *duck.DB, job *query.Job) (query.Needs, bool) {
 		}
 		for i, source := range job.Sources { // two may be one table at two refs, and begin with a file that is no excerpt
 			if isExcerpt(source) && source.Parquet.Files[0] == scan.Function.Files[0] {
-				needs[i] = append(needs[i], scan.need(source.Parquet.Columns))
+				needs[i] = append(needs[i], scan.need(*source.Parquet))
 			}
 		}
 	})
@@ -137,9 +140,19 @@ func (n planNode) scans(fn func(planNode)) {
 	}
 }
 
-// need is what a scan reads of a table with these columns.
-func (n planNode) need(columns []query.Column) datafile.Need {
+// need is what a scan reads of a table. Of files of somebody else it has no conditions: their statistics may count in other
+// units than the constants, and some writers err in them.
+func (n planNode) need(table query.ParquetScan) datafile.Need {
 	var need datafile.Need
+	columns := table.Columns
+	if table.ByName {
+		for _, c := range n.Columns {
+			if c.Index < uint64(len(columns)) {
+				need.Names = append(need.Names, columns[c.Index].Name)
+			}
+		}
+		return need
+	}
 	for _, c := range n.Columns {
 		if c.Index < uint64(len(columns)) { // others are virtual
 			need.IDs = append(need.IDs, columns[c.Index].FieldID)

@@ -57,6 +57,9 @@ func scanBatches(db *duck.DB, table query.Name, batches *duck.Batches) string {
 // parquetScan maps columns by field id: a column that a file lacks is NULL, a renamed one is found, and
 // its values are cast to the table's type.
 func parquetScan(scan query.ParquetScan) (string, error) {
+	if scan.ByName {
+		return "FROM read_parquet(" + literals(scan.Files) + ", hive_partitioning = false, union_by_name = true)", nil
+	}
 	if len(scan.Columns) == 0 {
 		return "", query.ErrUnsupported.Errorf("the table has no columns, and SQL cannot read such a table")
 	}
