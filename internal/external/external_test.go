@@ -152,19 +152,19 @@ func TestOpenInTheMiddle(t *testing.T) {
 			}
 			was = found.State
 		}
-		for _, offset := range []int64{0, 1, 9999} {
-			r, err := o.Open(t.Context(), was, offset)
+		for _, part := range []external.Part{{0, -1}, {1, -1}, {9999, -1}, {0, 10}, {4001, 100}, {9990, 10}, {9990, 100}} {
+			r, err := o.Open(t.Context(), was, part)
 			if err != nil {
-				t.Fatalf("%s at %d: %v", u, offset, err)
+				t.Fatalf("%v of %s: %v", part, u, err)
 			}
 			got, err := io.ReadAll(r)
-			if err := errors.Join(err, r.Close()); err != nil || string(got) != content[offset:] {
-				t.Errorf("%s at %d: %d bytes, %v", u, offset, len(got), err)
+			if err := errors.Join(err, r.Close()); err != nil || string(got) != content[part.Offset:part.End(int64(len(content)))] {
+				t.Errorf("%v of %s: %d bytes, %v", part, u, len(got), err)
 			}
 		}
 		if strings.HasPrefix(u, "http") {
 			shorter.Store(true)
-			if _, err := o.Open(t.Context(), was, 5000); !errors.Is(err, external.ErrChanged) {
+			if _, err := o.Open(t.Context(), was, external.Part{Offset: 5000, Length: -1}); !errors.Is(err, external.ErrChanged) {
 				t.Errorf("%s, which is shorter now: %v", u, err)
 			}
 			shorter.Store(false)

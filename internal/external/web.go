@@ -192,8 +192,11 @@ type download struct {
 // Read implements io.Reader.
 func (d *download) Read(p []byte) (int, error) {
 	for {
-		if d.state.Size >= 0 && d.pos >= d.end { // the rest, of a server that sends no parts, is not wanted
-			return 0, io.EOF
+		if d.state.Size >= 0 { // what a server that sends no parts sends after the end is not wanted
+			if d.pos >= d.end {
+				return 0, io.EOF
+			}
+			p = p[:min(int64(len(p)), d.end-d.pos)]
 		}
 		n, err := d.body.Read(p)
 		if d.pos += int64(n); n > 0 {
