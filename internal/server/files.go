@@ -175,7 +175,7 @@ func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*t
 	}
 	patterns := slices.Clone(req.GetPatterns())
 	pub, err := p.Flow.Publish(ctx, publication(write, "Remove "+strings.Join(patterns, ", "), func(ctx context.Context, tx *lake.Tx) error {
-		gone := map[string]bool{} // the update may be tried again
+		n := 0
 		tree := p.Lake.Tree(tx.Head.Tree)
 		for _, pattern := range patterns {
 			sel, err := selectFiles(ctx, tree, pattern, write.GetInto())
@@ -189,24 +189,29 @@ func (s *fileService) Remove(ctx context.Context, req *tarnv1.RemoveRequest) (*t
 				if err != nil {
 					return err
 				}
-				gone[ke.Key] = true
+				tx.Delete(ke.Key)
+				if n++; n%stagedFiles == 0 {
+					if err := tx.Spill(ctx); err != nil {
+						return err
+					}
+				}
 			}
-		}
-		for key := range gone {
-			tx.Delete(key)
 		}
 		return nil
 	}))
 	if err != nil {
 		return nil, err
 	}
-	changes, err := p.Flow.Changes(ctx, pub)
+	before, err := p.Lake.Commit(ctx, pub.Before)
 	if err != nil {
 		return nil, err
 	}
 	resp := &tarnv1.RemoveResponse{}
-	for _, c := range changes {
-		if c.After == nil && strings.HasPrefix(c.Key, lake.FilePrefix) {
+	for c, err := range p.Lake.Tree(before.Tree).Diff(ctx, p.Lake.Tree(pub.Commit.Tree), lake.FilePrefix) {
+		if err != nil {
+			return nil, err
+		}
+		if c.After == nil {
 			resp.Files++
 		}
 	}

@@ -57,7 +57,7 @@ func TestPutOfMoreThanFitsInMemory(t *testing.T) {
 	if n := p.commits(c, "main"); n != commits {
 		t.Errorf("%d commits, %d before", n, commits)
 	}
-	found, s := 0, error(nil)
+	found := 0
 	stream, err := c.Files.Select(t.Context(), &tarnv1.SelectRequest{Project: "p", Ref: "main", Pattern: "many/"})
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +65,11 @@ func TestPutOfMoreThanFitsInMemory(t *testing.T) {
 	for stream.Receive() {
 		found += len(stream.Msg().GetFiles())
 	}
-	if s = stream.Err(); s != nil || found != 34_000 {
-		t.Errorf("%d files, %v", found, s)
+	if err := stream.Err(); err != nil || found != 34_000 {
+		t.Errorf("%d files, %v", found, err)
+	}
+	gone, err := c.Files.Remove(t.Context(), &tarnv1.RemoveRequest{Write: into("main", "remove"), Patterns: []string{"many/", "many/07/"}})
+	if err != nil || gone.GetFiles() != 34_000 {
+		t.Errorf("removed: %v, %v", gone, err)
 	}
 }
