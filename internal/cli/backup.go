@@ -59,7 +59,9 @@ It has no logs of the server and not the key of the secrets, so who has the back
 			var bar *ui.Bar
 			var done *tarnv1.Backup
 			err = recv(stream, func(m *tarnv1.BackupResponse) error {
-				if p := m.GetProgress(); p != nil {
+				if p := m.GetProgress(); p.GetWaiting() != "" {
+					a.note("%s", ui.Clean(p.GetWaiting()))
+				} else if p != nil {
 					if bar == nil {
 						bar = a.err.Progress(p.GetTotalBytes(), "copying")
 					}

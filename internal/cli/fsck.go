@@ -57,6 +57,9 @@ func (a *app) fsckCommand() *cobra.Command {
 						a.out.Printf("%s %s: %s\n", p.GetReason(), p.GetObject(), ui.Clean(p.GetMessage()))
 					}
 				}
+				if what := m.GetWaiting(); what != "" {
+					a.note("%s", ui.Clean(what))
+				}
 				if s := m.GetStats(); s != nil {
 					checked = s.GetChecked()
 				}

@@ -62,9 +62,8 @@ func (l *Lake) Collect(ctx context.Context, opt CollectOptions) (Collected, erro
 		err := c.choose(ctx)
 		return c.got, err
 	}
-	c.say("waiting for the turn")
-	if c.turn, err = lease.NewQueue(l.rows, TurnPrefix(l.prefix)).Acquire(ctx, s); err != nil {
-		return Collected{}, fmt.Errorf("wait for another collection: %w", err)
+	if c.turn, err = takeTurn(ctx, l.rows, l.prefix, s, func(what string) { c.say("%s", what) }); err != nil {
+		return Collected{}, err
 	}
 	if err = c.collect(ctx); err == nil {
 		err = c.txn(ctx, nil, []meta.Write{meta.Set(l.collectedKey(), mustJSON(collectedRow{Ended: time.Now()}))})
@@ -74,22 +73,35 @@ func (l *Lake) Collect(ctx context.Context, opt CollectOptions) (Collected, erro
 
 // Undisturbed waits until no collection is under way in the lake whose rows begin with prefix, and keeps
 // others from beginning until release: for those who look at all rows and blobs, and would miss what goes
-// in between. It is in the name of s, and need not open the lake.
-func Undisturbed(ctx context.Context, rows meta.Store, prefix string, s *lease.Session) (release func(context.Context) error, err error) {
-	turn, err := lease.NewQueue(rows, TurnPrefix(prefix)).Acquire(ctx, s)
+// in between. It is in the name of s, and need not open the lake. If there is somebody to wait for, waiting is
+// told in words.
+func Undisturbed(ctx context.Context, rows meta.Store, prefix string, s *lease.Session, waiting func(string)) (release func(context.Context) error, err error) {
+	turn, err := takeTurn(ctx, rows, prefix, s, waiting)
 	if err != nil {
-		return nil, fmt.Errorf("wait for a garbage collection: %w", err)
+		return nil, err
 	}
 	return turn.Release, nil
 }
 
+func takeTurn(ctx context.Context, rows meta.Store, prefix string, s *lease.Session, waiting func(string)) (*lease.Ticket, error) {
+	turns := lease.NewQueue(rows, TurnPrefix(prefix))
+	if holder, _, err := turns.Holder(ctx); err == nil && holder != nil { // for people: who has it next is not known
+		waiting("waiting for a collection, backup or check of the project that is under way in " + holder.Owner)
+	}
+	turn, err := turns.Acquire(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("wait for a collection, backup or check that is under way: %w", err)
+	}
+	return turn, nil
+}
+
 // Undisturbed keeps collections of this lake from beginning.
-func (l *Lake) Undisturbed(ctx context.Context) (release func(context.Context) error, err error) {
+func (l *Lake) Undisturbed(ctx context.Context, waiting func(string)) (release func(context.Context) error, err error) {
 	s, err := l.session(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return Undisturbed(ctx, l.rows, l.prefix, s)
+	return Undisturbed(ctx, l.rows, l.prefix, s, waiting)
 }
 
 // TurnPrefix is where the collectors of a lake queue whose rows begin with prefix.

@@ -443,3 +443,37 @@ func TestCollectThinsTheIndex(t *testing.T) {
 		t.Error("the file of main is another one")
 	}
 }
+
+// Who waits for a collection, a backup or a check is told so, and nobody else is.
+func TestWaitingForTheTurnIsSaid(t *testing.T) {
+	t.Parallel()
+	blobs, rows := stores(t)
+	l := laketest.OpenOn(t, blobs, rows, lake.Options{})
+	silent := func(what string) { t.Errorf("nobody has the turn: %s", what) }
+	release, err := l.Undisturbed(t.Context(), silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan string, 1)
+	collected := make(chan error, 1)
+	go func() {
+		_, err := l.Collect(t.Context(), lake.CollectOptions{Progress: func(what string) {
+			select {
+			case said <- what:
+			default: // what follows the wait
+			}
+		}})
+		collected <- err
+	}()
+	if what := <-said; !strings.Contains(what, "waiting for a collection, backup or check") {
+		t.Error(what)
+	}
+	select {
+	case err := <-collected:
+		t.Errorf("it did not wait: %v", err)
+	default:
+	}
+	if err := errors.Join(release(t.Context()), <-collected); err != nil {
+		t.Error(err)
+	}
+}

@@ -116,7 +116,9 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 	if err != nil {
 		return err
 	}
-	release, err := p.Lake.Undisturbed(ctx)
+	release, err := p.Lake.Undisturbed(ctx, func(what string) {
+		send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Waiting{Waiting: what}})
+	})
 	if err != nil {
 		return err
 	}

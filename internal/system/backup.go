@@ -33,7 +33,7 @@ func (s *System) Backup(ctx context.Context, to string, progress func(*tarnv1.Ba
 	if err != nil {
 		return nil, err
 	}
-	release, err := s.undisturbed(ctx, source.Projects)
+	release, err := s.undisturbed(ctx, source.Projects, func(what string) { progress(&tarnv1.BackupProgress{Waiting: what}) })
 	defer func() { err = errors.Join(err, release(ctx)) }()
 	if err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func (s *System) Backup(ctx context.Context, to string, progress func(*tarnv1.Ba
 
 // undisturbed keeps garbage collections from beginning: a backup takes the rows of one moment and then, for
 // as long as it takes, the blobs that they name.
-func (s *System) undisturbed(ctx context.Context, projects []backup.Project) (release func(context.Context) error, err error) {
+func (s *System) undisturbed(ctx context.Context, projects []backup.Project, waiting func(string)) (release func(context.Context) error, err error) {
 	var releases []func(context.Context) error
 	release = func(ctx context.Context) error {
 		var errs []error
@@ -68,7 +68,7 @@ func (s *System) undisturbed(ctx context.Context, projects []backup.Project) (re
 		return errors.Join(errs...)
 	}
 	for _, p := range projects {
-		r, err := lake.Undisturbed(ctx, s.meta, lakePrefix(p.Name), s.parts.session)
+		r, err := lake.Undisturbed(ctx, s.meta, lakePrefix(p.Name), s.parts.session, waiting)
 		if err != nil {
 			return release, err
 		}

@@ -104,7 +104,7 @@ func (p *projects) finish(ctx context.Context, name string, progress func(string
 	if err := errors.Join(p.evict(name), fault.Point("project.remove.begun")); err != nil {
 		return done, err
 	}
-	release, err := lake.Undisturbed(ctx, p.meta, lakePrefix(name), p.parts.session)
+	release, err := lake.Undisturbed(ctx, p.meta, lakePrefix(name), p.parts.session, progress)
 	if err != nil {
 		return done, err
 	}

@@ -752,6 +752,7 @@ type FsckResponse struct {
 	//	*FsckResponse_Problem
 	//	*FsckResponse_Stats
 	//	*FsckResponse_Repaired
+	//	*FsckResponse_Waiting
 	Event         isFsckResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -821,6 +822,15 @@ func (x *FsckResponse) GetRepaired() *FsckProblem {
 	return nil
 }
 
+func (x *FsckResponse) GetWaiting() string {
+	if x != nil {
+		if x, ok := x.Event.(*FsckResponse_Waiting); ok {
+			return x.Waiting
+		}
+	}
+	return ""
+}
+
 type isFsckResponse_Event interface {
 	isFsckResponse_Event()
 }
@@ -837,11 +847,18 @@ type FsckResponse_Repaired struct {
 	Repaired *FsckProblem `protobuf:"bytes,3,opt,name=repaired,proto3,oneof"`
 }
 
+type FsckResponse_Waiting struct {
+	// What is waited for, in words.
+	Waiting string `protobuf:"bytes,4,opt,name=waiting,proto3,oneof"`
+}
+
 func (*FsckResponse_Problem) isFsckResponse_Event() {}
 
 func (*FsckResponse_Stats) isFsckResponse_Event() {}
 
 func (*FsckResponse_Repaired) isFsckResponse_Event() {}
+
+func (*FsckResponse_Waiting) isFsckResponse_Event() {}
 
 type FsckProblem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1087,9 +1104,11 @@ func (*BackupResponse_Done) isBackupResponse_Event() {}
 type BackupProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What has been looked at, and what of it was copied; total is what is to be copied, 0 until that is known.
-	Blobs         int64 `protobuf:"varint,1,opt,name=blobs,proto3" json:"blobs,omitempty"`
-	CopiedBytes   int64 `protobuf:"varint,2,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
-	TotalBytes    int64 `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	Blobs       int64 `protobuf:"varint,1,opt,name=blobs,proto3" json:"blobs,omitempty"`
+	CopiedBytes int64 `protobuf:"varint,2,opt,name=copied_bytes,json=copiedBytes,proto3" json:"copied_bytes,omitempty"`
+	TotalBytes  int64 `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// Before that: what is waited for, in words.
+	Waiting       string `protobuf:"bytes,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1143,6 +1162,13 @@ func (x *BackupProgress) GetTotalBytes() int64 {
 		return x.TotalBytes
 	}
 	return 0
+}
+
+func (x *BackupProgress) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
 }
 
 type Backup struct {
@@ -1544,11 +1570,12 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04deep\x18\x02 \x01(\bR\x04deep\x12\x1a\n" +
 	"\bexternal\x18\x03 \x01(\bR\bexternal\x12\x16\n" +
-	"\x06repair\x18\x04 \x01(\bR\x06repair\"\xa9\x01\n" +
+	"\x06repair\x18\x04 \x01(\bR\x06repair\"\xc5\x01\n" +
 	"\fFsckResponse\x120\n" +
 	"\aproblem\x18\x01 \x01(\v2\x14.tarn.v1.FsckProblemH\x00R\aproblem\x12*\n" +
 	"\x05stats\x18\x02 \x01(\v2\x12.tarn.v1.FsckStatsH\x00R\x05stats\x122\n" +
-	"\brepaired\x18\x03 \x01(\v2\x14.tarn.v1.FsckProblemH\x00R\brepairedB\a\n" +
+	"\brepaired\x18\x03 \x01(\v2\x14.tarn.v1.FsckProblemH\x00R\brepaired\x12\x1a\n" +
+	"\awaiting\x18\x04 \x01(\tH\x00R\awaitingB\a\n" +
 	"\x05event\"W\n" +
 	"\vFsckProblem\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
@@ -1565,12 +1592,13 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\x0eBackupResponse\x125\n" +
 	"\bprogress\x18\x01 \x01(\v2\x17.tarn.v1.BackupProgressH\x00R\bprogress\x12%\n" +
 	"\x04done\x18\x02 \x01(\v2\x0f.tarn.v1.BackupH\x00R\x04doneB\a\n" +
-	"\x05event\"j\n" +
+	"\x05event\"\x84\x01\n" +
 	"\x0eBackupProgress\x12\x14\n" +
 	"\x05blobs\x18\x01 \x01(\x03R\x05blobs\x12!\n" +
 	"\fcopied_bytes\x18\x02 \x01(\x03R\vcopiedBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x03 \x01(\x03R\n" +
-	"totalBytes\"\x81\x02\n" +
+	"totalBytes\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\tR\awaiting\"\x81\x02\n" +
 	"\x06Backup\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
 	"\acreated\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x18\n" +
@@ -1694,6 +1722,7 @@ func file_tarn_v1_system_proto_init() {
 		(*FsckResponse_Problem)(nil),
 		(*FsckResponse_Stats)(nil),
 		(*FsckResponse_Repaired)(nil),
+		(*FsckResponse_Waiting)(nil),
 	}
 	file_tarn_v1_system_proto_msgTypes[15].OneofWrappers = []any{
 		(*BackupResponse_Progress)(nil),
