@@ -321,12 +321,16 @@ func canonicalType(dt arrow.DataType) string {
 // points at it.
 func (c *Catalog) small(ctx context.Context, name string) (data []byte, err error) {
 	if far, ok := c.blobs.(blob.FarStore); ok && !c.direct {
-		data, err = far.Small(ctx, name)
-	} else {
-		data, err = blob.ReadAll(ctx, c.blobs, name)
+		if data, err = far.Small(ctx, name); err == nil && prove(name, data) == nil {
+			return data, nil
+		} // else the copy may be what is damaged
 	}
+	data, err = blob.ReadAll(ctx, c.blobs, name)
 	if errdef.CodeOf(err) == errdef.NotFound {
 		return nil, ErrCorrupt.Errorf("%s is missing: %w", name, err)
+	}
+	if err == nil {
+		err = prove(name, data)
 	}
 	return data, err
 }

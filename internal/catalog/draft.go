@@ -257,7 +257,7 @@ func (c *Catalog) writeMetadata(ctx context.Context, t *draft, schema *iceberg.S
 	if err := fault.Point("catalog.metadata.before_put"); err != nil {
 		return "", err
 	}
-	name := metaName(t.uuid, fmt.Sprintf("%05d-%s.metadata.json", m.LastSequence, uuid.NewString()))
+	name := provedName(t.uuid, fmt.Sprintf("%05d-%s", m.LastSequence, uuid.NewString()), ".metadata.json", data)
 	if err := c.blobs.Put(ctx, name, bytes.NewReader(data)); err != nil {
 		return "", err
 	}
@@ -288,7 +288,7 @@ func (c *Catalog) writeSnapshot(ctx context.Context, t *draft, schema *iceberg.S
 	if err := iceberg.WriteManifestList(2, &buf, id, parent, &seq, 0, list); err != nil {
 		return nil, nil, fmt.Errorf("write manifest list: %w", err)
 	}
-	name := metaName(t.uuid, fmt.Sprintf("snap-%d-%s.avro", id, uuid.NewString()))
+	name := provedName(t.uuid, fmt.Sprintf("snap-%d-%s", id, uuid.NewString()), ".avro", buf.Bytes())
 	if err := c.blobs.Put(ctx, name, &buf); err != nil {
 		return nil, nil, fmt.Errorf("write manifest list: %w", err)
 	}
@@ -368,7 +368,7 @@ func (c *Catalog) writeManifests(ctx context.Context, t *draft, schema *iceberg.
 		if err := w.Close(); err != nil {
 			return nil, fmt.Errorf("write manifest: %w", err)
 		}
-		name := metaName(t.uuid, uuid.NewString()+"-m0.avro")
+		name := provedName(t.uuid, uuid.NewString(), "-m0.avro", buf.Bytes())
 		mf, err := w.ToManifestFile(c.blobs.URI(name), int64(buf.Len()))
 		if err != nil {
 			return nil, fmt.Errorf("write manifest: %w", err)

@@ -3,6 +3,7 @@ package catalog
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"path"
@@ -11,6 +12,7 @@ import (
 
 	icebergio "github.com/apache/iceberg-go/io"
 	"github.com/google/uuid"
+	"github.com/zeebo/blake3"
 
 	"tarn.dev/tarn/internal/blob"
 )
@@ -20,6 +22,32 @@ import (
 func tableDir(id uuid.UUID) string              { return "tables/" + id.String() }
 func dataName(id uuid.UUID, file string) string { return tableDir(id) + "/data/" + file }
 func metaName(id uuid.UUID, file string) string { return tableDir(id) + "/metadata/" + file }
+
+// provedName is metaName with a hash of the bytes, so that metadata and manifests prove themselves from the entry
+// on: what an entry names, and what that names, is what was written.
+func provedName(id uuid.UUID, stem, suffix string, data []byte) string {
+	return metaName(id, stem+"-"+nameHash(data)+suffix)
+}
+
+func nameHash(data []byte) string {
+	h := blake3.NewDeriveKey("tarn.dev 2026 table metadata v1")
+	_, _ = h.Write(data) // a hash never fails
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// prove returns ErrCorrupt for bytes that are not those of the hash in name. Names of older tables, and of files
+// of other engines, have none.
+func prove(name string, data []byte) error {
+	stem := name
+	for _, suffix := range []string{".metadata.json", ".link.json", "-m0.avro", ".avro"} {
+		stem = strings.TrimSuffix(stem, suffix)
+	}
+	hash := stem[strings.LastIndexByte(stem, '-')+1:] // the last part of a uuid is shorter
+	if len(hash) != 32 || hash == nameHash(data) {
+		return nil
+	}
+	return ErrCorrupt.Errorf("%s is not what was written: its bytes do not match the hash in its name", name)
+}
 
 // blobName finds the blob that a URI in Iceberg metadata means, by its last four parts.
 func blobName(uri string) (string, error) {

@@ -74,7 +74,7 @@ func (c *Catalog) Link(ctx context.Context, l Linked) (lake.Entry, error) {
 	if err != nil {
 		return lake.Entry{}, fmt.Errorf("encode links: %w", err)
 	}
-	name := metaName(uuid.New(), "00001-"+uuid.NewString()+".link.json")
+	name := provedName(uuid.New(), "00001-"+uuid.NewString(), ".link.json", data)
 	if err := c.blobs.Put(ctx, name, bytes.NewReader(data)); err != nil {
 		return lake.Entry{}, err
 	}

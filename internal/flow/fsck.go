@@ -17,7 +17,7 @@ import (
 
 // FsckStats counts what was verified.
 type FsckStats struct {
-	Tables, Definitions, Slots, Fragments, Provenance, Runs int64
+	Tables, Definitions, Slots, Fragments, Provenance, Runs, Secrets int64
 }
 
 // Fsck holds the project's tables, definitions, memo and runs to their invariants and reports each
@@ -25,7 +25,7 @@ type FsckStats struct {
 // kept it from looking. It may run beside writers.
 func (f *Flow) Fsck(ctx context.Context, deep bool, report func(lake.Problem)) (FsckStats, error) {
 	k := &fsck{Flow: f, deep: deep, report: report, seen: map[string]bool{}}
-	for _, part := range []func(context.Context) error{k.history, k.fragments, k.allRuns} {
+	for _, part := range []func(context.Context) error{k.history, k.fragments, k.allRuns, k.allSecrets} {
 		if err := part(ctx); err != nil {
 			return k.stats, err
 		}
@@ -364,6 +364,26 @@ func (k *fsck) oneRun(ctx context.Context, run *Run) error {
 		}
 		if e.Run != run.ID {
 			k.problem("fsck.run", where, "event %d is of run %q", e.Seq, e.Run)
+		}
+	}
+	return nil
+}
+
+// allSecrets opens every secret of the project: a value that the home's key does not open is lost.
+func (k *fsck) allSecrets(ctx context.Context) error {
+	all, err := k.secrets.List(ctx)
+	if err := k.found("fsck.secret", "secrets", err); err != nil {
+		return err
+	}
+	for _, s := range all {
+		k.stats.Secrets++
+		_, err := k.secrets.Values(ctx, []string{s.Name})
+		if errdef.CodeOf(err) == errdef.FailedPrecondition { // the key is missing, or another one
+			k.problem("fsck.secret", s.Name, "%v", err)
+			continue
+		}
+		if err := k.found("fsck.secret", s.Name, err); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -60,6 +60,10 @@ func TestFsckFindsWhatIsWrong(t *testing.T) {
 		"a run has no end": {func(p *place, run string) {
 			p.spoil("p/p/flow/run/"+run, `{"id":"`+run+`","state":"running","session":"s/0"}`)
 		}, []string{"fsck.run"}},
+		"a secret does not open": {func(p *place, _ string) {
+			_, err := p.rows.Txn(p.t.Context(), nil, []meta.Write{meta.Set("secret/p/TOKEN", []byte(`{"set":"2026-01-01T00:00:00Z","age":"bm8="}`))})
+			p.check(err)
+		}, []string{"fsck.secret"}},
 		"a step has a state of its own": {func(p *place, run string) {
 			p.spoil("p/p/flow/step/"+run, `{"run":"`+run+`","name":"numbers","state":"tired"}`)
 		}, []string{"fsck.run"}},

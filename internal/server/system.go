@@ -151,6 +151,7 @@ func (s *systemService) Fsck(ctx context.Context, req *tarnv1.FsckRequest, out *
 		"nodes": int64(stats.Nodes), "entries": stats.Entries,
 		"tables": upper.Tables, "definitions": upper.Definitions, "slots": upper.Slots,
 		"fragments": upper.Fragments, "provenance": upper.Provenance, "runs": upper.Runs,
+		"secrets": upper.Secrets,
 	}
 	maps.Copy(checked, asked)
 	return out.Send(&tarnv1.FsckResponse{Event: &tarnv1.FsckResponse_Stats{Stats: &tarnv1.FsckStats{Problems: found, Checked: checked}}})
