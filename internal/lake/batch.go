@@ -403,6 +403,14 @@ func (b *Batch) Flush(ctx context.Context) error {
 	}
 }
 
+// forget lets go of the names of objects that Flush has made findable: the index knows them. What the batch relies on
+// it still does.
+func (b *Batch) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.seen)
+}
+
 // Discard ends the batch and forgets what was not flushed. Discarding twice, or after Flush, is no error; it also ends the operation that the batch is.
 func (b *Batch) Discard() {
 	b.cancel(ErrDiscarded)

@@ -77,6 +77,7 @@ func (tx *Tx) Spill(ctx context.Context) error {
 	if err := tx.batch.Flush(ctx); err != nil {
 		return err
 	}
+	tx.batch.forget()
 	tx.tree = tx.batch.l.Tree(t.Root())
 	return nil
 }
