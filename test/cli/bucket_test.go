@@ -24,7 +24,7 @@ func TestScriptsInBucket(t *testing.T) {
 	var files []string
 	for _, name := range []string{
 		"asset-owned", "branch", "check", "debug", "diff", "file-get", "file-put", "file-rm", "golden-check", "golden-columns", "golden-dbt", "items", "log", "merge",
-		"provenance", "query", "revert", "run", "runs", "show", "table", "table-import", "table-rules",
+		"project-rm", "provenance", "query", "revert", "run", "runs", "show", "table", "table-import", "table-rules",
 	} {
 		files = append(files, filepath.Join("testdata", name+".txtar"))
 	}
