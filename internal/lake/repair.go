@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"tarn.dev/tarn/internal/base/errdef"
-	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/blob"
 	"tarn.dev/tarn/internal/meta"
 	"tarn.dev/tarn/internal/meta/lease"
@@ -271,13 +270,7 @@ func (r *repair) swap(ctx context.Context, name Hash, info packInfo, next *pack,
 	if err := copyBlob(ctx, l.blobs, packBlob(name), aside.Blob); err != nil {
 		return err
 	}
-	if err := fault.Point("lake.repair.before_swap"); err != nil {
-		return err
-	}
 	if _, err := l.rows.Txn(ctx, conditions, writes); err != nil {
-		return err
-	}
-	if err := fault.Point("lake.repair.after_swap"); err != nil {
 		return err
 	}
 	r.did("repair.pack_aside", packBlob(name), "%d of its objects are in another pack now, %d are lost; the rest is kept as %s", len(next.places), len(lost), aside.Blob)

@@ -163,7 +163,7 @@ func (p *projects) Names(ctx context.Context) ([]string, error) {
 		r.Limit = 1
 		found := false
 		for row, err := range p.meta.Scan(ctx, r) {
-			if err != nil {
+			if err != nil && (row.Key == "" || !errors.Is(err, meta.ErrCorrupt)) { // the key of a damaged row will do
 				return nil, err
 			}
 			name, _, _ := strings.Cut(row.Key[len(all):], "/")
