@@ -327,15 +327,17 @@ func (c *collection) await(ctx context.Context) error {
 	watched, cancel := context.WithCancel(ctx)
 	defer cancel()
 	changed := make(chan struct{}, 1)
-	reports := c.l.rows.Watch(watched, c.l.seenPrefix(), -1) // before the look below, so that nothing falls between
-	go func() {
-		for range reports {
-			select {
-			case changed <- struct{}{}:
-			default: // a look is due already
+	for _, prefix := range []string{c.l.seenPrefix(), sessionPrefix + "/"} { // reports, and sessions that end
+		events := c.l.rows.Watch(watched, prefix, -1) // before the look below, so that nothing falls between
+		go func() {
+			for range events {
+				select {
+				case changed <- struct{}{}:
+				default: // a look is due already
+				}
 			}
-		}
-	}()
+		}()
+	}
 	epoch, err := c.l.rows.Txn(ctx, c.turn.Conditions(), []meta.Write{meta.Set(c.l.epochKey(), mustJSON(epochRow{Began: c.now}))})
 	if err != nil {
 		return fmt.Errorf("begin an epoch: %w", err)

@@ -141,28 +141,25 @@ func (q *Queue) before(ctx context.Context, t *Ticket) (*meta.Row, error) {
 func (q *Queue) waitGone(ctx context.Context, s *Session, ticket meta.Row) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events := q.store.Watch(ctx, ticket.Key, -1) // before the look below, so that nothing falls between
+	// Before the look below, so that nothing falls between.
+	gone, over := q.deleted(ctx, ticket.Key), q.deleted(ctx, string(ticket.Value))
 	if _, err := q.store.Get(ctx, ticket.Key); err != nil {
 		if errors.Is(err, meta.ErrNotFound) {
 			return nil
 		}
 		return err
 	}
-	gone := make(chan error, 1)
-	go func() {
-		for e, err := range events {
-			if err != nil || e.Deleted {
-				gone <- err
-				return
-			}
-		}
-	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case err := <-gone:
 			return err
+		case err := <-over: // whoever fences a session does not know its tickets
+			if err != nil {
+				return err
+			}
+			timer.Reset(0)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-s.Done():
@@ -176,6 +173,21 @@ func (q *Queue) waitGone(ctx context.Context, s *Session, ticket meta.Row) error
 			timer.Reset(time.Until(until))
 		}
 	}
+}
+
+// deleted tells when a row is deleted after now, or why that cannot be known.
+func (q *Queue) deleted(ctx context.Context, key string) <-chan error {
+	events := q.store.Watch(ctx, key, -1)
+	told := make(chan error, 1)
+	go func() {
+		for e, err := range events {
+			if err != nil || e.Deleted && e.Key == key {
+				told <- err
+				return
+			}
+		}
+	}()
+	return told
 }
 
 // removeDead removes ticket if its session is over, fencing the session if it has expired. Otherwise it
