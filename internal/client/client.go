@@ -189,7 +189,7 @@ func Error(err error) error {
 		}
 	}
 	// No handler of ours answered: the connection broke, or connect refused the message.
-	if errors.Is(wire, io.ErrUnexpectedEOF) || errors.Is(wire, io.EOF) { // in the middle of a stream
+	if errors.Is(wire, io.ErrUnexpectedEOF) || errors.Is(wire, io.EOF) || strings.HasPrefix(wire.Message(), brokenOff) { // in the middle of a stream
 		return away(wire)
 	}
 	switch code := wire.Code(); code {
@@ -209,6 +209,10 @@ func Error(err error) error {
 		return errdef.Newf(codeOf(code), "client."+code.String(), "%s", wire.Message())
 	}
 }
+
+// brokenOff is how connect words that a message ended in the middle, whatever the transport says of why: HTTP/2 has errors
+// for that which have no name.
+const brokenOff = "protocol error: incomplete envelope"
 
 // codeOf is the code of our table for one of connect's own.
 func codeOf(code connect.Code) errdef.Code {
