@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"tarn.dev/tarn/internal/base/fault/faulttest"
+	"tarn.dev/tarn/internal/blob/s3blob/s3test"
+	"tarn.dev/tarn/internal/meta/pgmeta/pgtest"
 )
 
 // operation is one thing that users do, as it is before and after.
@@ -23,6 +25,7 @@ type operation struct {
 	prepare func(h *house)
 	args    []string
 	last    bool // only the last visit of a point: another operation's first ones are the same
+	bucket  bool // with a bucket and a database, too: the others come by the same points
 	// done, if any, holds what an operation did that main does not show. The operation may be done again.
 	done func(h *house)
 }
@@ -35,7 +38,8 @@ var operations = []operation{
 			h.write("data/a.txt", "small")
 			h.write("data/b.bin", strings.Repeat("0123456789abcdef", 1<<17))
 		},
-		args: []string{"file", "put", "data/", "data/"},
+		args:   []string{"file", "put", "data/", "data/"},
+		bucket: true,
 	},
 	{
 		name: "merge",
@@ -45,7 +49,16 @@ var operations = []operation{
 			h.run("file", "put", "tarn.toml", "onto-main")
 			h.run("file", "put", "tarn.toml", "onto-dev", "--into", "dev")
 		},
-		args: []string{"merge", "dev", "--into", "main"},
+		args:   []string{"merge", "dev", "--into", "main"},
+		bucket: true,
+		last:   true,
+	},
+	{
+		name: "branch",
+		prepare: func(h *house) {
+			h.run("file", "put", "tarn.toml", "before")
+		},
+		args: []string{"branch", "create", "dev"},
 		last: true,
 	},
 	{
@@ -64,7 +77,8 @@ var operations = []operation{
 			h.write("b.csv", "id,name\n3,three\n")
 			h.run("table", "import", "a.csv", "--as", "numbers")
 		},
-		args: []string{"table", "import", "b.csv", "--as", "numbers", "--mode", "append"},
+		args:   []string{"table", "import", "b.csv", "--as", "numbers", "--mode", "append"},
+		bucket: true,
 	},
 	{
 		name: "query",
@@ -79,6 +93,7 @@ var operations = []operation{
 		name:    "run",
 		prepare: func(h *house) { pipeline(h, 2) },
 		args:    []string{"run"},
+		bucket:  true,
 	},
 	{
 		name: "run again",
@@ -104,8 +119,9 @@ var operations = []operation{
 			h.run("table", "import", "a.csv", "--as", "kept")
 			h.run("branch", "rm", "dev")
 		},
-		args: []string{"gc", "--keep", "0s"},
-		last: true,
+		args:   []string{"gc", "--keep", "0s"},
+		bucket: true,
+		last:   true,
 		done: func(h *house) {
 			var left struct{ Bytes, Packs, Blobs, Commits int64 }
 			h.document(&left, "gc", "--keep", "0s", "--dry-run")
@@ -133,31 +149,54 @@ func pipeline(h *house, factor int) {
 
 // elsewhere are fault points that the operations here do not come by, with the tests that visit them.
 var elsewhere = map[string]string{
-	"lake.index.before_row":         "lake.TestDieAtEveryPoint: only after many packs",
-	"lake.index.before_put":         "lake.TestDieAtEveryPoint",
-	"lake.index.after_put":          "lake.TestDieAtEveryPoint",
-	"lake.index.before_delete":      "lake.TestDieAtEveryPoint",
-	"lake.branch.create.before_txn": "lake.TestDieAtEveryPoint",
-	"lake.branch.create.after_txn":  "lake.TestDieAtEveryPoint",
-	"home.restored.before_format":   "TestKilledRestore",
-	"restore.rows.done":             "TestKilledRestore",
-	"home.restored.after_format":    "TestKilledRestore",
-	"project.remove.begun":          "TestKilledRemoval",
-	"project.remove.blob_gone":      "TestKilledRemoval",
-	"project.remove.blobs_gone":     "TestKilledRemoval",
-	"project.remove.rows_gone":      "TestKilledRemoval",
-	"lease.after_renew":             "lease tests: only after seconds",
-	"image.view.after_install":      "image.TestCrash: the cache is shared",
-	"image.package.before_rename":   "image's own tests: the cache is shared",
-	"image.built.before_rename":     "image's own tests: the cache is shared",
-	"image.trim.moved":              "image's own tests: the cache is shared",
+	"lake.index.before_row":       "internal/lake TestDieAtEveryPoint", // only after many packs
+	"lake.index.before_put":       "internal/lake TestDieAtEveryPoint",
+	"lake.index.after_put":        "internal/lake TestDieAtEveryPoint",
+	"lake.index.before_delete":    "internal/lake TestDieAtEveryPoint",
+	"home.restored.before_format": "test/crash TestKilledRestore",
+	"home.restored.after_format":  "test/crash TestKilledRestore",
+	"restore.rows.done":           "test/crash TestKilledRestore",
+	"project.remove.begun":        "test/crash TestKilledRemoval",
+	"project.remove.blob_gone":    "test/crash TestKilledRemoval",
+	"project.remove.blobs_gone":   "test/crash TestKilledRemoval",
+	"project.remove.rows_gone":    "test/crash TestKilledRemoval",
+	"lease.after_renew":           "test/crash TestKilledAtRenewal",           // only after seconds
+	"image.view.after_install":    "internal/image TestKilledWhileInstalling", // the cache is shared
+	"image.package.before_rename": "internal/image TestKilledWhileInstalling",
+	"image.built.before_rename":   "internal/image TestKilledWhileBuilding",
+	"image.trim.moved":            "internal/image TestKilledWhileTrimming",
 }
 
 // late are points that a server may come by when it has given its answer.
-var late = map[string]bool{"meta.commit.before": true, "meta.commit.after": true, "run.finish.before_save": true}
+var late = map[string]bool{
+	"meta.commit.before": true, "meta.commit.after": true, "meta.pg.before_commit": true, "meta.pg.after_commit": true,
+	"run.finish.before_save": true,
+}
+
+// place makes somewhere to keep what is not in a home, and returns the variables that name it.
+type place func(t *testing.T) []string
+
+// places are the kinds of store.
+func places(t *testing.T) map[string]place {
+	server := s3test.Start(t)
+	return map[string]place{
+		"home": func(*testing.T) []string { return nil },
+		"bucket": func(t *testing.T) []string {
+			return append(s3test.Env(), "TARN_META="+pgtest.Database(t), "TARN_BLOB=s3://"+server.Bucket(t)+"?endpoint="+server.URL)
+		},
+	}
+}
+
+func houseAt(t *testing.T, env []string) *house {
+	t.Helper()
+	h := newHouse(t)
+	h.env = append(h.env, env...)
+	return h
+}
 
 // TestKilledServer kills the server at each fault point, the first and the last time that an operation
-// comes by it.
+// comes by it. Another server, where there can be one, sees all of the operation or nothing, before the
+// first one comes back.
 func TestKilledServer(t *testing.T) {
 	t.Parallel()
 	points, err := faulttest.Names("../../internal")
@@ -166,33 +205,47 @@ func TestKilledServer(t *testing.T) {
 	}
 	var mu sync.Mutex
 	seen := map[string]bool{}
+	at := places(t)
 	t.Run("during", func(t *testing.T) {
-		for _, op := range operations {
-			t.Run(op.name, func(t *testing.T) {
-				t.Parallel()
-				want := rehearse(t, op, points)
-				for _, point := range points {
-					hits := want.hits[point]
-					if hits == 0 {
-						continue
-					}
-					mu.Lock()
-					seen[point] = true
-					mu.Unlock()
-					visits := slices.Compact([]int{0, hits - 1})
-					if op.last {
-						visits = visits[len(visits)-1:]
-					}
-					for _, skip := range visits {
-						t.Run(fmt.Sprintf("%s %d of %d", point, skip+1, hits), func(t *testing.T) { killServer(t, op, point, skip, want) })
-					}
+		for name, at := range at {
+			for _, op := range operations {
+				if name != "home" && !op.bucket {
+					continue
 				}
-			})
+				t.Run(name+" "+op.name, func(t *testing.T) {
+					t.Parallel()
+					want := rehearse(t, at, op, points)
+					for _, point := range points {
+						hits := want.hits[point]
+						if hits == 0 || elsewhere[point] != "" {
+							continue
+						}
+						mu.Lock()
+						seen[point] = true
+						mu.Unlock()
+						visits := slices.Compact([]int{0, hits - 1})
+						if op.last || name != "home" {
+							visits = visits[len(visits)-1:]
+						}
+						for _, skip := range visits {
+							t.Run(fmt.Sprintf("%s %d of %d", point, skip+1, hits), func(t *testing.T) { killServer(t, at, op, point, skip, want) })
+						}
+					}
+				})
+			}
 		}
 	})
 	for _, point := range points {
 		if !seen[point] && elsewhere[point] == "" {
 			t.Errorf("no operation comes by the fault point %s", point)
+		}
+	}
+	for point, test := range elsewhere {
+		if !slices.Contains(points, point) {
+			t.Errorf("there is no fault point %s", point)
+		}
+		if !hasTest(t, test) {
+			t.Errorf("%s: there is no %s", point, test)
 		}
 	}
 	const least = 20
@@ -201,17 +254,33 @@ func TestKilledServer(t *testing.T) {
 	}
 }
 
+// hasTest says whether there is a test, given its folder and name.
+func hasTest(t *testing.T, test string) bool {
+	folder, name, _ := strings.Cut(test, " ")
+	files, err := filepath.Glob("../../" + folder + "/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(files, func(file string) bool {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(text), "func "+name+"(t *testing.T)")
+	})
+}
+
 // rehearsal is what an operation does when nothing goes wrong.
 type rehearsal struct {
 	before, after map[string]string // what main shows
 	hits          map[string]int    // of fault points, in a server that the operation starts
 }
 
-func rehearse(t *testing.T, op operation, points []string) rehearsal {
+func rehearse(t *testing.T, at place, op operation, points []string) rehearsal {
 	t.Helper()
-	h := newHouse(t)
+	h := houseAt(t, at(t))
 	op.prepare(h)
-	r := rehearsal{before: h.state(), hits: map[string]int{}}
+	r := rehearsal{before: h.everything(), hits: map[string]int{}}
 	h.stop()
 	dir := t.TempDir()
 	h.env = append(h.env, "TARN_FAULT_DIR="+dir)
@@ -223,7 +292,7 @@ func rehearse(t *testing.T, op operation, points []string) rehearsal {
 			r.hits[point] = int(st.Size())
 		}
 	}
-	r.after = h.state()
+	r.after = h.everything()
 	if op.done != nil {
 		op.done(h)
 	} else if cmp.Equal(r.before, r.after) {
@@ -235,8 +304,9 @@ func rehearse(t *testing.T, op operation, points []string) rehearsal {
 }
 
 // killServer kills the server when op has come skip times by a point.
-func killServer(t *testing.T, op operation, point string, skip int, want rehearsal) {
-	h := newHouse(t)
+func killServer(t *testing.T, at place, op operation, point string, skip int, want rehearsal) {
+	env := at(t)
+	h := houseAt(t, env)
 	op.prepare(h)
 	if h.server() != 0 {
 		h.stop()
@@ -251,8 +321,12 @@ func killServer(t *testing.T, op operation, point string, skip int, want rehears
 		t.Errorf("the error is %+v", got)
 	}
 	h.gone()
-	h.clean()
-	seen := h.state()
+	after := h
+	if env != nil {
+		after = houseAt(t, env)
+	}
+	after.clean()
+	seen := after.everything()
 	all, none := cmp.Diff(want.after, seen), cmp.Diff(want.before, seen)
 	if all != "" && (none != "" || r.code == 0) {
 		t.Errorf("main does not show all (-want +got):\n%s\nnor nothing:\n%s", all, none)
@@ -261,13 +335,13 @@ func killServer(t *testing.T, op operation, point string, skip int, want rehears
 		return // it happened: once more would be another operation
 	}
 	h.repeat(op, r)
-	if diff := cmp.Diff(want.after, h.state()); diff != "" {
+	if diff := cmp.Diff(want.after, after.everything()); diff != "" {
 		t.Errorf("after the operation was repeated (-want +got):\n%s", diff)
 	}
 	if op.done != nil {
 		op.done(h)
 	}
-	h.clean()
+	after.clean()
 	h.stop()
 }
 

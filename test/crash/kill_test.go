@@ -277,6 +277,21 @@ func TestKilledServerKeepsEndedItemsOfAStep(t *testing.T) {
 	}
 }
 
+// A server that has just said that it will live on is as dead as any other.
+func TestKilledAtRenewal(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.run("file", "put", "tarn.toml", "before")
+	h.stop()
+	h.try("lease.after_renew=kill", "server", "start")
+	h.gone()
+	h.clean()
+	h.run("file", "put", "tarn.toml", "after")
+	if state := h.state(); len(state) != 2 {
+		t.Errorf("main shows %v", state)
+	}
+}
+
 func TestKilledStep(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

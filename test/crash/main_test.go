@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"tarn.dev/tarn/internal/meta/pgmeta/pgtest"
 	"tarn.dev/tarn/internal/system/home"
 )
 
@@ -26,7 +27,7 @@ import (
 var tarn string
 
 func TestMain(m *testing.M) {
-	code, err := withBinary(m.Run)
+	code, err := withBinary(func() int { return pgtest.Main(m) })
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -274,6 +275,20 @@ func (h *house) state() map[string]string {
 	state := map[string]string{}
 	for _, c := range diff.Changes {
 		state[c.Key] = c.After.Version
+	}
+	return state
+}
+
+// everything is what main shows, and which branches there are.
+func (h *house) everything() map[string]string {
+	h.t.Helper()
+	state := h.state()
+	var list struct{ Branches []struct{ Name string } }
+	h.document(&list, "branch", "ls")
+	for _, b := range list.Branches {
+		if !strings.HasPrefix(b.Name, "run/") {
+			state["branch/"+b.Name] = "is there"
+		}
 	}
 	return state
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/blob"
 )
 
@@ -156,7 +157,7 @@ func (p *putting) publish(ctx context.Context) error {
 	for try := 0; ; try++ {
 		err := p.take(ctx)
 		if err == nil {
-			return nil
+			return fault.Point("blob.s3.after_put")
 		}
 		free, err := p.settle(ctx, err)
 		if err == nil || !free || try == attempts {
@@ -169,6 +170,9 @@ func (p *putting) publish(ctx context.Context) error {
 }
 
 func (p *putting) take(ctx context.Context) error {
+	if err := fault.Point("blob.s3.before_put"); err != nil {
+		return err
+	}
 	if p.uploadID == nil {
 		_, err := p.store.client.PutObject(ctx, &s3.PutObjectInput{
 			Bucket: &p.store.location.Bucket, Key: &p.key, Body: bytes.NewReader(p.whole), IfNoneMatch: aws.String("*"), Metadata: p.mark,

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"tarn.dev/tarn/internal/base/errdef"
+	"tarn.dev/tarn/internal/base/fault"
 	"tarn.dev/tarn/internal/meta/serial"
 )
 
@@ -127,7 +128,15 @@ func (w *writer) apply(ctx context.Context, p *plan, before int64) error {
 		}
 		return nil
 	})
-	return w.conn.SendBatch(ctx, &b).Close()
+	if err := fault.Point("meta.pg.before_commit"); err != nil {
+		return err
+	}
+	if err := w.conn.SendBatch(ctx, &b).Close(); err != nil {
+		return err
+	}
+	// Only a crash makes sense after a commit: the transactions have happened.
+	_ = fault.Point("meta.pg.after_commit")
+	return nil
 }
 
 // queueForget removes old deletions now and then, in steps of a tenth of what is remembered.
