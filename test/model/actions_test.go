@@ -421,6 +421,12 @@ func (m *machine) bytes(e *entry) []byte {
 
 func (m *machine) log(t *rapid.T) {
 	ref, at := m.ref(t, "ref")
+	m.hasHistory(t, ref, at)
+}
+
+// hasHistory compares the commits that a ref leads to.
+func (m *machine) hasHistory(t *rapid.T, ref string, at *commit) {
+	t.Helper()
 	outs := m.all(t, commits(ref))
 	if refused(t, outs, at == nil) {
 		return

@@ -3,6 +3,7 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -50,21 +51,32 @@ type tree map[string]*entry
 
 // commit is one state of the model's project.
 type commit struct {
-	parents   []*commit
-	tree      tree
-	ancestors map[*commit]bool // with itself
+	parents    []*commit
+	tree       tree
+	ancestors  map[*commit]bool // with itself
+	generation int              // the longest way to the root
+	number     int              // in the order in which they were made
 }
 
-func newCommit(t tree, parents ...*commit) *commit {
-	c := &commit{parents: parents, tree: t, ancestors: map[*commit]bool{}}
+func (c *commit) String() string {
+	var parents []int
+	for _, p := range c.parents {
+		parents = append(parents, p.number)
+	}
+	return fmt.Sprintf("commit %d of %v", c.number, parents)
+}
+
+func newCommit(number int, t tree, parents ...*commit) *commit {
+	c := &commit{parents: parents, tree: t, ancestors: map[*commit]bool{}, number: number}
 	c.ancestors[c] = true
 	for _, p := range parents {
 		maps.Copy(c.ancestors, p.ancestors)
+		c.generation = max(c.generation, p.generation+1)
 	}
 	return c
 }
 
-// bases are the common ancestors that no other common ancestor descends from.
+// bases are the common ancestors that no other common ancestor descends from, the latest first.
 func bases(a, b *commit) []*commit {
 	var common []*commit
 	for c := range a.ancestors {
@@ -72,9 +84,13 @@ func bases(a, b *commit) []*commit {
 			common = append(common, c)
 		}
 	}
-	return slices.DeleteFunc(common, func(c *commit) bool {
+	best := slices.DeleteFunc(slices.Clone(common), func(c *commit) bool {
 		return slices.ContainsFunc(common, func(o *commit) bool { return o != c && o.ancestors[c] })
 	})
+	slices.SortFunc(best, func(a, b *commit) int {
+		return cmp.Or(cmp.Compare(b.generation, a.generation), cmp.Compare(b.number, a.number))
+	})
+	return best
 }
 
 // undecided is an entry of a merge base that the base's own parents disagree about.
@@ -233,17 +249,17 @@ type history struct {
 }
 
 func newHistory() *history {
-	root := newCommit(tree{})
+	root := newCommit(0, tree{})
 	return &history{root: root, branches: map[string]*commit{lake.MainBranch: root}, tags: map[string]*commit{}, commits: []*commit{root}}
 }
 
-// put moves a branch to a new commit, unless the tree is the one that it has.
+// put moves a branch to a new commit, unless the tree is the one that it has, with everything where it lies.
 func (h *history) put(branch string, t tree, more ...*commit) bool {
 	head := h.branches[branch]
-	if len(more) == 0 && len(differences(head.tree, t)) == 0 {
+	if len(more) == 0 && maps.EqualFunc(head.tree, t, (*entry).exactly) {
 		return false
 	}
-	c := newCommit(t, append([]*commit{head}, more...)...)
+	c := newCommit(len(h.commits), t, append([]*commit{head}, more...)...)
 	h.commits = append(h.commits, c)
 	h.branches[branch] = c
 	return true

@@ -114,7 +114,7 @@ func (m *machine) actions() []action {
 
 // pick draws one of all, each as likely: rapid's own choice prefers the first ones.
 func pick[T any](t *rapid.T, label string, all []T) T {
-	return all[rapid.Custom(func(t *rapid.T) int {
+	n := rapid.Custom(func(t *rapid.T) int {
 		n := 0
 		for range 10 {
 			n *= 2
@@ -122,8 +122,10 @@ func pick[T any](t *rapid.T, label string, all []T) T {
 				n++
 			}
 		}
-		return n % len(all)
-	}).Draw(t, label)]
+		return n
+	}).Draw(t, label)
+	t.Logf("%s: %v", label, all[n%len(all)])
+	return all[n%len(all)]
 }
 
 // machine is one check: the model, and the stacks that must look like it.
@@ -262,6 +264,7 @@ func (m *machine) check(t *rapid.T) {
 	for _, branch := range slices.Sorted(maps.Keys(m.changed)) {
 		if m.branches[branch] != nil {
 			m.looksLike(t, branch, m.branches[branch])
+			m.hasHistory(t, branch, m.branches[branch])
 		}
 	}
 	clear(m.changed)

@@ -52,8 +52,9 @@ type server struct {
 
 // places are where stacks keep what is not in a home; all checks of a test use the same servers for that.
 type places struct {
-	t  *testing.T
-	s3 *s3test.Server
+	t      *testing.T
+	s3     *s3test.Server
+	bucket string // the last that was made
 }
 
 // embedded is one server that keeps everything in its home.
@@ -61,7 +62,8 @@ func (p *places) embedded() (*stack, error) { return newStack("embedded", 1, nil
 
 // shared is two servers with one database and one bucket.
 func (p *places) shared() (*stack, error) {
-	env := append(s3test.Env(), "TARN_META="+pgtest.Database(p.t), "TARN_BLOB=s3://"+p.s3.Bucket(p.t)+"?endpoint="+p.s3.URL)
+	p.bucket = p.s3.Bucket(p.t)
+	env := append(s3test.Env(), "TARN_META="+pgtest.Database(p.t), "TARN_BLOB=s3://"+p.bucket+"?endpoint="+p.s3.URL)
 	return newStack("shared", 2, env)
 }
 
@@ -162,9 +164,6 @@ func (s *server) gone() error {
 	case <-s.ended:
 	case <-time.After(patience):
 		return errors.New("the server has not ended")
-	}
-	if s.client != nil {
-		s.client.Close()
 	}
 	return nil
 }
