@@ -123,6 +123,9 @@ func (c *Catalog) load(ctx context.Context, e lake.Entry) (*state, error) {
 	if IsLinked(e) {
 		return nil, ErrLinked.Errorf("the table's rows are in files of somebody else")
 	}
+	if err := e.Readable(); err != nil {
+		return nil, err
+	}
 	data, err := c.small(ctx, e.Location.Table)
 	if err != nil {
 		return nil, fmt.Errorf("read table metadata: %w", err)

@@ -44,7 +44,7 @@ reproducible.`,
 		a.initCommand(), a.runCommand(), a.queryCommand(), a.planCommand(), a.checkCommand(), a.statusCommand(),
 		a.debugCommand(), a.whyCommand(), a.logsCommand(), a.cancelCommand(), a.rerunCommand(),
 		a.tableCommand(), a.fileCommand(), a.mountCommand(), a.assetCommand(), a.showCommand(),
-		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(), a.provenanceCommand(),
+		a.branchCommand(), a.switchCommand(), a.mergeCommand(), a.diffCommand(), a.logCommand(), a.tagCommand(), a.revertCommand(), a.forgetCommand(), a.provenanceCommand(),
 		a.envCommand(), a.secretCommand(), a.runsCommand(),
 		a.projectCommand(), a.serverCommand(), a.fsckCommand(), a.gcCommand(), a.backupCommand(), a.restoreCommand(), a.loadtestCommand(), a.doctorCommand(), a.versionCommand(),
 	)

@@ -21,6 +21,9 @@ func (f *Flow) OpenFile(ctx context.Context, e lake.Entry) (io.ReadCloser, error
 
 // OpenFileAt reads a file as OpenFile does, from offset on.
 func (f *Flow) OpenFileAt(ctx context.Context, e lake.Entry, offset int64) (io.ReadCloser, error) {
+	if err := e.Readable(); err != nil {
+		return nil, err
+	}
 	if e.Kind == lake.KindExternal {
 		was, err := e.Original()
 		if err != nil {
@@ -39,7 +42,7 @@ func (f *Flow) OpenFileAt(ctx context.Context, e lake.Entry, offset int64) (io.R
 // what it made would be remembered as made of others.
 func (f *Flow) OpenDrifted(ctx context.Context, e lake.Entry) (io.ReadCloser, error) {
 	if e.Kind != lake.KindExternal {
-		return f.lake.OpenFile(ctx, e.Location.Ref)
+		return f.OpenFile(ctx, e)
 	}
 	was, err := e.Original()
 	if err != nil {

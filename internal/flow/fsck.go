@@ -127,7 +127,10 @@ func (k *fsck) entry(ctx context.Context, key string, e lake.Entry) error {
 	switch e.Kind {
 	case lake.KindTable:
 		k.stats.Tables++
-		if err = k.found("fsck.table", where, k.tables.Verify(ctx, e, k.deep)); err == nil && at.Provenance.IsZero() {
+		if e.Forgotten == nil {
+			err = k.found("fsck.table", where, k.tables.Verify(ctx, e, k.deep))
+		}
+		if err == nil && at.Provenance.IsZero() {
 			k.problem("fsck.provenance", where, "nothing says how version %s came about", e.Version)
 		}
 	case lake.KindDef:

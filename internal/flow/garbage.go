@@ -98,6 +98,9 @@ func markResult(ctx context.Context, m *lake.Mark, tables []memo.Table, files []
 
 // Rows implements lake.Holder.
 func (h *holdings) Rows(ctx context.Context, m *lake.Mark, remove lake.Remover) error {
+	if err := h.dropForgotten(ctx, m, remove); err != nil {
+		return err
+	}
 	return errors.Join(h.markRuns(ctx, m), h.markMemo(ctx, m, remove), h.markReplaced(ctx, m, remove))
 }
 

@@ -42,6 +42,8 @@ type Batch struct {
 	uploading int
 	current   *pack
 	seen      map[Hash]struct{} // every object put
+	graves    *graves           // as of the beginning
+	dug       []*Tombstone      // of entries that were put
 	sealed    []*sealedPack     // durable, without a row
 	kept      int64             // their bytes
 	relied    map[Hash][]Hash   // packs with a row and the objects of seen in them (L4)
@@ -68,7 +70,7 @@ func (l *Lake) Begin(ctx context.Context) *Batch {
 	b := &Batch{
 		l: l, leave: l.Enter(), chunks: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		scratch: sync.Pool{New: func() any { return new([]byte) }},
-		seen:    map[Hash]struct{}{}, relied: map[Hash][]Hash{},
+		seen:    map[Hash]struct{}{}, relied: map[Hash][]Hash{}, graves: l.graves.Load(),
 	}
 	b.uploaded.L = &b.mu
 	b.ctx, b.cancel = context.WithCancelCause(ctx)

@@ -37,6 +37,13 @@ func (c *cache) get(h Hash, t Type) ([]byte, bool) {
 	return e.data, ok && e.typ == t
 }
 
+// purge empties the cache.
+func (c *cache) purge() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entries.Purge()
+}
+
 func (c *cache) add(h Hash, t Type, data []byte) {
 	size := int64(len(data)) + cacheOverhead
 	if size > c.limit/8 {

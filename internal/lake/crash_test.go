@@ -77,6 +77,9 @@ func crashChild(ctx context.Context, dir string) error {
 		if err := collectBranch(ctx, l, name+"-gone"); err != nil {
 			return err
 		}
+		if err := forgetOne(ctx, l, "secret/"+name); err != nil {
+			return err
+		}
 	}
 	// The index is folded in the background when there are many packs.
 	for i := 0; i < 100 && strings.Contains(os.Getenv("TARN_FAULT"), indexPoint); i++ {
@@ -121,6 +124,34 @@ func collectBranch(ctx context.Context, l *lake.Lake, name string) error {
 		return err
 	}
 	_, err = l.Collect(ctx, lake.CollectOptions{})
+	return err
+}
+
+// secret is the content of files that the child forgets; it lies in nodes of trees.
+func secret(name string) string { return "SECRET of " + name }
+
+// forgetOne puts a file, removes it, and forgets it.
+func forgetOne(ctx context.Context, l *lake.Lake, name string) error {
+	key := lake.FileKey(name)
+	entry := lake.Entry{}
+	_, err := l.Update(ctx, "main", lake.CommitInfo{Message: "put " + name}, func(ctx context.Context, tx *lake.Tx) error {
+		ref, err := tx.Batch().PutFile(ctx, strings.NewReader(secret(name)))
+		entry = lake.FileEntry(ref)
+		tx.Put(key, entry)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	_, err = l.Update(ctx, "main", lake.CommitInfo{Message: "remove " + name}, func(_ context.Context, tx *lake.Tx) error {
+		tx.Delete(key)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println("forgetting", key)
+	_, err = l.Forget(ctx, []lake.Tombstone{lake.NewTombstone(key, entry)}, lake.CollectOptions{})
 	return err
 }
 
@@ -202,9 +233,15 @@ func survived(t *testing.T, dir, acknowledged string) {
 	if stats := laketest.Fsck(t.Context(), t, l); stats.Garbage != 0 {
 		t.Errorf("%d blobs without a row are left", stats.Garbage)
 	}
+	if err := forgottenIsGone(t.Context(), l); err != nil {
+		t.Error(err)
+	}
 	lines := bufio.NewScanner(strings.NewReader(acknowledged))
 	for lines.Scan() {
 		kind, name, _ := strings.Cut(lines.Text(), " ")
+		if kind == "forgetting" {
+			continue
+		}
 		c := resolve(t, l, name)
 		if kind == "branch" {
 			continue
@@ -236,4 +273,29 @@ func survived(t *testing.T, dir, acknowledged string) {
 		t.Errorf("4 requests have made %d commits", count)
 	}
 	put(t, l, "main", "after=1")
+}
+
+// forgottenIsGone holds that of what was begun to be forgotten nothing is left after a collection, in any commit.
+func forgottenIsGone(ctx context.Context, l *lake.Lake) error {
+	return l.History(ctx, []string{lake.FileKey("secret") + "/"}, func(h lake.Held) error {
+		if h.Entry.Forgotten == nil {
+			return nil
+		}
+		if !h.Entry.Forgotten.Done {
+			return fmt.Errorf("%s is still to be forgotten", h.Key)
+		}
+		c, err := l.Commit(ctx, h.Commit)
+		if err != nil {
+			return err
+		}
+		for node, err := range treeNodes(ctx, l, c.Tree) {
+			if err != nil {
+				return err
+			}
+			if strings.Contains(string(node), secret(lake.DisplayKey(h.Key))) {
+				return fmt.Errorf("%s is still in a tree of commit %s", h.Key, h.Commit)
+			}
+		}
+		return nil
+	})
 }

@@ -42,6 +42,9 @@ type Entry struct {
 	Properties   map[string]string
 
 	Location Location
+
+	// Forgotten is set when the content is gone for good; it is no part of what is stored.
+	Forgotten *Tombstone
 }
 
 // Location says where the content of an entry is and what is known of it.

@@ -22,6 +22,8 @@ func (l *Lake) OpenFile(ctx context.Context, ref FileRef) (io.ReadSeekCloser, er
 		}
 		ctx, cancel := context.WithCancelCause(ctx)
 		return &fileReader{l: l, ctx: ctx, cancel: cancel, ref: ref}, nil
+	case ref.forgotten():
+		return nil, ErrForgotten
 	case int64(len(ref.Inline)) != ref.Size:
 		return nil, ErrCorrupt.Errorf("a file of %d bytes has %d bytes inline", ref.Size, len(ref.Inline))
 	}

@@ -280,9 +280,12 @@ func (f *fsck) entry(ctx context.Context, it prolly.Item) error {
 	} else {
 		key = DisplayKey(key) + "@" + f.at.String()[:12]
 	}
-	e, err := decodeAt(string(it.Key), it.Value)
+	e, err := f.l.entry(string(it.Key), it.Value)
 	if err != nil {
 		return f.found("fsck.entry", key, err)
+	}
+	if e.Forgotten != nil {
+		e.Location.Ref = FileRef{} // the rest of it stays
 	}
 	for typ, h := range map[Type]Hash{TypeDef: e.Location.Object, TypeRecord: e.Location.Provenance} {
 		if h.IsZero() || f.objects[h] {

@@ -53,12 +53,16 @@ const rowsAtOnce = 256
 // another collection, and for operations that are under way; whatever ends it early, the next one goes
 // on. The caller must not be inside of an operation itself.
 func (l *Lake) Collect(ctx context.Context, opt CollectOptions) (Collected, error) {
+	return l.run(ctx, &collection{opt: opt})
+}
+
+func (l *Lake) run(ctx context.Context, c *collection) (Collected, error) {
+	c.l, c.now, c.chosen, c.unnamed = l, time.Now(), map[Hash]packInfo{}, map[string]int64{}
 	s, err := l.session(ctx)
 	if err != nil {
 		return Collected{}, err
 	}
-	c := &collection{l: l, opt: opt, now: time.Now(), chosen: map[Hash]packInfo{}, unnamed: map[string]int64{}}
-	if opt.DryRun {
+	if c.opt.DryRun {
 		err := c.choose(ctx)
 		return c.got, err
 	}
@@ -142,6 +146,11 @@ type collection struct {
 	chosen  map[Hash]packInfo // packs that are mostly dead
 	garbage []blob.Info       // blobs of the holder that were not reached before the epoch
 	unnamed map[string]int64  // sizes of packs and segments without a row before the epoch
+
+	bury       []Tombstone // to be written
+	forgot     *Forgotten  // what came of it; nil if nothing was asked for
+	forgetting bool        // whatever is not reached must go, from whatever pack
+	damaged    error       // of packs that stay
 }
 
 func (c *collection) say(format string, args ...any) {
@@ -171,7 +180,7 @@ func (c *collection) collect(ctx context.Context) error {
 	if err := c.condemn(ctx); err != nil {
 		return err
 	}
-	if len(c.chosen)+len(c.garbage)+len(c.unnamed) == 0 {
+	if len(c.chosen)+len(c.garbage)+len(c.unnamed) == 0 && !c.forgetting {
 		return nil
 	}
 	if err := c.await(ctx); err != nil {
@@ -185,7 +194,10 @@ func (c *collection) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.sweep(ctx, m)
+	if err := c.sweep(ctx, m); err != nil || !c.forgetting {
+		return err
+	}
+	return c.forgotten(ctx, m)
 }
 
 // choose takes roots away, marks, and finds what is worth freeing.
@@ -196,6 +208,9 @@ func (c *collection) choose(ctx context.Context) error {
 	if err := fault.Point("lake.gc.after_roots"); err != nil {
 		return err
 	}
+	if err := c.buryAll(ctx); err != nil {
+		return err
+	}
 	c.say("marking")
 	m, err := c.mark(ctx, func(ctx context.Context, conditions []meta.Condition, writes []meta.Write) error {
 		c.got.Rows += len(writes)
@@ -204,6 +219,10 @@ func (c *collection) choose(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.replace(ctx, m); err != nil {
+		return err
+	}
+	c.forgetting = len(m.Forgotten()) > 0
 	return errors.Join(c.choosePacks(ctx, m), c.chooseBlobs(ctx, m), c.findUnnamed(ctx))
 }
 
@@ -212,7 +231,11 @@ func (c *collection) mark(ctx context.Context, remove Remover) (*Mark, error) {
 	if err := c.l.refreshNow(ctx); err != nil {
 		return nil, err
 	}
-	m := c.l.newMark(c.opt.Holder)
+	g, err := c.l.readGraves(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := c.l.newMark(c.opt.Holder, g)
 	prefix := c.l.commitKey("")
 	for row, err := range c.l.rows.Scan(ctx, meta.Prefix(prefix)) {
 		if err != nil {
@@ -246,7 +269,7 @@ func (c *collection) choosePacks(ctx context.Context, m *Mark) error {
 	c.l.index.mu.RUnlock()
 	for name, info := range packs {
 		_, unreadable := damaged[name]
-		if unreadable || info.State == packLive && !m.mostlyDead(name, info.packRow) {
+		if unreadable || info.State == packLive && !c.leaves(m, name, info.packRow) {
 			continue
 		}
 		c.chosen[name] = info
@@ -260,6 +283,14 @@ func (c *collection) choosePacks(ctx context.Context, m *Mark) error {
 		}
 	}
 	return nil
+}
+
+// leaves reports whether a pack is written again without what is not reached in it.
+func (c *collection) leaves(m *Mark, name Hash, row packRow) bool {
+	if c.forgetting {
+		return m.liveBytes(name) < row.stored()
+	}
+	return m.mostlyDead(name, row)
 }
 
 // chooseBlobs finds the holder's blobs that nothing leads to.

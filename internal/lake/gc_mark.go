@@ -21,6 +21,8 @@ type Holder interface {
 	// Rows marks what the holder's rows name, after everything that commits reach. Rows past their time are
 	// not marked when remove is given: it is called for them, and takes them away.
 	Rows(ctx context.Context, m *Mark, remove Remover) error
+	// Clean returns what is left of a record of how something was made that is forgotten; nil if all of it may stay.
+	Clean(data []byte) ([]byte, error)
 	// Blobs are the prefixes of the names of its blobs: to each of those only a reference leads.
 	Blobs() []string
 }
@@ -36,6 +38,19 @@ type Mark struct {
 	packs  map[Hash]*packMark
 	blobs  map[[16]byte]struct{}
 	sought *sought // what a trace looks for; nil in a collection
+
+	graves  *graves
+	pending map[string]bool        // versions that are to be forgotten
+	cleaned map[Hash]cleanedObject // what is to be read in place of objects that hold what is forgotten
+	shared  map[string]bool        // keys of entries that have the same content and are not forgotten
+	// elsewhere: something else than an entry has it. leftover: rows of the holder have it that must not.
+	elsewhere, leftover bool
+}
+
+// cleanedObject is what is to be read in place of the object at the location.
+type cleanedObject struct {
+	location
+	data []byte
 }
 
 // packMark are the objects of a pack that are reached, by placeBit.
@@ -54,9 +69,19 @@ func placeBit(p place) uint32 {
 	return bit
 }
 
-func (l *Lake) newMark(h Holder) *Mark {
-	return &Mark{l: l, holder: h, packs: map[Hash]*packMark{}, blobs: map[[16]byte]struct{}{}}
+func (l *Lake) newMark(h Holder, g *graves) *Mark {
+	m := &Mark{
+		l: l, holder: h, packs: map[Hash]*packMark{}, blobs: map[[16]byte]struct{}{},
+		graves: g, pending: map[string]bool{}, cleaned: map[Hash]cleanedObject{}, shared: map[string]bool{},
+	}
+	for _, t := range g.pending() {
+		m.pending[t.Version] = true
+	}
+	return m
 }
+
+// Forgotten are the tombstones whose content is to go with this collection.
+func (m *Mark) Forgotten() []*Tombstone { return m.graves.pending() }
 
 // has reports whether the object at p is reached.
 func (m *Mark) has(pack Hash, p place) bool {
@@ -78,8 +103,7 @@ func (m *Mark) liveBytes(pack Hash) int64 {
 
 // mostlyDead says that a pack is worth rewriting: less than half of what its objects take is reached.
 func (m *Mark) mostlyDead(name Hash, row packRow) bool {
-	stored := row.Size - int64(packHeader) - int64(packTrailer) - int64(row.Objects)*int64(packEntry)
-	return m.packs[name] == nil || 2*m.liveBytes(name) < stored
+	return m.packs[name] == nil || 2*m.liveBytes(name) < row.stored()
 }
 
 // object marks an object, which must be there: below one that is missing nothing would be marked.
@@ -87,6 +111,9 @@ func (m *Mark) object(ctx context.Context, t Type, h Hash) (loc location, first 
 	loc, state, err := m.l.locate(ctx, h, true)
 	if err != nil {
 		return loc, false, err
+	}
+	if as, replaced := m.graves.objects[h]; state == "" && replaced {
+		return m.object(ctx, t, as)
 	}
 	if state == "" || loc.typ != t {
 		return loc, false, ErrCorrupt.Errorf("garbage cannot be told from the rest: %w", m.l.notFound(t, h, loc, state)).WithNext("tarn fsck")
@@ -104,6 +131,13 @@ func (m *Mark) object(ctx context.Context, t Type, h Hash) (loc location, first 
 	reached.places[bit] = struct{}{}
 	reached.bytes += int64(loc.stored)
 	return loc, true, nil
+}
+
+// unmark takes a mark back.
+func (m *Mark) unmark(loc location) {
+	reached := m.packs[loc.pack]
+	delete(reached.places, placeBit(loc.place))
+	reached.bytes -= int64(loc.stored)
 }
 
 // read returns a node or record. It does not go through the cache, which is for those who come again.
@@ -155,8 +189,16 @@ func (m *Mark) HasFile(ctx context.Context, ref FileRef) (bool, error) {
 	return err == nil && m.has(loc.pack, loc.place), err
 }
 
-// File marks a file's content.
+// Leftover says that a row of the holder has what is to be forgotten: the collection must be done again.
+func (m *Mark) Leftover() { m.leftover = true }
+
+// File marks a file's content that something else than an entry has.
 func (m *Mark) File(ctx context.Context, ref FileRef) error {
+	m.elsewhere = m.elsewhere || m.pending[ref.Hash.String()]
+	return m.file(ctx, ref)
+}
+
+func (m *Mark) file(ctx context.Context, ref FileRef) error {
 	if ref.Root.IsZero() {
 		return nil
 	}
@@ -192,11 +234,20 @@ func (m *Mark) Object(ctx context.Context, t Type, h Hash) error {
 	if err != nil || !first || m.holder == nil {
 		return err
 	}
-	return m.within(ctx, loc, func(data []byte) error { return m.holder.Object(ctx, m, t, data) })
+	return m.within(ctx, loc, func(data []byte) (err error) {
+		if m.graves.records[h] {
+			data, err = m.clean(ctx, loc, data, m.holder.Clean)
+		}
+		if err == nil {
+			err = m.holder.Object(ctx, m, t, data)
+		}
+		return err
+	})
 }
 
 // nodes marks the nodes of a map and calls item for the items of those that were not marked before.
-func (m *Mark) nodes(ctx context.Context, root Hash, item func(prolly.Item) error) error {
+// What clean, if any, makes of a node is marked in its place.
+func (m *Mark) nodes(ctx context.Context, root Hash, clean func([]byte) ([]byte, error), item func(prolly.Item) error) error {
 	if root.IsZero() {
 		return nil
 	}
@@ -205,8 +256,30 @@ func (m *Mark) nodes(ctx context.Context, root Hash, item func(prolly.Item) erro
 		return err
 	}
 	return m.within(ctx, loc, func(data []byte) error {
-		return prolly.Visit(data, func(child prolly.Hash) error { return m.nodes(ctx, Hash(child), item) }, item)
+		if data, err = m.clean(ctx, loc, data, clean); err != nil {
+			return err
+		}
+		return prolly.Visit(data, func(child prolly.Hash) error { return m.nodes(ctx, Hash(child), clean, item) }, item)
 	})
+}
+
+// clean takes the mark of an object back that holds what is forgotten, for the one that is read in its place. There is
+// none yet when the object is met for the first time.
+func (m *Mark) clean(ctx context.Context, loc location, data []byte, clean func([]byte) ([]byte, error)) ([]byte, error) {
+	if clean == nil {
+		return data, nil
+	}
+	cleaned, err := clean(data)
+	if err != nil || cleaned == nil {
+		return data, err
+	}
+	if as, known := m.graves.objects[loc.hash]; known && as == HashOf(loc.typ, cleaned) {
+		m.unmark(loc)
+		_, _, err := m.object(ctx, loc.typ, as)
+		return cleaned, err
+	}
+	m.cleaned[loc.hash] = cleanedObject{loc, cleaned}
+	return cleaned, nil
 }
 
 // commit marks a commit and its tree. Its parents have rows of their own.
@@ -224,10 +297,16 @@ func (m *Mark) commit(ctx context.Context, id Hash) error {
 		return err
 	}
 	m.sought.commit(c)
-	return m.nodes(ctx, c.Tree, func(it prolly.Item) error {
+	return m.nodes(ctx, c.Tree, m.graves.cleaned, func(it prolly.Item) error {
 		e, err := decodeAt(string(it.Key), it.Value)
 		if err != nil {
 			return err
+		}
+		if m.graves.find(string(it.Key), e) != nil {
+			return m.Object(ctx, TypeRecord, e.Location.Provenance)
+		}
+		if m.pending[e.Version] {
+			m.shared[string(it.Key)] = true
 		}
 		return m.entry(ctx, string(it.Key), e)
 	})
@@ -236,7 +315,7 @@ func (m *Mark) commit(ctx context.Context, id Hash) error {
 func (m *Mark) entry(ctx context.Context, key string, e Entry) error {
 	defer m.sought.entry(key, e)()
 	at := e.Location
-	if err := m.File(ctx, at.Ref); err != nil {
+	if err := m.file(ctx, at.Ref); err != nil {
 		return err
 	}
 	if err := m.Object(ctx, TypeDef, at.Object); err != nil {
@@ -245,7 +324,7 @@ func (m *Mark) entry(ctx context.Context, key string, e Entry) error {
 	if err := m.Object(ctx, TypeRecord, at.Provenance); err != nil {
 		return err
 	}
-	err := m.nodes(ctx, at.Slots, func(it prolly.Item) error {
+	err := m.nodes(ctx, at.Slots, nil, func(it prolly.Item) error {
 		if m.holder == nil {
 			return nil
 		}

@@ -85,6 +85,7 @@ func (c *collection) sweepPacks(ctx context.Context, m *Mark) error {
 		err := s.pack(ctx, m, leaving{name, info})
 		if errdef.IsCorrupt(err) {
 			c.say("pack %s stays, it is damaged: %v", name, err)
+			c.damaged = err
 			continue
 		}
 		if err != nil {
@@ -108,7 +109,7 @@ func (s *packSweep) pack(ctx context.Context, m *Mark, p leaving) error {
 		return err
 	}
 	reached := slices.DeleteFunc(slices.Clone(places), func(at place) bool { return !m.has(p.name, at) })
-	if !m.mostlyDead(p.name, p.info.packRow) {
+	if !s.c.leaves(m, p.name, p.info.packRow) {
 		return s.reprieve(ctx, p)
 	}
 	var copies [][]byte

@@ -264,7 +264,7 @@ func (t *tracing) stored(ctx context.Context) error {
 
 // mark marks everything, with an eye on what is sought.
 func (t *tracing) mark(ctx context.Context) error {
-	t.m = t.l.newMark(t.opt.Holder)
+	t.m = t.l.newMark(t.opt.Holder, t.l.graves.Load())
 	t.m.sought = t.s
 	prefix := t.l.commitKey("")
 	for row, err := range t.l.rows.Scan(ctx, meta.Prefix(prefix)) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"tarn.dev/tarn/internal/base/errdef"
 	"tarn.dev/tarn/internal/blob"
@@ -37,8 +38,9 @@ type Lake struct {
 	prefix string
 	opt    Options
 
-	index *index
-	cache *cache
+	index  *index
+	cache  *cache
+	graves atomic.Pointer[graves]
 
 	sessions   sessions
 	operations operations
@@ -80,7 +82,10 @@ func Open(ctx context.Context, blobs blob.Store, rows meta.Store, prefix string,
 
 // begin takes part in garbage collection, reads the index, and makes the first commit.
 func (l *Lake) begin(ctx context.Context) error {
-	var err error
+	_, err := l.readGraves(ctx)
+	if err != nil {
+		return err
+	}
 	if l.sessions.given {
 		err = l.takePart(ctx, l.sessions.current)
 	} else {
@@ -143,6 +148,9 @@ func (l *Lake) Get(ctx context.Context, t Type, h Hash) ([]byte, error) {
 		loc, state, err := l.locate(ctx, h, true)
 		if err != nil {
 			return nil, err
+		}
+		if as, replaced := l.graves.Load().objects[h]; state == "" && replaced {
+			return l.Get(ctx, t, as)
 		}
 		if state == "" || loc.typ != t {
 			return nil, l.notFound(t, h, loc, state)

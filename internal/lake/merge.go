@@ -110,7 +110,7 @@ func (m *merger) key(ctx context.Context, w prolly.ThreeWay) error {
 	var sides [3]*Entry
 	for i, data := range [][]byte{w.Base, w.Source, w.Target} {
 		var err error
-		if sides[i], err = decodeSide(key, data); err != nil {
+		if sides[i], err = m.batch.l.side(key, data); err != nil {
 			return err
 		}
 	}

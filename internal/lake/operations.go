@@ -120,7 +120,11 @@ func (l *Lake) takePart(ctx context.Context, s *lease.Session) error {
 	if err := l.refreshNow(ctx); err != nil {
 		return err
 	}
-	l.following.Add(1)
+	l.following.Add(2)
+	go func() {
+		defer l.following.Done()
+		l.followGraves()
+	}()
 	go func() {
 		defer l.following.Done()
 		for change, err := range changes {
@@ -138,12 +142,31 @@ func (l *Lake) takePart(ctx context.Context, s *lease.Session) error {
 	return nil
 }
 
+// followGraves reads what is forgotten again whenever that changes.
+func (l *Lake) followGraves() {
+	for _, err := range l.rows.Watch(l.stopped, l.gravesKey(), -1) {
+		if err == nil {
+			_, err = l.readGraves(l.stopped)
+		}
+		if err != nil {
+			if context.Cause(l.stopped) == nil {
+				slog.Warn("following what is forgotten", "prefix", l.prefix, "error", err)
+			}
+			return // the next epoch reads it anyway
+		}
+	}
+}
+
 // follow takes an epoch over, and reports it when all older operations have ended.
 func (l *Lake) follow(s *lease.Session, epoch int64) error {
 	// Before anything begins in the epoch: what was condemned must look so.
 	if err := l.refreshNow(l.stopped); err != nil {
 		return err
 	}
+	if _, err := l.readGraves(l.stopped); err != nil {
+		return err
+	}
+	l.cache.purge() // of what was forgotten, too
 	select {
 	case <-l.operations.advance(epoch):
 	case <-s.Done():

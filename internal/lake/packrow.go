@@ -24,6 +24,11 @@ type packRow struct {
 	Epoch   int64     `json:"epoch"` // when it was condemned
 }
 
+// stored is what the pack's objects take.
+func (r packRow) stored() int64 {
+	return r.Size - int64(packHeader) - int64(packTrailer) - int64(r.Objects)*int64(packEntry)
+}
+
 // segmentRow is the value of an index segment's row.
 type segmentRow struct {
 	Size    int64 `json:"size"`

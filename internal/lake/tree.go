@@ -55,7 +55,7 @@ func (t Tree) Get(ctx context.Context, key string) (e Entry, ok bool, err error)
 	if err != nil || !ok {
 		return Entry{}, false, err
 	}
-	e, err = decodeAt(key, data)
+	e, err = t.nodes.lake.entry(key, data)
 	return e, err == nil, err
 }
 
@@ -73,7 +73,7 @@ func (t Tree) Scan(ctx context.Context, prefix, after string) iter.Seq2[KeyEntry
 		for it, err := range t.mapping().Scan(ctx, r) {
 			var e Entry
 			if err == nil {
-				e, err = decodeAt(string(it.Key), it.Value)
+				e, err = t.nodes.lake.entry(string(it.Key), it.Value)
 			}
 			if !yield(KeyEntry{Key: string(it.Key), Entry: e}, err) || err != nil {
 				return
@@ -89,10 +89,10 @@ func (t Tree) Diff(ctx context.Context, other Tree, prefix string) iter.Seq2[Cha
 		for c, err := range prolly.Diff(ctx, t.mapping(), other.mapping(), prolly.Prefix([]byte(prefix))) {
 			change := Change{Key: string(c.Key)}
 			if err == nil {
-				change.Before, err = decodeSide(change.Key, c.Before)
+				change.Before, err = t.nodes.lake.side(change.Key, c.Before)
 			}
 			if err == nil {
-				change.After, err = decodeSide(change.Key, c.After)
+				change.After, err = t.nodes.lake.side(change.Key, c.After)
 			}
 			if err == nil && change.Before.SameIdentity(change.After) {
 				continue
@@ -117,6 +117,9 @@ func (t Tree) Edit(ctx context.Context, b *Batch, edits []Edit) (Tree, error) {
 		if e.Entry != nil {
 			data, err := encodeEntry(*e.Entry)
 			if err == nil {
+				err = b.put(e.Key, *e.Entry)
+			}
+			if err == nil {
 				err = e.Entry.require(ctx, b)
 			}
 			if err != nil {
@@ -136,18 +139,6 @@ func decodeAt(key string, data []byte) (Entry, error) {
 		return Entry{}, fmt.Errorf("%s: %w", DisplayKey(key), err)
 	}
 	return e, nil
-}
-
-// decodeSide decodes one side of a comparison; nil is an absent entry.
-func decodeSide(key string, data []byte) (*Entry, error) {
-	if data == nil {
-		return nil, nil
-	}
-	e, err := decodeAt(key, data)
-	if err != nil {
-		return nil, err
-	}
-	return &e, nil
 }
 
 // nodeStore keeps prolly nodes as objects. Those that wait in a batch are not in the lake yet, so it

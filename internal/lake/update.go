@@ -141,6 +141,10 @@ func (l *Lake) attempts(ctx context.Context, branch string, info CommitInfo, tic
 			return Commit{}, lease.ErrLost.Errorf("the turn on branch %s was lost, as after a machine's sleep; nothing was changed: %w", branch, err)
 		case strings.HasPrefix(failed.Condition.Key, l.commitKey("")):
 			return Commit{}, ErrCollected.Errorf("commit %s was garbage collected meanwhile; nothing was changed: %w", strings.TrimPrefix(failed.Condition.Key, l.commitKey("")), err)
+		case failed.Condition.Key == l.gravesKey():
+			if _, err := l.readGraves(ctx); err != nil {
+				return Commit{}, err
+			}
 		case !l.mayRetry(failed.Condition.Key, branch, info.RequestID):
 			return Commit{}, err
 		}
@@ -197,6 +201,8 @@ func (l *Lake) publishTx(ctx context.Context, tx *Tx, next Commit, ref Ref, vers
 	}
 	conditions := append([]meta.Condition{meta.At(l.branchKey(ref.Name), version)}, ticket.Conditions()...)
 	conditions = append(conditions, sealed...)
+	buried, unearthed := tx.batch.unearth()
+	conditions, writes = append(conditions, buried...), append(writes, unearthed...)
 	if next.ID != tx.Head.ID {
 		move, err := l.moveRows(ref.Name, next, tx.moved, moveRow{Commit: next.ID, Why: tx.why, Author: info.Author, Request: info.RequestID})
 		if err != nil {
@@ -226,7 +232,10 @@ func (l *Lake) publishTx(ctx context.Context, tx *Tx, next Commit, ref Ref, vers
 		return err
 	}
 	tx.batch.settle(number)
-	return nil
+	if len(unearthed) > 0 {
+		_, err = l.readGraves(ctx)
+	}
+	return err
 }
 
 // nameAgain asserts and touches the commits, other than the head, that a transaction names. The row of the

@@ -114,6 +114,8 @@ type Store interface {
 	Watch(ctx context.Context, prefix string, cursor int64) iter.Seq2[Event, error]
 	// Check reads the whole store and yields what is damaged. An error is for what kept it from looking.
 	Check(ctx context.Context) iter.Seq2[Damage, error]
+	// Scrub returns when nothing of what was deleted or overwritten is left in the store's own files. It may be slow.
+	Scrub(ctx context.Context) error
 	// Close ends every Watch and releases the store.
 	Close() error
 }

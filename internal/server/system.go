@@ -202,10 +202,53 @@ func (s *systemService) Collect(ctx context.Context, req *tarnv1.CollectRequest,
 	if err != nil {
 		return err
 	}
-	return out.Send(&tarnv1.CollectResponse{Event: &tarnv1.CollectResponse_Result{Result: &tarnv1.Collected{
+	return out.Send(&tarnv1.CollectResponse{Event: &tarnv1.CollectResponse_Result{Result: toCollected(got)}})
+}
+
+func toCollected(got lake.Collected) *tarnv1.Collected {
+	return &tarnv1.Collected{
 		Bytes: got.Bytes, Commits: int64(got.Commits), Rows: int64(got.Rows),
 		Packs: int64(got.Packs), PacksRewritten: int64(got.Rewritten), Blobs: int64(got.Blobs),
-	}}})
+	}
+}
+
+func (s *systemService) Forget(ctx context.Context, req *tarnv1.ForgetRequest, out *connect.ServerStream[tarnv1.ForgetResponse]) error {
+	if len(req.GetNames()) == 0 {
+		return errPath.Errorf("nothing to forget was named")
+	}
+	p, err := s.projects.Open(ctx, req.GetProject())
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	got, err := p.Flow.Forget(ctx, flow.ForgetRequest{
+		Names: req.GetNames(), Info: lake.CommitInfo{Author: req.GetAuthor()}, DryRun: req.GetDryRun(),
+		Progress: func(what string) {
+			if err := out.Send(&tarnv1.ForgetResponse{Event: &tarnv1.ForgetResponse_Progress{Progress: what}}); err != nil {
+				stop(err)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	result := &tarnv1.Forgotten{Branches: got.Branches, Derived: got.Derived, Elsewhere: got.Elsewhere}
+	for _, c := range got.Contents {
+		result.Contents = append(result.Contents, &tarnv1.ForgottenContent{
+			Name: lake.DisplayKey(c.Key), Version: c.Version, Kind: string(c.Kind), Size: c.Size, Rows: c.Rows, Commits: int32(c.Commits),
+		})
+	}
+	for _, key := range got.Spared {
+		result.Spared = append(result.Spared, lake.DisplayKey(key))
+	}
+	for _, key := range got.Shared {
+		result.Shared = append(result.Shared, lake.DisplayKey(key))
+	}
+	if !req.GetDryRun() {
+		result.Freed = toCollected(got.Collected)
+	}
+	return out.Send(&tarnv1.ForgetResponse{Event: &tarnv1.ForgetResponse_Result{Result: result}})
 }
 
 func (s *systemService) RemoveProject(ctx context.Context, req *tarnv1.RemoveProjectRequest, out *connect.ServerStream[tarnv1.RemoveProjectResponse]) error {

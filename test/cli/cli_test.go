@@ -90,6 +90,7 @@ func scripts(p testscript.Params, more func() []string) testscript.Params {
 			"plain":      plain,
 			"killed":     killed,
 			"eventually": eventually,
+			"holds":      holds,
 		},
 	}
 }

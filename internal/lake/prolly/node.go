@@ -129,6 +129,33 @@ func load(ctx context.Context, s Store, h Hash) (*node, error) {
 	return n, nil
 }
 
+// Rewrite returns a stored leaf with other values of the same lengths: value returns that of an item, nil for the one
+// it has. It returns nil when nothing changes, as for a node above the leaves.
+func Rewrite(data []byte, value func(Item) ([]byte, error)) ([]byte, error) {
+	n, err := decode(data)
+	if err != nil || n.level > 0 {
+		return nil, err
+	}
+	changed := false
+	for i, it := range n.items {
+		v, err := value(Item{Key: it.key, Value: it.value})
+		if err != nil {
+			return nil, err
+		}
+		if v == nil {
+			continue
+		}
+		if len(v) != len(it.value) {
+			return nil, ErrCorrupt.Errorf("a value of %d bytes cannot stand in place of one of %d", len(v), len(it.value))
+		}
+		n.items[i].value, changed = v, true
+	}
+	if !changed {
+		return nil, nil
+	}
+	return encode(n.params, n.level, n.items), nil
+}
+
 // Visit decodes one stored node and calls child for each node below it, or item for each item of a leaf,
 // in order.
 func Visit(data []byte, child func(Hash) error, item func(Item) error) error {

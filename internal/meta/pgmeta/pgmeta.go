@@ -314,6 +314,18 @@ func (s *Store) Txn(ctx context.Context, conditions []meta.Condition, writes []m
 	return s.queue.Do(ctx, conditions, writes)
 }
 
+// Scrub implements meta.Store as far as a client of the database can: it gives the room of deleted rows free. Its log, its
+// replicas and the backups of its administrator are not ours.
+func (s *Store) Scrub(ctx context.Context) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	if _, err := s.pool.Exec(ctx, `VACUUM tarn.rows`); err != nil {
+		return s.classify(err, "vacuum the rows")
+	}
+	return nil
+}
+
 // Close implements meta.Store. Transactions that were taken up finish, if the database answers; the
 // others get ErrClosed.
 func (s *Store) Close() error {

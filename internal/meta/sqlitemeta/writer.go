@@ -30,7 +30,7 @@ type writer struct {
 func newWriter(s *Store) (*writer, error) {
 	w := &writer{s: s, stopped: make(chan struct{})}
 	var err error
-	if w.db, err = sql.Open("sqlite", s.dsn("_pragma=journal_mode(WAL)")); err != nil {
+	if w.db, err = sql.Open("sqlite", s.dsn("_pragma=journal_mode(WAL)&_pragma=secure_delete(1)")); err != nil {
 		return nil, err
 	}
 	if err := w.prepare(); err != nil {

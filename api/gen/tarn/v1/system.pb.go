@@ -1516,6 +1516,344 @@ func (x *Collected) GetBlobs() int64 {
 	return 0
 }
 
+type ForgetRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// Tables, files, and folders with a slash at the end: all that any commit has of them. NAME@REF: the version of that ref.
+	Names  []string `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	Author string   `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
+	// Find out what would go, and change nothing.
+	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetRequest) Reset() {
+	*x = ForgetRequest{}
+	mi := &file_tarn_v1_system_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetRequest) ProtoMessage() {}
+
+func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
+func (*ForgetRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ForgetRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *ForgetRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ForgetRequest) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *ForgetRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// ForgetResponse is a word on what goes on, or, as the last message, the result.
+type ForgetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*ForgetResponse_Progress
+	//	*ForgetResponse_Result
+	Event         isForgetResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetResponse) Reset() {
+	*x = ForgetResponse{}
+	mi := &file_tarn_v1_system_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetResponse) ProtoMessage() {}
+
+func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
+func (*ForgetResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ForgetResponse) GetEvent() isForgetResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *ForgetResponse) GetProgress() string {
+	if x != nil {
+		if x, ok := x.Event.(*ForgetResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return ""
+}
+
+func (x *ForgetResponse) GetResult() *Forgotten {
+	if x != nil {
+		if x, ok := x.Event.(*ForgetResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isForgetResponse_Event interface {
+	isForgetResponse_Event()
+}
+
+type ForgetResponse_Progress struct {
+	Progress string `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type ForgetResponse_Result struct {
+	Result *Forgotten `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+func (*ForgetResponse_Progress) isForgetResponse_Event() {}
+
+func (*ForgetResponse_Result) isForgetResponse_Event() {}
+
+// Forgotten is what was forgotten, or would be.
+type Forgotten struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Contents []*ForgottenContent    `protobuf:"bytes,1,rep,name=contents,proto3" json:"contents,omitempty"`
+	// Branches that have it, from which it was removed.
+	Branches []string `protobuf:"bytes,2,rep,name=branches,proto3" json:"branches,omitempty"`
+	// What was made from it, by those branches. It stays.
+	Derived []string `protobuf:"bytes,3,rep,name=derived,proto3" json:"derived,omitempty"`
+	// Unset for a dry run.
+	Freed *Collected `protobuf:"bytes,4,opt,name=freed,proto3" json:"freed,omitempty"`
+	// Names that were put again meanwhile, with the same content: they have it.
+	Spared []string `protobuf:"bytes,5,rep,name=spared,proto3" json:"spared,omitempty"`
+	// Other names that have the same content: it stays with them.
+	Shared []string `protobuf:"bytes,6,rep,name=shared,proto3" json:"shared,omitempty"`
+	// The project's code, or a result, has the same content.
+	Elsewhere     bool `protobuf:"varint,7,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Forgotten) Reset() {
+	*x = Forgotten{}
+	mi := &file_tarn_v1_system_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forgotten) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forgotten) ProtoMessage() {}
+
+func (x *Forgotten) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forgotten.ProtoReflect.Descriptor instead.
+func (*Forgotten) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Forgotten) GetContents() []*ForgottenContent {
+	if x != nil {
+		return x.Contents
+	}
+	return nil
+}
+
+func (x *Forgotten) GetBranches() []string {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+func (x *Forgotten) GetDerived() []string {
+	if x != nil {
+		return x.Derived
+	}
+	return nil
+}
+
+func (x *Forgotten) GetFreed() *Collected {
+	if x != nil {
+		return x.Freed
+	}
+	return nil
+}
+
+func (x *Forgotten) GetSpared() []string {
+	if x != nil {
+		return x.Spared
+	}
+	return nil
+}
+
+func (x *Forgotten) GetShared() []string {
+	if x != nil {
+		return x.Shared
+	}
+	return nil
+}
+
+func (x *Forgotten) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
+}
+
+type ForgottenContent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As people write it.
+	Name    string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Kind    string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Size    int64  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Rows    int64  `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Commits that came to hold it.
+	Commits       int32 `protobuf:"varint,6,opt,name=commits,proto3" json:"commits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgottenContent) Reset() {
+	*x = ForgottenContent{}
+	mi := &file_tarn_v1_system_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgottenContent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgottenContent) ProtoMessage() {}
+
+func (x *ForgottenContent) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_system_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgottenContent.ProtoReflect.Descriptor instead.
+func (*ForgottenContent) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_system_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ForgottenContent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ForgottenContent) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ForgottenContent) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ForgottenContent) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ForgottenContent) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *ForgottenContent) GetCommits() int32 {
+	if x != nil {
+		return x.Commits
+	}
+	return 0
+}
+
 var File_tarn_v1_system_proto protoreflect.FileDescriptor
 
 const file_tarn_v1_system_proto_rawDesc = "" +
@@ -1624,14 +1962,39 @@ const file_tarn_v1_system_proto_rawDesc = "" +
 	"\x04rows\x18\x03 \x01(\x03R\x04rows\x12\x14\n" +
 	"\x05packs\x18\x04 \x01(\x03R\x05packs\x12'\n" +
 	"\x0fpacks_rewritten\x18\x05 \x01(\x03R\x0epacksRewritten\x12\x14\n" +
-	"\x05blobs\x18\x06 \x01(\x03R\x05blobs2\xcc\x03\n" +
+	"\x05blobs\x18\x06 \x01(\x03R\x05blobs\"p\n" +
+	"\rForgetRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
+	"\x05names\x18\x02 \x03(\tR\x05names\x12\x16\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"e\n" +
+	"\x0eForgetResponse\x12\x1c\n" +
+	"\bprogress\x18\x01 \x01(\tH\x00R\bprogress\x12,\n" +
+	"\x06result\x18\x02 \x01(\v2\x12.tarn.v1.ForgottenH\x00R\x06resultB\a\n" +
+	"\x05event\"\xf0\x01\n" +
+	"\tForgotten\x125\n" +
+	"\bcontents\x18\x01 \x03(\v2\x19.tarn.v1.ForgottenContentR\bcontents\x12\x1a\n" +
+	"\bbranches\x18\x02 \x03(\tR\bbranches\x12\x18\n" +
+	"\aderived\x18\x03 \x03(\tR\aderived\x12(\n" +
+	"\x05freed\x18\x04 \x01(\v2\x12.tarn.v1.CollectedR\x05freed\x12\x16\n" +
+	"\x06spared\x18\x05 \x03(\tR\x06spared\x12\x16\n" +
+	"\x06shared\x18\x06 \x03(\tR\x06shared\x12\x1c\n" +
+	"\telsewhere\x18\a \x01(\bR\telsewhere\"\x96\x01\n" +
+	"\x10ForgottenContent\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04rows\x18\x05 \x01(\x03R\x04rows\x12\x18\n" +
+	"\acommits\x18\x06 \x01(\x05R\acommits2\x89\x04\n" +
 	"\rSystemService\x129\n" +
 	"\x06Status\x12\x16.tarn.v1.StatusRequest\x1a\x17.tarn.v1.StatusResponse\x12?\n" +
 	"\bShutdown\x12\x18.tarn.v1.ShutdownRequest\x1a\x19.tarn.v1.ShutdownResponse\x129\n" +
 	"\x06Doctor\x12\x16.tarn.v1.DoctorRequest\x1a\x17.tarn.v1.DoctorResponse\x125\n" +
 	"\x04Fsck\x12\x14.tarn.v1.FsckRequest\x1a\x15.tarn.v1.FsckResponse0\x01\x12;\n" +
 	"\x06Backup\x12\x16.tarn.v1.BackupRequest\x1a\x17.tarn.v1.BackupResponse0\x01\x12>\n" +
-	"\aCollect\x12\x17.tarn.v1.CollectRequest\x1a\x18.tarn.v1.CollectResponse0\x01\x12P\n" +
+	"\aCollect\x12\x17.tarn.v1.CollectRequest\x1a\x18.tarn.v1.CollectResponse0\x01\x12;\n" +
+	"\x06Forget\x12\x16.tarn.v1.ForgetRequest\x1a\x17.tarn.v1.ForgetResponse0\x01\x12P\n" +
 	"\rRemoveProject\x12\x1d.tarn.v1.RemoveProjectRequest\x1a\x1e.tarn.v1.RemoveProjectResponse0\x01B&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
 var (
@@ -1647,7 +2010,7 @@ func file_tarn_v1_system_proto_rawDescGZIP() []byte {
 }
 
 var file_tarn_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tarn_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tarn_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_tarn_v1_system_proto_goTypes = []any{
 	(Finding_Level)(0),            // 0: tarn.v1.Finding.Level
 	(*RemoveProjectRequest)(nil),  // 1: tarn.v1.RemoveProjectRequest
@@ -1671,42 +2034,51 @@ var file_tarn_v1_system_proto_goTypes = []any{
 	(*CollectRequest)(nil),        // 19: tarn.v1.CollectRequest
 	(*CollectResponse)(nil),       // 20: tarn.v1.CollectResponse
 	(*Collected)(nil),             // 21: tarn.v1.Collected
-	nil,                           // 22: tarn.v1.FsckStats.CheckedEntry
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*ForgetRequest)(nil),         // 22: tarn.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 23: tarn.v1.ForgetResponse
+	(*Forgotten)(nil),             // 24: tarn.v1.Forgotten
+	(*ForgottenContent)(nil),      // 25: tarn.v1.ForgottenContent
+	nil,                           // 26: tarn.v1.FsckStats.CheckedEntry
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
 }
 var file_tarn_v1_system_proto_depIdxs = []int32{
 	3,  // 0: tarn.v1.RemoveProjectResponse.removed:type_name -> tarn.v1.RemovedProject
-	23, // 1: tarn.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	23, // 2: tarn.v1.StatusResponse.built:type_name -> google.protobuf.Timestamp
+	27, // 1: tarn.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	27, // 2: tarn.v1.StatusResponse.built:type_name -> google.protobuf.Timestamp
 	10, // 3: tarn.v1.DoctorResponse.findings:type_name -> tarn.v1.Finding
 	0,  // 4: tarn.v1.Finding.level:type_name -> tarn.v1.Finding.Level
 	13, // 5: tarn.v1.FsckResponse.problem:type_name -> tarn.v1.FsckProblem
 	14, // 6: tarn.v1.FsckResponse.stats:type_name -> tarn.v1.FsckStats
 	13, // 7: tarn.v1.FsckResponse.repaired:type_name -> tarn.v1.FsckProblem
-	22, // 8: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
+	26, // 8: tarn.v1.FsckStats.checked:type_name -> tarn.v1.FsckStats.CheckedEntry
 	17, // 9: tarn.v1.BackupResponse.progress:type_name -> tarn.v1.BackupProgress
 	18, // 10: tarn.v1.BackupResponse.done:type_name -> tarn.v1.Backup
-	23, // 11: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
+	27, // 11: tarn.v1.Backup.created:type_name -> google.protobuf.Timestamp
 	21, // 12: tarn.v1.CollectResponse.result:type_name -> tarn.v1.Collected
-	4,  // 13: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
-	6,  // 14: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
-	8,  // 15: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
-	11, // 16: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
-	15, // 17: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
-	19, // 18: tarn.v1.SystemService.Collect:input_type -> tarn.v1.CollectRequest
-	1,  // 19: tarn.v1.SystemService.RemoveProject:input_type -> tarn.v1.RemoveProjectRequest
-	5,  // 20: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
-	7,  // 21: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
-	9,  // 22: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
-	12, // 23: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
-	16, // 24: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
-	20, // 25: tarn.v1.SystemService.Collect:output_type -> tarn.v1.CollectResponse
-	2,  // 26: tarn.v1.SystemService.RemoveProject:output_type -> tarn.v1.RemoveProjectResponse
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	24, // 13: tarn.v1.ForgetResponse.result:type_name -> tarn.v1.Forgotten
+	25, // 14: tarn.v1.Forgotten.contents:type_name -> tarn.v1.ForgottenContent
+	21, // 15: tarn.v1.Forgotten.freed:type_name -> tarn.v1.Collected
+	4,  // 16: tarn.v1.SystemService.Status:input_type -> tarn.v1.StatusRequest
+	6,  // 17: tarn.v1.SystemService.Shutdown:input_type -> tarn.v1.ShutdownRequest
+	8,  // 18: tarn.v1.SystemService.Doctor:input_type -> tarn.v1.DoctorRequest
+	11, // 19: tarn.v1.SystemService.Fsck:input_type -> tarn.v1.FsckRequest
+	15, // 20: tarn.v1.SystemService.Backup:input_type -> tarn.v1.BackupRequest
+	19, // 21: tarn.v1.SystemService.Collect:input_type -> tarn.v1.CollectRequest
+	22, // 22: tarn.v1.SystemService.Forget:input_type -> tarn.v1.ForgetRequest
+	1,  // 23: tarn.v1.SystemService.RemoveProject:input_type -> tarn.v1.RemoveProjectRequest
+	5,  // 24: tarn.v1.SystemService.Status:output_type -> tarn.v1.StatusResponse
+	7,  // 25: tarn.v1.SystemService.Shutdown:output_type -> tarn.v1.ShutdownResponse
+	9,  // 26: tarn.v1.SystemService.Doctor:output_type -> tarn.v1.DoctorResponse
+	12, // 27: tarn.v1.SystemService.Fsck:output_type -> tarn.v1.FsckResponse
+	16, // 28: tarn.v1.SystemService.Backup:output_type -> tarn.v1.BackupResponse
+	20, // 29: tarn.v1.SystemService.Collect:output_type -> tarn.v1.CollectResponse
+	23, // 30: tarn.v1.SystemService.Forget:output_type -> tarn.v1.ForgetResponse
+	2,  // 31: tarn.v1.SystemService.RemoveProject:output_type -> tarn.v1.RemoveProjectResponse
+	24, // [24:32] is the sub-list for method output_type
+	16, // [16:24] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_system_proto_init() }
@@ -1733,13 +2105,17 @@ func file_tarn_v1_system_proto_init() {
 		(*CollectResponse_Progress)(nil),
 		(*CollectResponse_Result)(nil),
 	}
+	file_tarn_v1_system_proto_msgTypes[22].OneofWrappers = []any{
+		(*ForgetResponse_Progress)(nil),
+		(*ForgetResponse_Result)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_system_proto_rawDesc), len(file_tarn_v1_system_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

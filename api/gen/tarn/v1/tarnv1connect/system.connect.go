@@ -47,6 +47,8 @@ const (
 	SystemServiceBackupProcedure = "/tarn.v1.SystemService/Backup"
 	// SystemServiceCollectProcedure is the fully-qualified name of the SystemService's Collect RPC.
 	SystemServiceCollectProcedure = "/tarn.v1.SystemService/Collect"
+	// SystemServiceForgetProcedure is the fully-qualified name of the SystemService's Forget RPC.
+	SystemServiceForgetProcedure = "/tarn.v1.SystemService/Forget"
 	// SystemServiceRemoveProjectProcedure is the fully-qualified name of the SystemService's
 	// RemoveProject RPC.
 	SystemServiceRemoveProjectProcedure = "/tarn.v1.SystemService/RemoveProject"
@@ -66,6 +68,9 @@ type SystemServiceClient interface {
 	Backup(context.Context, *v1.BackupRequest) (*connect.ServerStreamForClient[v1.BackupResponse], error)
 	// Collect frees what nothing in a project leads to, beside readers and writers, and streams its progress.
 	Collect(context.Context, *v1.CollectRequest) (*connect.ServerStreamForClient[v1.CollectResponse], error)
+	// Forget frees the contents of tables and files for good, wherever commits lead to them, and streams its progress. Sent
+	// again, it goes on.
+	Forget(context.Context, *v1.ForgetRequest) (*connect.ServerStreamForClient[v1.ForgetResponse], error)
 	// RemoveProject deletes all that a project has, for good, and streams its progress. One that was
 	// interrupted goes on when it is asked for again, or when a server starts.
 	RemoveProject(context.Context, *v1.RemoveProjectRequest) (*connect.ServerStreamForClient[v1.RemoveProjectResponse], error)
@@ -118,6 +123,12 @@ func NewSystemServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(systemServiceMethods.ByName("Collect")),
 			connect.WithClientOptions(opts...),
 		),
+		forget: connect.NewClient[v1.ForgetRequest, v1.ForgetResponse](
+			httpClient,
+			baseURL+SystemServiceForgetProcedure,
+			connect.WithSchema(systemServiceMethods.ByName("Forget")),
+			connect.WithClientOptions(opts...),
+		),
 		removeProject: connect.NewClient[v1.RemoveProjectRequest, v1.RemoveProjectResponse](
 			httpClient,
 			baseURL+SystemServiceRemoveProjectProcedure,
@@ -135,6 +146,7 @@ type systemServiceClient struct {
 	fsck          *connect.Client[v1.FsckRequest, v1.FsckResponse]
 	backup        *connect.Client[v1.BackupRequest, v1.BackupResponse]
 	collect       *connect.Client[v1.CollectRequest, v1.CollectResponse]
+	forget        *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
 	removeProject *connect.Client[v1.RemoveProjectRequest, v1.RemoveProjectResponse]
 }
 
@@ -180,6 +192,11 @@ func (c *systemServiceClient) Collect(ctx context.Context, req *v1.CollectReques
 	return c.collect.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// Forget calls tarn.v1.SystemService.Forget.
+func (c *systemServiceClient) Forget(ctx context.Context, req *v1.ForgetRequest) (*connect.ServerStreamForClient[v1.ForgetResponse], error) {
+	return c.forget.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // RemoveProject calls tarn.v1.SystemService.RemoveProject.
 func (c *systemServiceClient) RemoveProject(ctx context.Context, req *v1.RemoveProjectRequest) (*connect.ServerStreamForClient[v1.RemoveProjectResponse], error) {
 	return c.removeProject.CallServerStream(ctx, connect.NewRequest(req))
@@ -199,6 +216,9 @@ type SystemServiceHandler interface {
 	Backup(context.Context, *v1.BackupRequest, *connect.ServerStream[v1.BackupResponse]) error
 	// Collect frees what nothing in a project leads to, beside readers and writers, and streams its progress.
 	Collect(context.Context, *v1.CollectRequest, *connect.ServerStream[v1.CollectResponse]) error
+	// Forget frees the contents of tables and files for good, wherever commits lead to them, and streams its progress. Sent
+	// again, it goes on.
+	Forget(context.Context, *v1.ForgetRequest, *connect.ServerStream[v1.ForgetResponse]) error
 	// RemoveProject deletes all that a project has, for good, and streams its progress. One that was
 	// interrupted goes on when it is asked for again, or when a server starts.
 	RemoveProject(context.Context, *v1.RemoveProjectRequest, *connect.ServerStream[v1.RemoveProjectResponse]) error
@@ -247,6 +267,12 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(systemServiceMethods.ByName("Collect")),
 		connect.WithHandlerOptions(opts...),
 	)
+	systemServiceForgetHandler := connect.NewServerStreamHandlerSimple(
+		SystemServiceForgetProcedure,
+		svc.Forget,
+		connect.WithSchema(systemServiceMethods.ByName("Forget")),
+		connect.WithHandlerOptions(opts...),
+	)
 	systemServiceRemoveProjectHandler := connect.NewServerStreamHandlerSimple(
 		SystemServiceRemoveProjectProcedure,
 		svc.RemoveProject,
@@ -267,6 +293,8 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 			systemServiceBackupHandler.ServeHTTP(w, r)
 		case SystemServiceCollectProcedure:
 			systemServiceCollectHandler.ServeHTTP(w, r)
+		case SystemServiceForgetProcedure:
+			systemServiceForgetHandler.ServeHTTP(w, r)
 		case SystemServiceRemoveProjectProcedure:
 			systemServiceRemoveProjectHandler.ServeHTTP(w, r)
 		default:
@@ -300,6 +328,10 @@ func (UnimplementedSystemServiceHandler) Backup(context.Context, *v1.BackupReque
 
 func (UnimplementedSystemServiceHandler) Collect(context.Context, *v1.CollectRequest, *connect.ServerStream[v1.CollectResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Collect is not implemented"))
+}
+
+func (UnimplementedSystemServiceHandler) Forget(context.Context, *v1.ForgetRequest, *connect.ServerStream[v1.ForgetResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.SystemService.Forget is not implemented"))
 }
 
 func (UnimplementedSystemServiceHandler) RemoveProject(context.Context, *v1.RemoveProjectRequest, *connect.ServerStream[v1.RemoveProjectResponse]) error {
