@@ -149,6 +149,9 @@ func pipeline(h *house, factor int) {
 
 // elsewhere are fault points that the operations here do not come by, with the tests that visit them.
 var elsewhere = map[string]string{
+	"lake.forget.after_bury":      "internal/lake TestDieAtEveryPoint",
+	"lake.forget.after_replace":   "internal/lake TestDieAtEveryPoint",
+	"lake.forget.before_done":     "internal/lake TestDieAtEveryPoint",
 	"lake.index.before_row":       "internal/lake TestDieAtEveryPoint", // only after many packs
 	"lake.index.before_put":       "internal/lake TestDieAtEveryPoint",
 	"lake.index.after_put":        "internal/lake TestDieAtEveryPoint",
