@@ -228,14 +228,9 @@ func TestErrorsCrossTheWire(t *testing.T) {
 }
 
 // brittle is a control with a bug in one call.
-type brittle struct{}
+type brittle struct{ server.Control }
 
-func (brittle) Status() server.Status               { return server.Status{} }
-func (brittle) Shutdown(context.Context, bool) bool { return false }
-func (brittle) Backup(context.Context, string, func(*tarnv1.BackupProgress)) (*tarnv1.Backup, error) {
-	panic("no backups in this test")
-}
-
+func (brittle) Status() server.Status                   { return server.Status{} }
 func (brittle) Doctor(context.Context) []server.Finding { panic("secret state") }
 
 type none struct{ server.Projects }
