@@ -135,8 +135,20 @@ func (s *historyService) DeleteBranch(ctx context.Context, req *tarnv1.DeleteBra
 	if err != nil {
 		return nil, err
 	}
-	ref, err := toRef(ctx, p.Lake, b)
-	return &tarnv1.DeleteBranchResponse{Branch: ref, KeptUntil: timestamppb.New(time.Now().Add(flow.KeepDeleted))}, err
+	resp := &tarnv1.DeleteBranchResponse{}
+	if resp.Branch, err = toRef(ctx, p.Lake, b); err != nil {
+		return nil, err
+	}
+	for m, err := range p.Lake.Reflog(ctx, req.GetName()) {
+		if err != nil {
+			return nil, err
+		}
+		if m.Commit.IsZero() && m.Request == req.GetRequestId() {
+			resp.KeptUntil = timestamppb.New(m.Time.Add(flow.KeepDeleted))
+			break
+		}
+	}
+	return resp, nil
 }
 
 func (s *historyService) BranchLog(ctx context.Context, req *tarnv1.BranchLogRequest, out *connect.ServerStream[tarnv1.BranchLogResponse]) error {
