@@ -37,7 +37,7 @@ type draft struct {
 	generation string
 	properties map[string]string // those that are not ours
 	parent     *snapshot
-	op         string // opAppend or opOverwrite
+	op         string // opAppend, opOverwrite or opReplace
 
 	keep  []iceberg.ManifestFile  // manifests adopted as they are
 	exist []iceberg.ManifestEntry // surviving entries of manifests that are rewritten

@@ -47,6 +47,7 @@ type snapshot struct {
 const (
 	opAppend    = "append"
 	opOverwrite = "overwrite"
+	opReplace   = "replace" // the same rows in other files, or elsewhere
 )
 
 func parseMetadata(data []byte) (*metadata, error) {

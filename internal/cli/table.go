@@ -15,7 +15,7 @@ import (
 
 func (a *app) tableCommand() *cobra.Command {
 	return group("table", "Import, link, read and remove tables", groupData,
-		a.tableListCommand(), a.tableHeadCommand(), a.tableImportCommand(), a.tableLinkCommand(), a.tableExportCommand(), a.tableHistoryCommand(), a.tableRemoveCommand())
+		a.tableListCommand(), a.tableHeadCommand(), a.tableImportCommand(), a.tableLinkCommand(), a.tableExportCommand(), a.tableHistoryCommand(), a.tableRelocateCommand(), a.tableRemoveCommand())
 }
 
 func (a *app) tableListCommand() *cobra.Command {

@@ -174,6 +174,44 @@ func (f *Flow) RemoveTables(ctx context.Context, branch string, info lake.Commit
 	}})
 }
 
+// RelocateTables lets the metadata of tables name their files where they lie now, as one commit: of all, or of those that are
+// named. It returns the ones whose metadata named another place.
+func (f *Flow) RelocateTables(ctx context.Context, branch string, info lake.CommitInfo, dir string, names []string) (Published, []string, error) {
+	if info.Message == "" {
+		info.Message = "Relocate tables"
+	}
+	var moved []string
+	pub, err := f.Publish(ctx, Publication{Branch: branch, Info: info, Dir: dir, Change: func(ctx context.Context, tx *lake.Tx) (err error) {
+		t := f.lake.Tree(tx.Head.Tree)
+		chosen := names
+		if len(chosen) == 0 {
+			if chosen, err = tableNames(ctx, t); err != nil {
+				return err
+			}
+		}
+		moved = nil
+		for _, name := range chosen {
+			e, err := entryAt(ctx, t, tableKey(name))
+			if err == nil && e == nil {
+				_, _, err = f.tableAt(ctx, branch, name)
+			}
+			if err != nil {
+				return err
+			}
+			there, err := f.tables.Relocate(ctx, name, *e)
+			if err != nil {
+				return err
+			}
+			if there.Location.Table != e.Location.Table {
+				moved = append(moved, name)
+				tx.Put(tableKey(name), there)
+			}
+		}
+		return nil
+	}})
+	return pub, moved, err
+}
+
 // DiffTable compares a table's rows on two refs. It may be missing on one of them.
 func (f *Flow) DiffTable(ctx context.Context, from, to, name string) (*catalog.RowDiff, error) {
 	var sides [2]*lake.Entry

@@ -231,6 +231,22 @@ func (s *tableService) Remove(ctx context.Context, in *tarnv1.RemoveTablesReques
 	}, nil
 }
 
+func (s *tableService) Relocate(ctx context.Context, in *tarnv1.RelocateTablesRequest) (*tarnv1.RelocateTablesResponse, error) {
+	w := in.GetWrite()
+	if err := checkWrite(w); err != nil {
+		return nil, err
+	}
+	f, err := s.open(ctx, w.GetProject())
+	if err != nil {
+		return nil, err
+	}
+	pub, moved, err := f.RelocateTables(ctx, w.GetInto(), info(w, ""), w.GetDir(), in.GetTables())
+	if err != nil {
+		return nil, err
+	}
+	return &tarnv1.RelocateTablesResponse{Written: written(w.GetInto(), pub), Relocated: moved}, nil
+}
+
 // sender passes an Arrow IPC stream on in messages.
 type sender func(data []byte) error
 

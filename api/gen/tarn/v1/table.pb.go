@@ -1355,6 +1355,112 @@ func (x *RemoveTablesResponse) GetRemoved() []string {
 	return nil
 }
 
+type RelocateTablesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Write *Write                 `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`
+	// Empty: all.
+	Tables        []string `protobuf:"bytes,2,rep,name=tables,proto3" json:"tables,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelocateTablesRequest) Reset() {
+	*x = RelocateTablesRequest{}
+	mi := &file_tarn_v1_table_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelocateTablesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelocateTablesRequest) ProtoMessage() {}
+
+func (x *RelocateTablesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_table_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelocateTablesRequest.ProtoReflect.Descriptor instead.
+func (*RelocateTablesRequest) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RelocateTablesRequest) GetWrite() *Write {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *RelocateTablesRequest) GetTables() []string {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+type RelocateTablesResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Written *Written               `protobuf:"bytes,1,opt,name=written,proto3" json:"written,omitempty"`
+	// Those whose metadata named another place.
+	Relocated     []string `protobuf:"bytes,2,rep,name=relocated,proto3" json:"relocated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelocateTablesResponse) Reset() {
+	*x = RelocateTablesResponse{}
+	mi := &file_tarn_v1_table_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelocateTablesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelocateTablesResponse) ProtoMessage() {}
+
+func (x *RelocateTablesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tarn_v1_table_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelocateTablesResponse.ProtoReflect.Descriptor instead.
+func (*RelocateTablesResponse) Descriptor() ([]byte, []int) {
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RelocateTablesResponse) GetWritten() *Written {
+	if x != nil {
+		return x.Written
+	}
+	return nil
+}
+
+func (x *RelocateTablesResponse) GetRelocated() []string {
+	if x != nil {
+		return x.Relocated
+	}
+	return nil
+}
+
 type DiffRowsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Project       string                 `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
@@ -1368,7 +1474,7 @@ type DiffRowsRequest struct {
 
 func (x *DiffRowsRequest) Reset() {
 	*x = DiffRowsRequest{}
-	mi := &file_tarn_v1_table_proto_msgTypes[20]
+	mi := &file_tarn_v1_table_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1486,7 @@ func (x *DiffRowsRequest) String() string {
 func (*DiffRowsRequest) ProtoMessage() {}
 
 func (x *DiffRowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[20]
+	mi := &file_tarn_v1_table_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1499,7 @@ func (x *DiffRowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRowsRequest.ProtoReflect.Descriptor instead.
 func (*DiffRowsRequest) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{20}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiffRowsRequest) GetProject() string {
@@ -1444,7 +1550,7 @@ type DiffRowsResponse struct {
 
 func (x *DiffRowsResponse) Reset() {
 	*x = DiffRowsResponse{}
-	mi := &file_tarn_v1_table_proto_msgTypes[21]
+	mi := &file_tarn_v1_table_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1562,7 @@ func (x *DiffRowsResponse) String() string {
 func (*DiffRowsResponse) ProtoMessage() {}
 
 func (x *DiffRowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[21]
+	mi := &file_tarn_v1_table_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1575,7 @@ func (x *DiffRowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRowsResponse.ProtoReflect.Descriptor instead.
 func (*DiffRowsResponse) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{21}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DiffRowsResponse) GetEvent() isDiffRowsResponse_Event {
@@ -1525,7 +1631,7 @@ type DiffRowsSummary struct {
 
 func (x *DiffRowsSummary) Reset() {
 	*x = DiffRowsSummary{}
-	mi := &file_tarn_v1_table_proto_msgTypes[22]
+	mi := &file_tarn_v1_table_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1643,7 @@ func (x *DiffRowsSummary) String() string {
 func (*DiffRowsSummary) ProtoMessage() {}
 
 func (x *DiffRowsSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_tarn_v1_table_proto_msgTypes[22]
+	mi := &file_tarn_v1_table_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1656,7 @@ func (x *DiffRowsSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRowsSummary.ProtoReflect.Descriptor instead.
 func (*DiffRowsSummary) Descriptor() ([]byte, []int) {
-	return file_tarn_v1_table_proto_rawDescGZIP(), []int{22}
+	return file_tarn_v1_table_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DiffRowsSummary) GetAdded() int64 {
@@ -1676,7 +1782,13 @@ const file_tarn_v1_table_proto_rawDesc = "" +
 	"\x06tables\x18\x02 \x03(\tR\x06tables\"\\\n" +
 	"\x14RemoveTablesResponse\x12*\n" +
 	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x18\n" +
-	"\aremoved\x18\x02 \x03(\tR\aremoved\"{\n" +
+	"\aremoved\x18\x02 \x03(\tR\aremoved\"U\n" +
+	"\x15RelocateTablesRequest\x12$\n" +
+	"\x05write\x18\x01 \x01(\v2\x0e.tarn.v1.WriteR\x05write\x12\x16\n" +
+	"\x06tables\x18\x02 \x03(\tR\x06tables\"b\n" +
+	"\x16RelocateTablesResponse\x12*\n" +
+	"\awritten\x18\x01 \x01(\v2\x10.tarn.v1.WrittenR\awritten\x12\x1c\n" +
+	"\trelocated\x18\x02 \x03(\tR\trelocated\"{\n" +
 	"\x0fDiffRowsRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
@@ -1691,7 +1803,7 @@ const file_tarn_v1_table_proto_rawDesc = "" +
 	"\x05added\x18\x01 \x01(\x03R\x05added\x12\x18\n" +
 	"\aremoved\x18\x02 \x01(\x03R\aremoved\x12\x18\n" +
 	"\achanged\x18\x03 \x01(\x03R\achanged\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2\xac\x04\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2\xf9\x04\n" +
 	"\fTableService\x12;\n" +
 	"\x06Import\x12\x16.tarn.v1.ImportRequest\x1a\x17.tarn.v1.ImportResponse0\x01\x12B\n" +
 	"\x05Write\x12\x1a.tarn.v1.WriteTableRequest\x1a\x1b.tarn.v1.WriteTableResponse(\x01\x12=\n" +
@@ -1699,7 +1811,8 @@ const file_tarn_v1_table_proto_rawDesc = "" +
 	"\x04List\x12\x1a.tarn.v1.ListTablesRequest\x1a\x1b.tarn.v1.ListTablesResponse\x12I\n" +
 	"\bDescribe\x12\x1d.tarn.v1.DescribeTableRequest\x1a\x1e.tarn.v1.DescribeTableResponse\x12F\n" +
 	"\aHistory\x12\x1c.tarn.v1.TableHistoryRequest\x1a\x1d.tarn.v1.TableHistoryResponse\x12E\n" +
-	"\x06Remove\x12\x1c.tarn.v1.RemoveTablesRequest\x1a\x1d.tarn.v1.RemoveTablesResponse\x12A\n" +
+	"\x06Remove\x12\x1c.tarn.v1.RemoveTablesRequest\x1a\x1d.tarn.v1.RemoveTablesResponse\x12K\n" +
+	"\bRelocate\x12\x1e.tarn.v1.RelocateTablesRequest\x1a\x1f.tarn.v1.RelocateTablesResponse\x12A\n" +
 	"\bDiffRows\x12\x18.tarn.v1.DiffRowsRequest\x1a\x19.tarn.v1.DiffRowsResponse0\x01B&Z$tarn.dev/tarn/api/gen/tarn/v1;tarnv1b\x06proto3"
 
 var (
@@ -1714,79 +1827,85 @@ func file_tarn_v1_table_proto_rawDescGZIP() []byte {
 	return file_tarn_v1_table_proto_rawDescData
 }
 
-var file_tarn_v1_table_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_tarn_v1_table_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tarn_v1_table_proto_goTypes = []any{
-	(*ImportRequest)(nil),         // 0: tarn.v1.ImportRequest
-	(*ImportResponse)(nil),        // 1: tarn.v1.ImportResponse
-	(*Progress)(nil),              // 2: tarn.v1.Progress
-	(*Imported)(nil),              // 3: tarn.v1.Imported
-	(*CheckResult)(nil),           // 4: tarn.v1.CheckResult
-	(*WriteTableRequest)(nil),     // 5: tarn.v1.WriteTableRequest
-	(*WriteTableHead)(nil),        // 6: tarn.v1.WriteTableHead
-	(*WriteTableResponse)(nil),    // 7: tarn.v1.WriteTableResponse
-	(*LinkTableRequest)(nil),      // 8: tarn.v1.LinkTableRequest
-	(*LinkTableResponse)(nil),     // 9: tarn.v1.LinkTableResponse
-	(*ListTablesRequest)(nil),     // 10: tarn.v1.ListTablesRequest
-	(*ListTablesResponse)(nil),    // 11: tarn.v1.ListTablesResponse
-	(*DescribeTableRequest)(nil),  // 12: tarn.v1.DescribeTableRequest
-	(*Column)(nil),                // 13: tarn.v1.Column
-	(*DescribeTableResponse)(nil), // 14: tarn.v1.DescribeTableResponse
-	(*TableHistoryRequest)(nil),   // 15: tarn.v1.TableHistoryRequest
-	(*TableVersion)(nil),          // 16: tarn.v1.TableVersion
-	(*TableHistoryResponse)(nil),  // 17: tarn.v1.TableHistoryResponse
-	(*RemoveTablesRequest)(nil),   // 18: tarn.v1.RemoveTablesRequest
-	(*RemoveTablesResponse)(nil),  // 19: tarn.v1.RemoveTablesResponse
-	(*DiffRowsRequest)(nil),       // 20: tarn.v1.DiffRowsRequest
-	(*DiffRowsResponse)(nil),      // 21: tarn.v1.DiffRowsResponse
-	(*DiffRowsSummary)(nil),       // 22: tarn.v1.DiffRowsSummary
-	(*Write)(nil),                 // 23: tarn.v1.Write
-	(*Written)(nil),               // 24: tarn.v1.Written
-	(*Entry)(nil),                 // 25: tarn.v1.Entry
-	(*Commit)(nil),                // 26: tarn.v1.Commit
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*ImportRequest)(nil),          // 0: tarn.v1.ImportRequest
+	(*ImportResponse)(nil),         // 1: tarn.v1.ImportResponse
+	(*Progress)(nil),               // 2: tarn.v1.Progress
+	(*Imported)(nil),               // 3: tarn.v1.Imported
+	(*CheckResult)(nil),            // 4: tarn.v1.CheckResult
+	(*WriteTableRequest)(nil),      // 5: tarn.v1.WriteTableRequest
+	(*WriteTableHead)(nil),         // 6: tarn.v1.WriteTableHead
+	(*WriteTableResponse)(nil),     // 7: tarn.v1.WriteTableResponse
+	(*LinkTableRequest)(nil),       // 8: tarn.v1.LinkTableRequest
+	(*LinkTableResponse)(nil),      // 9: tarn.v1.LinkTableResponse
+	(*ListTablesRequest)(nil),      // 10: tarn.v1.ListTablesRequest
+	(*ListTablesResponse)(nil),     // 11: tarn.v1.ListTablesResponse
+	(*DescribeTableRequest)(nil),   // 12: tarn.v1.DescribeTableRequest
+	(*Column)(nil),                 // 13: tarn.v1.Column
+	(*DescribeTableResponse)(nil),  // 14: tarn.v1.DescribeTableResponse
+	(*TableHistoryRequest)(nil),    // 15: tarn.v1.TableHistoryRequest
+	(*TableVersion)(nil),           // 16: tarn.v1.TableVersion
+	(*TableHistoryResponse)(nil),   // 17: tarn.v1.TableHistoryResponse
+	(*RemoveTablesRequest)(nil),    // 18: tarn.v1.RemoveTablesRequest
+	(*RemoveTablesResponse)(nil),   // 19: tarn.v1.RemoveTablesResponse
+	(*RelocateTablesRequest)(nil),  // 20: tarn.v1.RelocateTablesRequest
+	(*RelocateTablesResponse)(nil), // 21: tarn.v1.RelocateTablesResponse
+	(*DiffRowsRequest)(nil),        // 22: tarn.v1.DiffRowsRequest
+	(*DiffRowsResponse)(nil),       // 23: tarn.v1.DiffRowsResponse
+	(*DiffRowsSummary)(nil),        // 24: tarn.v1.DiffRowsSummary
+	(*Write)(nil),                  // 25: tarn.v1.Write
+	(*Written)(nil),                // 26: tarn.v1.Written
+	(*Entry)(nil),                  // 27: tarn.v1.Entry
+	(*Commit)(nil),                 // 28: tarn.v1.Commit
+	(*timestamppb.Timestamp)(nil),  // 29: google.protobuf.Timestamp
 }
 var file_tarn_v1_table_proto_depIdxs = []int32{
-	23, // 0: tarn.v1.ImportRequest.write:type_name -> tarn.v1.Write
+	25, // 0: tarn.v1.ImportRequest.write:type_name -> tarn.v1.Write
 	2,  // 1: tarn.v1.ImportResponse.progress:type_name -> tarn.v1.Progress
 	3,  // 2: tarn.v1.ImportResponse.done:type_name -> tarn.v1.Imported
-	24, // 3: tarn.v1.Imported.written:type_name -> tarn.v1.Written
-	25, // 4: tarn.v1.Imported.table:type_name -> tarn.v1.Entry
+	26, // 3: tarn.v1.Imported.written:type_name -> tarn.v1.Written
+	27, // 4: tarn.v1.Imported.table:type_name -> tarn.v1.Entry
 	4,  // 5: tarn.v1.Imported.checks:type_name -> tarn.v1.CheckResult
 	6,  // 6: tarn.v1.WriteTableRequest.head:type_name -> tarn.v1.WriteTableHead
-	23, // 7: tarn.v1.WriteTableHead.write:type_name -> tarn.v1.Write
+	25, // 7: tarn.v1.WriteTableHead.write:type_name -> tarn.v1.Write
 	3,  // 8: tarn.v1.WriteTableResponse.done:type_name -> tarn.v1.Imported
-	23, // 9: tarn.v1.LinkTableRequest.write:type_name -> tarn.v1.Write
+	25, // 9: tarn.v1.LinkTableRequest.write:type_name -> tarn.v1.Write
 	3,  // 10: tarn.v1.LinkTableResponse.done:type_name -> tarn.v1.Imported
-	25, // 11: tarn.v1.ListTablesResponse.tables:type_name -> tarn.v1.Entry
-	25, // 12: tarn.v1.DescribeTableResponse.table:type_name -> tarn.v1.Entry
+	27, // 11: tarn.v1.ListTablesResponse.tables:type_name -> tarn.v1.Entry
+	27, // 12: tarn.v1.DescribeTableResponse.table:type_name -> tarn.v1.Entry
 	13, // 13: tarn.v1.DescribeTableResponse.columns:type_name -> tarn.v1.Column
-	26, // 14: tarn.v1.TableVersion.commit:type_name -> tarn.v1.Commit
+	28, // 14: tarn.v1.TableVersion.commit:type_name -> tarn.v1.Commit
 	16, // 15: tarn.v1.TableHistoryResponse.versions:type_name -> tarn.v1.TableVersion
-	23, // 16: tarn.v1.RemoveTablesRequest.write:type_name -> tarn.v1.Write
-	24, // 17: tarn.v1.RemoveTablesResponse.written:type_name -> tarn.v1.Written
-	22, // 18: tarn.v1.DiffRowsResponse.summary:type_name -> tarn.v1.DiffRowsSummary
-	27, // 19: tarn.v1.DiffRowsSummary.time:type_name -> google.protobuf.Timestamp
-	0,  // 20: tarn.v1.TableService.Import:input_type -> tarn.v1.ImportRequest
-	5,  // 21: tarn.v1.TableService.Write:input_type -> tarn.v1.WriteTableRequest
-	8,  // 22: tarn.v1.TableService.Link:input_type -> tarn.v1.LinkTableRequest
-	10, // 23: tarn.v1.TableService.List:input_type -> tarn.v1.ListTablesRequest
-	12, // 24: tarn.v1.TableService.Describe:input_type -> tarn.v1.DescribeTableRequest
-	15, // 25: tarn.v1.TableService.History:input_type -> tarn.v1.TableHistoryRequest
-	18, // 26: tarn.v1.TableService.Remove:input_type -> tarn.v1.RemoveTablesRequest
-	20, // 27: tarn.v1.TableService.DiffRows:input_type -> tarn.v1.DiffRowsRequest
-	1,  // 28: tarn.v1.TableService.Import:output_type -> tarn.v1.ImportResponse
-	7,  // 29: tarn.v1.TableService.Write:output_type -> tarn.v1.WriteTableResponse
-	9,  // 30: tarn.v1.TableService.Link:output_type -> tarn.v1.LinkTableResponse
-	11, // 31: tarn.v1.TableService.List:output_type -> tarn.v1.ListTablesResponse
-	14, // 32: tarn.v1.TableService.Describe:output_type -> tarn.v1.DescribeTableResponse
-	17, // 33: tarn.v1.TableService.History:output_type -> tarn.v1.TableHistoryResponse
-	19, // 34: tarn.v1.TableService.Remove:output_type -> tarn.v1.RemoveTablesResponse
-	21, // 35: tarn.v1.TableService.DiffRows:output_type -> tarn.v1.DiffRowsResponse
-	28, // [28:36] is the sub-list for method output_type
-	20, // [20:28] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	25, // 16: tarn.v1.RemoveTablesRequest.write:type_name -> tarn.v1.Write
+	26, // 17: tarn.v1.RemoveTablesResponse.written:type_name -> tarn.v1.Written
+	25, // 18: tarn.v1.RelocateTablesRequest.write:type_name -> tarn.v1.Write
+	26, // 19: tarn.v1.RelocateTablesResponse.written:type_name -> tarn.v1.Written
+	24, // 20: tarn.v1.DiffRowsResponse.summary:type_name -> tarn.v1.DiffRowsSummary
+	29, // 21: tarn.v1.DiffRowsSummary.time:type_name -> google.protobuf.Timestamp
+	0,  // 22: tarn.v1.TableService.Import:input_type -> tarn.v1.ImportRequest
+	5,  // 23: tarn.v1.TableService.Write:input_type -> tarn.v1.WriteTableRequest
+	8,  // 24: tarn.v1.TableService.Link:input_type -> tarn.v1.LinkTableRequest
+	10, // 25: tarn.v1.TableService.List:input_type -> tarn.v1.ListTablesRequest
+	12, // 26: tarn.v1.TableService.Describe:input_type -> tarn.v1.DescribeTableRequest
+	15, // 27: tarn.v1.TableService.History:input_type -> tarn.v1.TableHistoryRequest
+	18, // 28: tarn.v1.TableService.Remove:input_type -> tarn.v1.RemoveTablesRequest
+	20, // 29: tarn.v1.TableService.Relocate:input_type -> tarn.v1.RelocateTablesRequest
+	22, // 30: tarn.v1.TableService.DiffRows:input_type -> tarn.v1.DiffRowsRequest
+	1,  // 31: tarn.v1.TableService.Import:output_type -> tarn.v1.ImportResponse
+	7,  // 32: tarn.v1.TableService.Write:output_type -> tarn.v1.WriteTableResponse
+	9,  // 33: tarn.v1.TableService.Link:output_type -> tarn.v1.LinkTableResponse
+	11, // 34: tarn.v1.TableService.List:output_type -> tarn.v1.ListTablesResponse
+	14, // 35: tarn.v1.TableService.Describe:output_type -> tarn.v1.DescribeTableResponse
+	17, // 36: tarn.v1.TableService.History:output_type -> tarn.v1.TableHistoryResponse
+	19, // 37: tarn.v1.TableService.Remove:output_type -> tarn.v1.RemoveTablesResponse
+	21, // 38: tarn.v1.TableService.Relocate:output_type -> tarn.v1.RelocateTablesResponse
+	23, // 39: tarn.v1.TableService.DiffRows:output_type -> tarn.v1.DiffRowsResponse
+	31, // [31:40] is the sub-list for method output_type
+	22, // [22:31] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_tarn_v1_table_proto_init() }
@@ -1803,7 +1922,7 @@ func file_tarn_v1_table_proto_init() {
 		(*WriteTableRequest_Head)(nil),
 		(*WriteTableRequest_Data)(nil),
 	}
-	file_tarn_v1_table_proto_msgTypes[21].OneofWrappers = []any{
+	file_tarn_v1_table_proto_msgTypes[23].OneofWrappers = []any{
 		(*DiffRowsResponse_Data)(nil),
 		(*DiffRowsResponse_Summary)(nil),
 	}
@@ -1813,7 +1932,7 @@ func file_tarn_v1_table_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tarn_v1_table_proto_rawDesc), len(file_tarn_v1_table_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

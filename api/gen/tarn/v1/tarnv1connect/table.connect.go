@@ -49,6 +49,8 @@ const (
 	TableServiceHistoryProcedure = "/tarn.v1.TableService/History"
 	// TableServiceRemoveProcedure is the fully-qualified name of the TableService's Remove RPC.
 	TableServiceRemoveProcedure = "/tarn.v1.TableService/Remove"
+	// TableServiceRelocateProcedure is the fully-qualified name of the TableService's Relocate RPC.
+	TableServiceRelocateProcedure = "/tarn.v1.TableService/Relocate"
 	// TableServiceDiffRowsProcedure is the fully-qualified name of the TableService's DiffRows RPC.
 	TableServiceDiffRowsProcedure = "/tarn.v1.TableService/DiffRows"
 )
@@ -70,6 +72,8 @@ type TableServiceClient interface {
 	History(context.Context, *v1.TableHistoryRequest) (*v1.TableHistoryResponse, error)
 	// Remove removes tables, as one commit.
 	Remove(context.Context, *v1.RemoveTablesRequest) (*v1.RemoveTablesResponse, error)
+	// Relocate lets the metadata of tables name their files where they lie now, for other programs, as one commit.
+	Relocate(context.Context, *v1.RelocateTablesRequest) (*v1.RelocateTablesResponse, error)
 	// DiffRows streams the rows that differ between two refs, as an Arrow IPC stream with a first column
 	// `change`: added, removed, before, after.
 	DiffRows(context.Context, *v1.DiffRowsRequest) (*connect.ServerStreamForClient[v1.DiffRowsResponse], error)
@@ -128,6 +132,12 @@ func NewTableServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(tableServiceMethods.ByName("Remove")),
 			connect.WithClientOptions(opts...),
 		),
+		relocate: connect.NewClient[v1.RelocateTablesRequest, v1.RelocateTablesResponse](
+			httpClient,
+			baseURL+TableServiceRelocateProcedure,
+			connect.WithSchema(tableServiceMethods.ByName("Relocate")),
+			connect.WithClientOptions(opts...),
+		),
 		diffRows: connect.NewClient[v1.DiffRowsRequest, v1.DiffRowsResponse](
 			httpClient,
 			baseURL+TableServiceDiffRowsProcedure,
@@ -146,6 +156,7 @@ type tableServiceClient struct {
 	describe *connect.Client[v1.DescribeTableRequest, v1.DescribeTableResponse]
 	history  *connect.Client[v1.TableHistoryRequest, v1.TableHistoryResponse]
 	remove   *connect.Client[v1.RemoveTablesRequest, v1.RemoveTablesResponse]
+	relocate *connect.Client[v1.RelocateTablesRequest, v1.RelocateTablesResponse]
 	diffRows *connect.Client[v1.DiffRowsRequest, v1.DiffRowsResponse]
 }
 
@@ -204,6 +215,15 @@ func (c *tableServiceClient) Remove(ctx context.Context, req *v1.RemoveTablesReq
 	return nil, err
 }
 
+// Relocate calls tarn.v1.TableService.Relocate.
+func (c *tableServiceClient) Relocate(ctx context.Context, req *v1.RelocateTablesRequest) (*v1.RelocateTablesResponse, error) {
+	response, err := c.relocate.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // DiffRows calls tarn.v1.TableService.DiffRows.
 func (c *tableServiceClient) DiffRows(ctx context.Context, req *v1.DiffRowsRequest) (*connect.ServerStreamForClient[v1.DiffRowsResponse], error) {
 	return c.diffRows.CallServerStream(ctx, connect.NewRequest(req))
@@ -226,6 +246,8 @@ type TableServiceHandler interface {
 	History(context.Context, *v1.TableHistoryRequest) (*v1.TableHistoryResponse, error)
 	// Remove removes tables, as one commit.
 	Remove(context.Context, *v1.RemoveTablesRequest) (*v1.RemoveTablesResponse, error)
+	// Relocate lets the metadata of tables name their files where they lie now, for other programs, as one commit.
+	Relocate(context.Context, *v1.RelocateTablesRequest) (*v1.RelocateTablesResponse, error)
 	// DiffRows streams the rows that differ between two refs, as an Arrow IPC stream with a first column
 	// `change`: added, removed, before, after.
 	DiffRows(context.Context, *v1.DiffRowsRequest, *connect.ServerStream[v1.DiffRowsResponse]) error
@@ -280,6 +302,12 @@ func NewTableServiceHandler(svc TableServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(tableServiceMethods.ByName("Remove")),
 		connect.WithHandlerOptions(opts...),
 	)
+	tableServiceRelocateHandler := connect.NewUnaryHandlerSimple(
+		TableServiceRelocateProcedure,
+		svc.Relocate,
+		connect.WithSchema(tableServiceMethods.ByName("Relocate")),
+		connect.WithHandlerOptions(opts...),
+	)
 	tableServiceDiffRowsHandler := connect.NewServerStreamHandlerSimple(
 		TableServiceDiffRowsProcedure,
 		svc.DiffRows,
@@ -302,6 +330,8 @@ func NewTableServiceHandler(svc TableServiceHandler, opts ...connect.HandlerOpti
 			tableServiceHistoryHandler.ServeHTTP(w, r)
 		case TableServiceRemoveProcedure:
 			tableServiceRemoveHandler.ServeHTTP(w, r)
+		case TableServiceRelocateProcedure:
+			tableServiceRelocateHandler.ServeHTTP(w, r)
 		case TableServiceDiffRowsProcedure:
 			tableServiceDiffRowsHandler.ServeHTTP(w, r)
 		default:
@@ -339,6 +369,10 @@ func (UnimplementedTableServiceHandler) History(context.Context, *v1.TableHistor
 
 func (UnimplementedTableServiceHandler) Remove(context.Context, *v1.RemoveTablesRequest) (*v1.RemoveTablesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.TableService.Remove is not implemented"))
+}
+
+func (UnimplementedTableServiceHandler) Relocate(context.Context, *v1.RelocateTablesRequest) (*v1.RelocateTablesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tarn.v1.TableService.Relocate is not implemented"))
 }
 
 func (UnimplementedTableServiceHandler) DiffRows(context.Context, *v1.DiffRowsRequest, *connect.ServerStream[v1.DiffRowsResponse]) error {
