@@ -94,6 +94,7 @@ func TestFlippedByte(t *testing.T) {
 			t.Fatalf("byte %d: %d objects are lost", i, lost)
 		}
 		fresh := &Lake{blobs: l.blobs, rows: l.rows, prefix: l.prefix, opt: l.opt, index: newIndex(), cache: newCache(1)}
+		fresh.graves.Store(l.graves.Load())
 		if err := fresh.refreshNow(t.Context()); err != nil {
 			t.Fatal(err)
 		}

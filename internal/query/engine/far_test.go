@@ -115,7 +115,7 @@ func TestFarTables(t *testing.T) {
 		"SELECT id FROM orders WHERE id > 600000 UNION ALL SELECT origin FROM orders WHERE id = 5 ORDER BY 1 LIMIT 2",
 		"SELECT count(*) FROM orders WHERE id IN (SELECT id + 1 FROM orders WHERE day = '2020-01-05')",
 		"SELECT id FROM orders a ANTI JOIN (FROM orders WHERE id > 5) b USING (id) ORDER BY id",
-		"PIVOT (FROM orders WHERE id < 10) ON origin IN (1, 2) USING sum(id)",
+		"FROM (PIVOT (FROM orders WHERE id < 10) ON origin IN (1, 2) USING sum(id)) ORDER BY ALL",
 		"DESCRIBE orders",
 		"SELECT 1 FROM orders WHERE false",
 		"SELECT count(*) FROM (SELECT * FROM orders)",
