@@ -43,7 +43,7 @@ func scripts(p testscript.Params, more func() []string) testscript.Params {
 		UpdateScripts:       *update,
 		RequireExplicitExec: false,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(2 * patience), // a script that hangs names the command that does
+		Deadline:            time.Now().Add(5 * patience), // of all scripts together: one that hangs names the command that does
 		Condition: func(cond string) (bool, error) {
 			if cond != "fuse" {
 				return false, fmt.Errorf("unknown condition %q", cond)

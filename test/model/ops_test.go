@@ -406,10 +406,11 @@ func run(branch, dir string) operation {
 			case ended.GetState() == "succeeded":
 				out.commit = ended.GetCommit()
 				return out, nil
-			case ended.GetError().GetReason() != "run.interrupted": // by the end of its server: it is another run from here
+			case ended.GetError() != nil && ended.GetError().GetReason() != "run.interrupted":
 				out.Reason = ended.GetError().GetReason()
 				return out, nil
 			}
+			// Its server has ended, and another one may not know it yet, and tell of the run as it was: from here it is another run.
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,23 +82,18 @@ func (s *Server) run(t testing.TB, cmd *exec.Cmd) {
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+Key, "ROOT_SECRET_KEY="+Secret)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
-	if err == nil {
-		cmd.Stderr = cmd.Stdout
-		err = cmd.Start()
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	t.Cleanup(func() {
-		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			t.Error(err)
-		}
-		<-ended
-	})
-	ready := make(chan string, 1)
+	cmd.Stderr = cmd.Stdout
+	ended, started, ready := make(chan struct{}), make(chan error, 1), make(chan string, 1)
 	go func() {
+		runtime.LockOSThread() // the signal comes when the thread ends that started the process
 		defer close(ended)
+		err := cmd.Start()
+		if started <- err; err != nil {
+			return
+		}
 		var said []string
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			if said = append(said, lines.Text()); strings.HasPrefix(lines.Text(), "└") { // the last line of what it prints once it listens
@@ -111,6 +107,15 @@ func (s *Server) run(t testing.TB, cmd *exec.Cmd) {
 		default:
 		}
 	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Error(err)
+		}
+		<-ended
+	})
 	if failed := <-ready; failed != "" {
 		t.Fatalf("versitygw did not start:\n%s", failed)
 	}
